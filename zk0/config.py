@@ -1,0 +1,380 @@
+"""RunConfig: everything a run depends on, validated before anything starts; TOML files plus `--set key=value`."""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from zk0.errors import ConfigError
+
+ASSET_PREFIX = "asset:"
+"""Marks a path inside the installed package, so that a frozen config does not depend on where zk0 is installed."""
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class _Part(BaseModel):
+    """A part of the config: immutable, no unknown keys, every field documented by the text under it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class FederationConfig(_Part):
+    """The federated algorithm, spelled as in Flower."""
+
+    num_rounds: int = Field(default=3, ge=1)
+    """Rounds of sample -> fit -> aggregate -> evaluate -> commit; round 0 is the base policy, evaluated."""
+    strategy: Literal["fedavg", "fedprox"] = "fedavg"
+    """Flower's strategy: FedAvg (arXiv:1602.05629) or FedProx (arXiv:1812.06127)."""
+    proximal_mu: float = Field(default=0.0, ge=0)
+    """Weight of FedProx's proximal term mu/2 ||w - w_t||^2, added to each client's loss; 0 with fedavg."""
+    fraction_train: float = Field(default=1.0, gt=0, le=1)
+    """Fraction of the clients that is sampled in each round."""
+    min_train_clients: int = Field(default=1, ge=1)
+    """The quorum: with fewer updates than this a round is an error (exit code 3), never silently the old weights."""
+
+    @model_validator(mode="after")
+    def _mu_needs_fedprox(self) -> Self:
+        if self.strategy == "fedavg" and self.proximal_mu:
+            raise ValueError("proximal_mu needs strategy = 'fedprox'; set that, or proximal_mu = 0")
+        return self
+
+
+class DatasetConfig(_Part):
+    """One LeRobot dataset (v3 format), on disk or on the Hugging Face hub."""
+
+    name: Name
+    """Short name: folder in the run directory and label in tables, logs and the Prefect UI."""
+    repo_id: str
+    """The dataset's hub id, such as `lerobot/svla_so101_pickplace`; any `owner/name` when `root` is given."""
+    root: str | None = None
+    """Folder of the dataset; relative to the config file. Without it the hub's copy is fetched and cached."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit)."""
+    rename_map: dict[str, str] = {}
+    """Dataset feature -> policy feature, as in `lerobot-train`: {"observation.images.top" = "observation.images.camera1"}."""
+
+
+class PolicyConfig(_Part):
+    """The policy that is fine-tuned: any type that LeRobot's factories make."""
+
+    path: str | None = None
+    """A LeRobot `pretrained_model` folder, a hub id, or `asset:base`; without it the policy is made from scratch."""
+    revision: str | None = None
+    """Hub revision of `path`."""
+    type: str | None = None
+    """LeRobot policy type (`act`, `smolvla`, ...) of a policy made from scratch; read from `path` otherwise."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where clients train; `auto` becomes `cuda` where a GPU is seen at the first start, and then stays so for the run."""
+    overrides: dict[str, Any] = {}
+    """Fields of the LeRobot policy config to change, such as {num_steps = 5}; unknown fields are refused."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.path is None) == (self.type is None):
+            raise ValueError("give either policy.path (fine-tune) or policy.type (from scratch), not both or neither")
+        return self
+
+
+class PeftConfig(_Part):
+    """What is trained and exchanged: LoRA adapters by PEFT (arXiv:2106.09685), or all trainable parameters."""
+
+    enabled: bool = True
+    """True: train and exchange LoRA adapters; false: full fine-tuning, every trainable tensor is exchanged."""
+    r: int = Field(default=16, ge=1)
+    """LoRA rank."""
+    lora_alpha: int = Field(default=32, ge=1)
+    """LoRA scale: the adapter's output is multiplied by lora_alpha / r."""
+    target_modules: str | list[str] | None = None
+    """Regular expression or list of module suffixes to adapt; the policy's own default when absent."""
+    full_training_modules: list[str] | None = None
+    """Modules trained and exchanged in full beside the adapters (PEFT's `modules_to_save`)."""
+
+
+class TrainingConfig(_Part):
+    """The local steps of one client in one round, spelled as in LeRobot."""
+
+    steps: int = Field(default=200, ge=1)
+    """Optimizer steps of each client in each round."""
+    batch_size: int = Field(default=16, ge=1)
+    """Frames per step."""
+    lr: float | None = Field(default=None, gt=0)
+    """Peak learning rate; the policy's own preset when absent."""
+    scheduler: Literal["preset", "constant"] = "preset"
+    """`preset`: the policy's schedule, stretched over num_rounds x steps and never restarted; `constant`: no schedule."""
+    grad_clip_norm: float | None = Field(default=None, ge=0)
+    """Largest gradient norm, 0 for no clipping; the policy's own preset when absent."""
+    num_workers: int = Field(default=0, ge=0)
+    """DataLoader processes per client; 0 decodes in the fit's own process."""
+    num_threads: int = Field(default=1, ge=1)
+    """torch CPU threads per client process. Part of the result's identity: float sums depend on it."""
+
+
+class DataConfig(_Part):
+    """How datasets are read and normalised."""
+
+    normalization: Literal["base", "federated"] = "federated"
+    """`base`: the statistics saved with policy.path; `federated`: clients send counts and moments of their training
+    episodes, aggregated by LeRobot's `aggregate_stats` (hold-outs are never in them)."""
+    tolerance_s: float = Field(default=1e-4, gt=0)
+    """Largest deviation of a time stamp from 1/fps, in seconds."""
+    video_backend: Literal["pyav", "torchcodec"] = "pyav"
+    """Video decoder; torchcodec needs ffmpeg's shared libraries."""
+
+
+class EvaluationConfig(_Part):
+    """Held-out evaluation, the same frames and seeds in every round."""
+
+    holdout_episodes: int = Field(default=3, ge=1)
+    """The last episodes of every client's dataset: never trained on, never in the statistics."""
+    batch_size: int = Field(default=32, ge=1)
+    """Frames per evaluation batch."""
+    frame_stride: int = Field(default=1, ge=1)
+    """Evaluate every n-th frame of the held-out episodes; 1 is all of them."""
+    datasets: list[DatasetConfig] = []
+    """Datasets of settings that no client trains on, evaluated by the server in every round."""
+
+
+class ExecutorConfig(_Part):
+    """Where a client's work runs, and what happens when it dies. None of it changes the result of a run."""
+
+    kind: Literal["process"] = "process"
+    """`process`: each fit in a process of its own."""
+    max_parallel: int = Field(default=1, ge=1)
+    """Clients at work at the same time."""
+    timeout_s: float = Field(default=3600.0, gt=0)
+    """A fit that takes longer than this is killed and counts as failed (cause `timeout`), in seconds."""
+    max_retries: int = Field(default=2, ge=0)
+    """Further attempts after a failure that may pass; then the client sits out the round."""
+    retry_delay_s: float = Field(default=2.0, ge=0)
+    """Pause before a further attempt, in seconds."""
+
+
+class CheckpointConfig(_Part):
+    """What is kept of old rounds."""
+
+    keep: int = Field(default=3, ge=2)
+    """Newest committed rounds kept whole; round 0 and the best round are kept besides."""
+
+
+class LoggingConfig(_Part):
+    """Loguru's sinks."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe level written to run.log and client.log."""
+    rotation: str = "500 MB"
+    """Size or age at which run.log is rotated (Loguru's spelling)."""
+    retention: str = "10 days"
+    """Age at which rotated logs are removed (Loguru's spelling)."""
+
+
+class RunConfig(_Part):
+    """All of a run: the run is a pure function of it."""
+
+    seed: int = Field(default=42, ge=0)
+    """Seed from which every random choice is derived with (round, client, purpose)."""
+    outputs_dir: str = "outputs"
+    """Folder that holds the run directories."""
+    federation: FederationConfig = FederationConfig()
+    """The federated algorithm."""
+    clients: list[DatasetConfig] = Field(min_length=1)
+    """The clients: one private dataset each."""
+    policy: PolicyConfig
+    """The policy that is fine-tuned."""
+    peft: PeftConfig = PeftConfig()
+    """What is trained and exchanged."""
+    training: TrainingConfig = TrainingConfig()
+    """The local steps."""
+    data: DataConfig = DataConfig()
+    """Reading and normalisation."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Held-out evaluation."""
+    executor: ExecutorConfig = ExecutorConfig()
+    """Where clients run."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """What is kept."""
+    logging: LoggingConfig = LoggingConfig()
+    """Logs."""
+
+    @field_validator("clients")
+    @classmethod
+    def _unique_names(cls, clients: list[DatasetConfig]) -> list[DatasetConfig]:
+        names = [client.name for client in clients]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"client names must differ; given more than once: {', '.join(doubled)}")
+        return clients
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        names = {client.name for client in self.clients}
+        if clash := sorted(names & {dataset.name for dataset in self.evaluation.datasets}):
+            raise ValueError(f"evaluation.datasets: {clash[0]!r} is a client's name too; give it another name")
+        if self.federation.min_train_clients > len(self.clients):
+            raise ValueError(
+                f"federation.min_train_clients = {self.federation.min_train_clients} is more than the "
+                f"{len(self.clients)} clients; lower it or add clients"
+            )
+        if self.policy.path is None and self.peft.enabled:
+            raise ValueError("peft.enabled needs policy.path: an adapter needs a trained base; set peft.enabled = false")
+        if self.policy.path is None and self.data.normalization == "base":
+            raise ValueError("data.normalization = 'base' needs policy.path; use 'federated'")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over every key that the result depends on: all but executor, checkpoint, logging and outputs_dir."""
+        relevant = self.model_dump(mode="json", exclude={"executor", "checkpoint", "logging", "outputs_dir"})
+        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+
+
+def resolve_path(path: str) -> Path:
+    """Turn a config path into a real one: `asset:x` lies in the installed package, all else is taken as it is."""
+    if path.startswith(ASSET_PREFIX):
+        return Path(str(files("zk0") / "assets" / path.removeprefix(ASSET_PREFIX)))
+    return Path(path).expanduser()
+
+
+def load_config(source: str | Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a TOML file, apply `--set` overrides and validate.
+
+    Args:
+        source: a TOML file, the name of a shipped config (`sim`, `so100`), or None for `sim`.
+        overrides: `a.b=value` items; the value is read as TOML where it is TOML, else as a string.
+
+    Raises:
+        ConfigError: names every bad key, its value and what to do.
+    """
+    path = _config_file(source)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); give a readable TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}; correct the file at that place") from error
+    _resolve_relative(data, path.parent)
+    for item in overrides:
+        _apply_override(data, item)
+    return validate_config(data)
+
+
+def validate_config(data: Mapping[str, Any]) -> RunConfig:
+    """Build a RunConfig; every fault is named in one ConfigError."""
+    try:
+        return RunConfig.model_validate(dict(data))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from error
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Name -> file of the configs that come with zk0."""
+    return {path.stem: path for path in sorted(resolve_path("asset:configs").glob("*.toml"))}
+
+
+def _config_file(source: str | Path | None) -> Path:
+    shipped = shipped_configs()
+    if source is None:
+        return shipped["sim"]
+    if str(source) in shipped and not Path(source).is_file():
+        return shipped[str(source)]
+    if Path(source).is_file():
+        return Path(source)
+    raise ConfigError(
+        f"config {str(source)!r}: no such file; give a TOML file or a shipped config: {', '.join(shipped)}"
+    )
+
+
+def _resolve_relative(data: dict[str, Any], folder: Path) -> None:
+    """Make the relative `root`s and a relative `policy.path` absolute: they are meant relative to the config file."""
+    evaluation = data.get("evaluation")
+    groups = [data.get("clients"), evaluation.get("datasets") if isinstance(evaluation, dict) else None]
+    holders = [(item, "root") for group in groups if isinstance(group, list) for item in group]
+    holders.append((data.get("policy"), "path"))
+    for holder, key in holders:
+        value = holder.get(key) if isinstance(holder, dict) else None
+        if not isinstance(value, str) or value.startswith((ASSET_PREFIX, "~")):
+            continue
+        local = (folder / value).absolute()
+        if key == "root" or local.exists():  # a policy path that is no folder is a hub id
+            holder[key] = str(local)
+
+
+def _apply_override(data: dict[str, Any], item: str) -> None:
+    """Set one dotted key; list items are named by their index: `clients.0.root=...`."""
+    key, separator, text = item.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {item!r}: not of the form key=value, such as --set training.steps=20")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    node: Any = data
+    for part in parents:
+        node = _child(node, part, item)
+    if isinstance(node, list):
+        if not last.isdigit() or int(last) >= len(node):
+            raise ConfigError(f"--set {item!r}: {last!r} is not an index below {len(node)}")
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise ConfigError(f"--set {item!r}: {parents[-1]!r} is a value, not a group of keys")
+
+
+def _child(node: Any, part: str, item: str) -> Any:
+    if isinstance(node, dict):
+        return node.setdefault(part, {})
+    if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+        return node[int(part)]
+    raise ConfigError(f"--set {item!r}: there is no group {part!r}; look at the config's spelling")
+
+
+def _explain(error: Any) -> str:
+    """One line for one pydantic error: the key, the value, what is wrong, what to do."""
+    location = [part for part in error["loc"] if not str(part).startswith(("function-", "list[", "str", "nullable"))]
+    key = ".".join(str(part) for part in location) or "config"
+    if error["type"] == "extra_forbidden":
+        return f"{key} = {error['input']!r}: unknown key{_did_you_mean(location)}; remove it or correct its spelling"
+    if error["type"] == "missing":
+        return f"{key}: missing; {_describe(location) or 'add it'}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    value = error["input"] if not isinstance(error["input"], dict | list) else "..."
+    described = _describe(location)
+    return f"{key} = {value!r}: {message}" + (f" ({described})" if described else "")
+
+
+def _model_at(location: list[Any]) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = RunConfig
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part) if model else None
+        if field is None:
+            return None
+        annotation: Any = field.annotation
+        inner = getattr(annotation, "__args__", (annotation,))[0]
+        model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+    return model
+
+
+def _did_you_mean(location: list[Any]) -> str:
+    model = _model_at(location[:-1])
+    if model is None:
+        return ""
+    close = difflib.get_close_matches(str(location[-1]), list(model.model_fields), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else f" (known here: {', '.join(model.model_fields)})"
+
+
+def _describe(location: list[Any]) -> str:
+    if not location:
+        return ""
+    model = _model_at(location[:-1])
+    field = model.model_fields.get(str(location[-1])) if model else None
+    return " ".join(field.description.split()) if field and field.description else ""

@@ -1,0 +1,68 @@
+"""The tree of errors: what can go wrong, in one place, with the exit code that the command line gives for it."""
+
+from typing import ClassVar, Literal
+
+FailureCause = Literal["out_of_memory", "timeout", "bad_data", "lost", "error"]
+"""Why a client's work ended without a result; `lost` is a process, container or node that died without a word."""
+
+
+class Zk0Error(Exception):
+    """Base of every error that zk0 raises on purpose; its text is meant for the user and names the remedy."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class BadInputError(Zk0Error):
+    """Something that the user gave cannot be used; raised before any training starts, and nothing on disk changed."""
+
+    exit_code = 2
+
+
+class ConfigError(BadInputError):
+    """A config key is unknown, missing, of the wrong type or out of range."""
+
+
+class DatasetError(BadInputError):
+    """A dataset is missing, broken, too short, or does not fit the policy."""
+
+
+class PolicyError(BadInputError):
+    """A policy cannot be loaded, or its config does not fit."""
+
+
+class RunNameError(BadInputError):
+    """A run name is in use by another config, unknown, or held by another process."""
+
+
+class QuorumError(Zk0Error):
+    """Fewer clients than `federation.min_train_clients` gave an update: the round cannot be aggregated."""
+
+    exit_code = 3
+
+
+class StorageError(Zk0Error):
+    """The run directory cannot be written or read: no space, no permission, an I/O error, damaged files."""
+
+    exit_code = 4
+
+
+class ClientError(Zk0Error):
+    """One client's work ended without a result.
+
+    Args:
+        cause: what kind of death it was; decides the remedy.
+        message: one line for the user.
+    """
+
+    def __init__(self, cause: FailureCause, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+    @property
+    def retriable(self) -> bool:
+        """Whether another attempt can end otherwise: bad data stays bad, everything else may pass."""
+        return self.cause != "bad_data"
+
+    def __reduce__(self) -> tuple[type["ClientError"], tuple[FailureCause, str]]:
+        """Pickle by both arguments: Exception's own way would lose `cause` between processes."""
+        return (type(self), (self.cause, str(self)))

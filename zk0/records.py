@@ -1,0 +1,128 @@
+"""What passes between rooms: small, frozen records. Tensors are named by path and SHA-256, never carried."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from zk0.errors import FailureCause
+
+TaskKind = Literal["init", "statistics", "train", "evaluate"]
+"""init: make the round-0 tensors; statistics: counts and moments of the training episodes; train: a fit."""
+
+
+class Record(BaseModel):
+    """Base of the records: immutable and without unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class ArtifactRef(Record):
+    """A file of a run: where it lies and what it must contain."""
+
+    path: str
+    """Relative to the run directory, with forward slashes."""
+    sha256: str
+    """Digest of the file's bytes."""
+    size: int
+    """Bytes."""
+
+
+class ClientTask(Record):
+    """One piece of work that can die: what an executor gets, in a process, a container or on a remote node."""
+
+    run_dir: str
+    """Absolute path of the run directory as the worker sees it."""
+    run_id: str
+    """Identity of the run."""
+    config_digest: str
+    """RunConfig.digest."""
+    kind: TaskKind
+    """What is to be done."""
+    server_round: int
+    """The round it belongs to."""
+    client: str
+    """Name of the dataset: a client's, or one of evaluation.datasets."""
+    incoming: ArtifactRef | None = None
+    """The global tensors that the work starts from; None for init and statistics."""
+    stats: ArtifactRef | None = None
+    """Federated normalisation statistics; None where the base's own are used, and for statistics."""
+    proximal_mu: float = 0.0
+    """FedProx's mu, as the strategy's configure step sent it."""
+
+    @property
+    def key(self) -> str:
+        """Identity of the work: (run, client, round, kind, incoming tensors, statistics, config); SHA-256 in hex."""
+        digests = [ref.sha256 if ref else "-" for ref in (self.incoming, self.stats)]
+        parts = [self.run_id, self.config_digest, self.kind, str(self.server_round), self.client, *digests]
+        return hashlib.sha256("\x1f".join([*parts, repr(self.proximal_mu)]).encode()).hexdigest()
+
+    @property
+    def folder(self) -> Path:
+        """Where the work's files go: `rounds/<round>/clients/<client>/`, the only folder that the worker writes."""
+        return Path(self.run_dir) / "rounds" / f"{self.server_round:04d}" / "clients" / self.client
+
+
+class ClientResult(Record):
+    """What a finished ClientTask left behind; written last, so that its presence means that the rest is there."""
+
+    key: str
+    """ClientTask.key of the work that this is the result of."""
+    kind: TaskKind
+    """What was done."""
+    server_round: int
+    """The round."""
+    client: str
+    """The dataset's name."""
+    tensors: ArtifactRef | None = None
+    """The update (train), the first global tensors (init) or the statistics (statistics)."""
+    num_examples: int
+    """Frames trained on (train), in the training episodes (statistics) or evaluated (evaluate): the weight."""
+    metrics: dict[str, Any]
+    """Plain numbers and short lists, by name."""
+    duration_s: float
+    """Wall time, in seconds."""
+    peak_rss_bytes: int
+    """Largest resident memory of the worker process, in bytes."""
+    pid: int
+    """The worker's process id."""
+
+
+class ClientFailure(Record):
+    """Why a client gave no result in a round."""
+
+    client: str
+    """The dataset's name."""
+    server_round: int
+    """The round."""
+    kind: TaskKind
+    """What failed."""
+    cause: FailureCause
+    """What kind of death it was."""
+    message: str
+    """One line for the user."""
+
+
+class RoundState(Record):
+    """A committed round: what the next one starts from."""
+
+    server_round: int
+    """The round."""
+    arrays: ArtifactRef
+    """The global exchanged tensors after the round."""
+    stats: ArtifactRef | None = None
+    """Federated normalisation statistics (written in round 0), or None."""
+
+
+class Manifest(Record):
+    """`manifest.json`, written last: a round is committed when it is there and every digest in it holds."""
+
+    run_id: str
+    """Identity of the run."""
+    config_digest: str
+    """RunConfig.digest."""
+    state: RoundState
+    """What the next round starts from."""
+    files: list[ArtifactRef]
+    """Every file of the commit except the manifest itself."""
