@@ -1,0 +1,1 @@
+"""Prefect flows: how tasks make a run. `flows.federated_training` reads like the algorithm."""

@@ -1,0 +1,20 @@
+"""Core functions of zk0 as Prefect tasks: retries, names, what the UI shows. No algorithm lives here.
+
+Importing this package sets the defaults of Prefect's settings that a run of days needs; a user's own environment wins.
+"""
+
+import os
+
+_DEFAULTS = {
+    # The default budget of 62 s kills a flow whose server is away for two minutes.
+    "PREFECT_CLIENT_MAX_RETRIES": "8",
+    # Leases in memory leak a slot when the holder and the server both die.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # Results are never persisted; without this a stray one would land in the user's home whatever PREFECT_HOME says.
+    "PREFECT_TASKS_DEFAULT_PERSIST_RESULT": "false",
+    # Flows and tasks speak through zk0's log; Prefect's own lines would tear the live view.
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+for _key, _value in _DEFAULTS.items():
+    os.environ.setdefault(_key, _value)

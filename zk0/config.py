@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import reprlib
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
@@ -43,7 +44,9 @@ class FederationConfig(_Part):
     @model_validator(mode="after")
     def _mu_needs_fedprox(self) -> Self:
         if self.strategy == "fedavg" and self.proximal_mu:
-            raise ValueError("proximal_mu needs strategy = 'fedprox'; set that, or proximal_mu = 0")
+            raise ValueError(
+                f"proximal_mu = {self.proximal_mu} needs strategy = 'fedprox'; set that, or proximal_mu = 0"
+            )
         return self
 
 
@@ -59,7 +62,8 @@ class DatasetConfig(_Part):
     revision: str | None = None
     """Hub revision (branch, tag or commit)."""
     rename_map: dict[str, str] = {}
-    """Dataset feature -> policy feature, as in `lerobot-train`: {"observation.images.top" = "observation.images.camera1"}."""
+    """Dataset feature -> policy feature, as in `lerobot-train`:
+    {"observation.images.top" = "observation.images.camera1"}."""
 
 
 class PolicyConfig(_Part):
@@ -72,7 +76,7 @@ class PolicyConfig(_Part):
     type: str | None = None
     """LeRobot policy type (`act`, `smolvla`, ...) of a policy made from scratch; read from `path` otherwise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where clients train; `auto` becomes `cuda` where a GPU is seen at the first start, and then stays so for the run."""
+    """Where clients train; `auto` becomes `cuda` where a GPU is seen at the first start, and stays so for the run."""
     overrides: dict[str, Any] = {}
     """Fields of the LeRobot policy config to change, such as {num_steps = 5}; unknown fields are refused."""
 
@@ -108,7 +112,7 @@ class TrainingConfig(_Part):
     lr: float | None = Field(default=None, gt=0)
     """Peak learning rate; the policy's own preset when absent."""
     scheduler: Literal["preset", "constant"] = "preset"
-    """`preset`: the policy's schedule, stretched over num_rounds x steps and never restarted; `constant`: no schedule."""
+    """`preset`: the policy's schedule, stretched over num_rounds x steps, never restarted; `constant`: no schedule."""
     grad_clip_norm: float | None = Field(default=None, ge=0)
     """Largest gradient norm, 0 for no clipping; the policy's own preset when absent."""
     num_workers: int = Field(default=0, ge=0)
@@ -222,7 +226,7 @@ class RunConfig(_Part):
                 f"{len(self.clients)} clients; lower it or add clients"
             )
         if self.policy.path is None and self.peft.enabled:
-            raise ValueError("peft.enabled needs policy.path: an adapter needs a trained base; set peft.enabled = false")
+            raise ValueError("peft.enabled needs policy.path: adapters need a trained base; set peft.enabled = false")
         if self.policy.path is None and self.data.normalization == "base":
             raise ValueError("data.normalization = 'base' needs policy.path; use 'federated'")
         return self
@@ -297,12 +301,16 @@ def _resolve_relative(data: dict[str, Any], folder: Path) -> None:
     holders = [(item, "root") for group in groups if isinstance(group, list) for item in group]
     holders.append((data.get("policy"), "path"))
     for holder, key in holders:
-        value = holder.get(key) if isinstance(holder, dict) else None
-        if not isinstance(value, str) or value.startswith((ASSET_PREFIX, "~")):
-            continue
-        local = (folder / value).absolute()
-        if key == "root" or local.exists():  # a policy path that is no folder is a hub id
-            holder[key] = str(local)
+        if isinstance(holder, dict) and key in holder:
+            holder[key] = _absolute(key, holder[key], folder)
+
+
+def _absolute(key: str, value: Any, folder: Path) -> Any:
+    """Turn the value of a `root` or of `policy.path` into an absolute path, if it is a relative one."""
+    if not isinstance(value, str) or value.startswith((ASSET_PREFIX, "~")):
+        return value
+    local = (folder / value).absolute()
+    return str(local) if key == "root" or local.exists() else value  # a policy path that is no folder is a hub id
 
 
 def _apply_override(data: dict[str, Any], item: str) -> None:
@@ -315,6 +323,8 @@ def _apply_override(data: dict[str, Any], item: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text
     *parents, last = key.strip().split(".")
+    if last == "root" or (parents, last) == (["policy"], "path"):
+        value = _absolute(last, value, Path.cwd())  # who types it means it from where they are
     node: Any = data
     for part in parents:
         node = _child(node, part, item)
@@ -338,16 +348,17 @@ def _child(node: Any, part: str, item: str) -> Any:
 
 def _explain(error: Any) -> str:
     """One line for one pydantic error: the key, the value, what is wrong, what to do."""
-    location = [part for part in error["loc"] if not str(part).startswith(("function-", "list[", "str", "nullable"))]
+    location = [part for part in error["loc"] if part != "str" and not str(part).startswith(("function-", "list["))]
     key = ".".join(str(part) for part in location) or "config"
     if error["type"] == "extra_forbidden":
         return f"{key} = {error['input']!r}: unknown key{_did_you_mean(location)}; remove it or correct its spelling"
     if error["type"] == "missing":
         return f"{key}: missing; {_describe(location) or 'add it'}"
     message = str(error["msg"]).removeprefix("Value error, ")
-    value = error["input"] if not isinstance(error["input"], dict | list) else "..."
+    if error["type"] == "value_error":  # our own validators name key, value and remedy themselves
+        return f"{key}: {message}"
     described = _describe(location)
-    return f"{key} = {value!r}: {message}" + (f" ({described})" if described else "")
+    return f"{key} = {reprlib.repr(error['input'])}: {message}" + (f" ({described})" if described else "")
 
 
 def _model_at(location: list[Any]) -> type[BaseModel] | None:

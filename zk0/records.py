@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from zk0.config import RunConfig
 from zk0.errors import FailureCause
 
 TaskKind = Literal["init", "statistics", "train", "evaluate"]
@@ -113,6 +114,15 @@ class RoundState(Record):
     """The global exchanged tensors after the round."""
     stats: ArtifactRef | None = None
     """Federated normalisation statistics (written in round 0), or None."""
+
+
+class Preflight(Record):
+    """What the checks before a run found."""
+
+    config: RunConfig
+    """The config with everything settled that depends on the machine (policy.device)."""
+    frames: dict[str, int]
+    """Frames of every dataset, by name."""
 
 
 class Manifest(Record):

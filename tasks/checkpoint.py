@@ -1,0 +1,126 @@
+"""Making a round durable, and the final policy, as Prefect tasks."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.aggregate import Aggregated
+from tasks.fit import export_policy
+from zk0 import atomic
+from zk0.config import RunConfig
+from zk0.records import ArtifactRef, ClientFailure, ClientResult, RoundState
+from zk0.run_store import RunStore
+
+
+@task(task_run_name="commit-{number:03d}", cache_policy=NO_CACHE, persist_result=False)
+def commit(
+    run_dir: str,
+    number: int,
+    aggregated: Aggregated,
+    stats: ArtifactRef | None,
+    results: list[ClientResult],
+    failures: list[ClientFailure],
+    duration_s: float,
+) -> RoundState:
+    """Commit a round and prune the old ones.
+
+    Args:
+        run_dir: the run directory.
+        number: the round.
+        aggregated: the new global tensors and the averaged training metrics.
+        stats: federated normalisation statistics, where the run has them.
+        results: what every client left: fits and evaluations.
+        failures: evaluations that gave nothing, and why.
+        duration_s: wall time of the round so far, in seconds.
+    """
+    store = RunStore.open(run_dir)
+    tensors, scalars = store.load_strategy_state(number) if number else ({}, {})
+    metrics = round_metrics(store.config, aggregated, results, aggregated.failures + failures)
+    state = store.commit(
+        number,
+        arrays=aggregated.arrays,
+        strategy_tensors=tensors,
+        strategy_scalars=scalars,
+        metrics={**metrics, "duration_s": duration_s},
+        results=results,
+        stats=stats,
+    )
+    store.prune(store.config.checkpoint.keep, best_round(store.read_metrics()))
+    logger.info("round {} committed: {}", number, metrics["summary"])
+    return state
+
+
+@task(task_run_name="export-final", cache_policy=NO_CACHE, persist_result=False)
+def export_final(run_dir: str) -> str:
+    """Write `final/`, a LeRobot `pretrained_model` folder of the newest round; returns its path."""
+    store = RunStore.open(run_dir)
+    return str(export(store, store.committed_rounds()[-1], store.folder / "final", merge=False))
+
+
+def export(store: RunStore, number: int, folder: Path, *, merge: bool) -> Path:
+    """Write the global policy of a round to a folder, which is replaced as a whole.
+
+    Args:
+        store: the run.
+        number: a committed round.
+        folder: where to; an earlier export there is replaced.
+        merge: merge the adapters into the weights.
+    """
+    scratch = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    work = store.task("evaluate", number, store.config.clients[0].name, store.state(number))
+    export_policy(work, store.config, scratch, merge=merge)
+    if folder.exists():
+        atomic.remove_folder(folder)
+    atomic.move(scratch, folder)
+    return folder
+
+
+def round_metrics(
+    config: RunConfig, aggregated: Aggregated, results: Iterable[ClientResult], failures: Iterable[ClientFailure]
+) -> dict[str, Any]:
+    """What metrics.json says of a round, its time aside."""
+    by_kind: dict[str, dict[str, dict[str, Any]]] = {"train": {}, "evaluate": {}}
+    for result in results:
+        if result.kind in by_kind:
+            by_kind[result.kind][result.client] = {
+                **result.metrics,
+                "num_examples": result.num_examples,
+                "duration_s": result.duration_s,
+                "peak_rss_bytes": result.peak_rss_bytes,
+                "update_bytes": result.tensors.size if result.tensors else 0,
+            }
+    evaluations = by_kind["evaluate"]
+    clients = [evaluations[item.name] for item in config.clients if item.name in evaluations]
+    unseen = [evaluations[item.name] for item in config.evaluation.datasets if item.name in evaluations]
+    summary = {
+        "action_error_deg": _mean(clients, "action_error_deg"),
+        "gripper_error": _mean(clients, "gripper_error"),
+        "loss": _mean(clients, "loss"),
+        "unseen_action_error_deg": _mean(unseen, "action_error_deg"),
+        "unseen_loss": _mean(unseen, "loss"),
+        "train_loss": aggregated.metrics.get("loss"),
+    }
+    return {
+        **by_kind,
+        "summary": summary,
+        "failures": [failure.model_dump(mode="json") for failure in failures],
+        "global_sha256": aggregated.arrays.sha256,
+    }
+
+
+def best_round(metrics: Iterable[dict[str, Any]]) -> int | None:
+    """The round with the lowest mean action error on the clients' hold-outs; the loss where there is no such error."""
+    scored = [(line["summary"].get("action_error_deg") or line["summary"].get("loss"), line) for line in metrics]
+    known = [(score, line["server_round"]) for score, line in scored if score is not None]
+    return min(known)[1] if known else None
+
+
+def _mean(items: list[dict[str, Any]], key: str) -> float | None:
+    values = [item[key] for item in items if item.get(key) is not None]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,11 @@
+"""Evaluation of the global policy on one dataset as a Prefect task."""
+
+from tasks.fit import client_task, run_work
+from zk0.config import ExecutorConfig
+from zk0.records import ClientResult, ClientTask
+
+
+@client_task("evaluate")
+def evaluate(work: ClientTask, config: ExecutorConfig) -> ClientResult:
+    """Held-out action error and loss; runs where the dataset is, and only numbers come back."""
+    return run_work(work, config)

@@ -1,0 +1,69 @@
+"""One client's work as a Prefect task: a fit, and what round 0 needs before the first one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+
+from zk0.config import ExecutorConfig, RunConfig
+from zk0.errors import ClientError
+from zk0.executors import Executor
+from zk0.executors.process import ProcessExecutor
+from zk0.executors.worker import save_policy
+from zk0.records import ClientResult, ClientTask
+
+
+def make_executor(config: ExecutorConfig) -> Executor:
+    """The executor that `executor.kind` names."""
+    return ProcessExecutor(config)
+
+
+def export_policy(work: ClientTask, config: RunConfig, folder: Path, *, merge: bool) -> None:
+    """Write a round's policy, in a worker process: the orchestrator never loads a model."""
+    ProcessExecutor(config.executor).call(save_policy, work.model_dump_json(), str(folder), merge)
+
+
+def may_pass(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether another attempt can end otherwise: only a client's own death is retried, and not for bad data."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, ClientError) and error.retriable
+
+
+def client_task(name: str) -> Callable[[Callable[..., ClientResult]], Task[..., ClientResult]]:
+    """A Prefect task for one client's work, named like `fit-003-<client>`.
+
+    Nothing is cached or persisted by Prefect: the run store recognises finished work, and keeps it.
+    """
+    return task(
+        name=name,
+        task_run_name=f"{name}-{{work.server_round:03d}}-{{work.client}}",
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retry_condition_fn=may_pass,
+    )
+
+
+def run_work(work: ClientTask, config: ExecutorConfig) -> ClientResult:
+    """Run one piece of work on the run's executor, its log lines bound to client and round."""
+    with logger.contextualize(client=work.client, server_round=work.server_round):
+        try:
+            return make_executor(config).run(work)
+        except ClientError as error:
+            logger.warning("{} failed ({}): {}", work.kind, error.cause, error)
+            raise
+
+
+@client_task("fit")
+def fit(work: ClientTask, config: ExecutorConfig) -> ClientResult:
+    """Local training of one client in one round."""
+    return run_work(work, config)
+
+
+@client_task("prepare")
+def prepare(work: ClientTask, config: ExecutorConfig) -> ClientResult:
+    """Round 0: the first global tensors (`init`) or one client's statistics."""
+    return run_work(work, config)

@@ -1,0 +1,267 @@
+"""What a client does: the work behind every executor, and Flower's ClientApp around the same functions."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from lerobot.policies import make_policy, make_pre_post_processors
+from lerobot.utils.random_utils import set_seed
+from loguru import logger
+from safetensors.numpy import load_file
+
+from zk0 import data, policy, training
+from zk0.atomic import file_sha256
+from zk0.config import DatasetConfig, RunConfig, validate_config
+from zk0.errors import ClientError, ConfigError
+from zk0.evaluation import evaluate
+from zk0.memory import peak_rss_bytes
+from zk0.records import ArtifactRef, ClientResult, ClientTask, Preflight
+from zk0.run_store import write_result
+from zk0.seeding import derive_seed
+
+PROGRESS_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a piece of work gave: tensors to exchange, its weight, and its metrics."""
+
+    tensors: dict[str, np.ndarray] | None
+    num_examples: int
+    metrics: dict[str, Any]
+
+
+def run_task(task: ClientTask) -> ClientResult:
+    """Do one piece of work and leave its result in the task's folder; the same for every executor.
+
+    Raises:
+        ClientError: typed by cause.
+        DatasetError, PolicyError: this client's data or the policy cannot be used.
+    """
+    started = time.perf_counter()
+    config = read_config(Path(task.run_dir))
+    torch.set_num_threads(config.training.num_threads)
+    torch.use_deterministic_algorithms(True, warn_only=config.policy.device == "cuda")
+    seed_round = 0 if task.kind == "evaluate" else task.server_round  # evaluation: the same noise in every round
+    set_seed(derive_seed(config.seed, seed_round, task.client, task.kind))
+    logger.info("{} starts in round {}", task.kind, task.server_round)
+    outcome = WORK[task.kind](task, config)
+    result = write_result(
+        task,
+        tensors=outcome.tensors,
+        num_examples=outcome.num_examples,
+        metrics=outcome.metrics,
+        duration_s=time.perf_counter() - started,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+    logger.info("{} done in {:.1f} s: {} examples", task.kind, result.duration_s, result.num_examples)
+    return result
+
+
+def initialise(task: ClientTask, config: RunConfig) -> Outcome:
+    """Make the exchanged tensors of round 0: fresh adapters on the base, or a policy made from scratch."""
+    dataset = config.clients[0]
+    meta = data.open_metadata(dataset)
+    if config.policy.path is None:
+        _create_base(task, config, meta)
+    built, _ = _load_policy(task, config, dataset, meta)
+    tensors = policy.exchanged_tensors(built)
+    size = sum(value.nbytes for value in tensors.values())
+    return Outcome(tensors, 0, {"exchanged_tensors": len(tensors), "exchanged_bytes": size})
+
+
+def statistics(task: ClientTask, config: RunConfig) -> Outcome:
+    """Counts and moments of the training episodes, and nothing else of the recordings."""
+    dataset = _dataset(config, task.client)
+    meta = data.open_metadata(dataset)
+    episodes, _ = data.split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
+    stats = data.episode_statistics(meta, episodes)
+    renamed = {dataset.rename_map.get(key, key): value for key, value in data.with_imagenet(stats, meta).items()}
+    return Outcome(data.flatten_stats(renamed), sum(meta.episodes["length"][: len(episodes)]), {})
+
+
+def train(task: ClientTask, config: RunConfig) -> Outcome:
+    """Fit the global policy to this client's training episodes for one round."""
+    dataset = _dataset(config, task.client)
+    meta = data.open_metadata(dataset)
+    episodes, _ = data.split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
+    built, preprocessor, _ = _load_global(task, config, dataset, meta)
+    frames = data.build_dataset(dataset, built.config, config.data, episodes)
+    seed = derive_seed(config.seed, task.server_round, task.client, "train")
+    set_seed(seed)
+    outcome = training.fit(
+        built,
+        preprocessor,
+        frames,
+        config.training,
+        seed=seed,
+        first_step=(task.server_round - 1) * config.training.steps,
+        total_steps=config.federation.num_rounds * config.training.steps,
+        proximal_mu=task.proximal_mu,
+        on_step=_progress(task, config.training.steps),
+    )
+    tail = outcome.losses[-10:]
+    metrics = {
+        "loss": sum(tail) / len(tail),
+        "first_loss": outcome.losses[0],
+        "lr": outcome.lr,
+        "grad_norm": outcome.grad_norm,
+        "steps": len(outcome.losses),
+        "steps_per_s": len(outcome.losses) / (outcome.data_s + outcome.update_s),
+        "data_s": outcome.data_s,
+        "update_s": outcome.update_s,
+    }
+    return Outcome(policy.exchanged_tensors(built), frames.num_frames, metrics)
+
+
+def evaluate_held_out(task: ClientTask, config: RunConfig) -> Outcome:
+    """Evaluate the global policy on a client's held-out episodes, or on all of a setting that no client trains on."""
+    dataset = _dataset(config, task.client)
+    meta = data.open_metadata(dataset)
+    held_out = config.evaluation.holdout_episodes if dataset in config.clients else meta.total_episodes
+    _, episodes = data.split_episodes(meta.total_episodes, held_out)
+    built, preprocessor, postprocessor = _load_global(task, config, dataset, meta)
+    frames = data.build_dataset(dataset, built.config, config.data, episodes)
+    seed = derive_seed(config.seed, 0, task.client, "evaluate")
+    metrics = evaluate(built, preprocessor, postprocessor, frames, config.evaluation, seed=seed)
+    return Outcome(None, metrics.pop("num_examples"), metrics)
+
+
+WORK: dict[str, Callable[[ClientTask, RunConfig], Outcome]] = {
+    "init": initialise,
+    "statistics": statistics,
+    "train": train,
+    "evaluate": evaluate_held_out,
+}
+
+
+def preflight(config: RunConfig) -> Preflight:
+    """Check every dataset against the base before anything is written, and settle what the machine decides.
+
+    Raises:
+        ConfigError: policy.device asks for a GPU that is not there.
+        DatasetError, PolicyError: the first thing that would fail in training.
+    """
+    config = _settle_device(config)
+    held_out = config.evaluation.holdout_episodes
+    metas = {item.name: data.check_dataset(item, config.data, held_out) for item in config.clients}
+    metas |= {item.name: data.check_dataset(item, config.data, 0) for item in config.evaluation.datasets}
+    first = config.clients[0]
+    base = (
+        policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+        if config.policy.path is not None
+        else _features_of_new_policy(config, metas[first.name])
+    )
+    for item in [*config.clients, *config.evaluation.datasets]:
+        policy.check_features(base, metas[item.name], item.rename_map, item.name)
+    return Preflight(config=config, frames={name: meta.total_frames for name, meta in metas.items()})
+
+
+def save_policy(task: ClientTask, config: RunConfig, folder: Path, *, merge: bool) -> None:
+    """Write the global policy of a round as a LeRobot `pretrained_model` folder.
+
+    Args:
+        task: an `evaluate` task of the round, which names its tensors and statistics.
+        config: the run's config.
+        folder: where to write; created.
+        merge: merge the adapters into the weights, so that the folder needs neither PEFT nor the base.
+    """
+    dataset = config.clients[0]
+    built, preprocessor, postprocessor = _load_global(task, config, dataset, data.open_metadata(dataset))
+    if merge and config.peft.enabled:
+        built = built.merge_and_unload()
+        built.config.use_peft = False
+    policy.save_pretrained(built, preprocessor, postprocessor, folder)
+
+
+def read_config(run_dir: Path) -> RunConfig:
+    """The frozen config of a run, from its run.json."""
+    return validate_config(json.loads((run_dir / "run.json").read_text(encoding="utf-8"))["config"])
+
+
+def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, np.ndarray]:
+    """Read a safetensors file of the run after checking its digest.
+
+    Raises:
+        ClientError: the file is not what the task names (cause `lost`).
+    """
+    path = run_dir / ref.path
+    if file_sha256(path) != ref.sha256:
+        raise ClientError("lost", f"{path}: its SHA-256 is not {ref.sha256[:12]}...; the file was damaged or replaced")
+    tensors: dict[str, np.ndarray] = load_file(path)
+    return tensors
+
+
+def _load_global(
+    task: ClientTask, config: RunConfig, dataset: DatasetConfig, meta: LeRobotDatasetMetadata
+) -> tuple[policy.Policy, policy.Processor, policy.Processor]:
+    """The policy with the round's global tensors in it, and its processors."""
+    run_dir = Path(task.run_dir)
+    built, base = _load_policy(task, config, dataset, meta)
+    if task.incoming is not None:
+        policy.load_exchanged_tensors(built, read_tensors(run_dir, task.incoming))
+    stats = data.unflatten_stats(read_tensors(run_dir, task.stats)) if task.stats is not None else None
+    return built, *policy.build_processors(base, stats, dataset.rename_map)
+
+
+def _load_policy(
+    task: ClientTask, config: RunConfig, dataset: DatasetConfig, meta: LeRobotDatasetMetadata
+) -> tuple[policy.Policy, PreTrainedConfig]:
+    path = policy.base_path(config.policy, Path(task.run_dir))
+    base = policy.load_policy_config(config.policy, path)
+    # The adapters' random start must not depend on who builds them.
+    set_seed(derive_seed(config.seed, 0, "", "init"))
+    return policy.build_policy(base, config.peft, meta, dataset.rename_map), base
+
+
+def _create_base(task: ClientTask, config: RunConfig, meta: LeRobotDatasetMetadata) -> None:
+    """A policy made from scratch becomes the run's own base, in the run directory."""
+    base = _features_of_new_policy(config, meta)
+    set_seed(derive_seed(config.seed, 0, "", "base"))
+    built = make_policy(base, ds_meta=meta, rename_map=config.clients[0].rename_map)
+    preprocessor, postprocessor = make_pre_post_processors(base)
+    policy.save_pretrained(built, preprocessor, postprocessor, Path(task.run_dir) / "base")
+
+
+def _features_of_new_policy(config: RunConfig, meta: LeRobotDatasetMetadata) -> PreTrainedConfig:
+    return policy.new_policy_config(config.policy, policy.policy_features(meta, config.clients[0].rename_map))
+
+
+def _settle_device(config: RunConfig) -> RunConfig:
+    """Replace `auto` by what is there: a run must not change its device half-way."""
+    if config.policy.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("policy.device = 'cuda': torch sees no GPU; check `nvidia-smi`, or use 'cpu' or 'auto'")
+    if config.policy.device != "auto":
+        return config
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return config.model_copy(update={"policy": config.policy.model_copy(update={"device": device})})
+
+
+def _dataset(config: RunConfig, name: str) -> DatasetConfig:
+    return next(item for item in [*config.clients, *config.evaluation.datasets] if item.name == name)
+
+
+def _progress(task: ClientTask, steps: int) -> training.OnStep:
+    """Tell the live view how far the fit is; a lost file costs nothing, so it is not synced."""
+    path, last = task.folder / "progress.json", 0.0
+
+    def on_step(step: int, loss: float) -> None:
+        nonlocal last
+        now = time.time()
+        if now - last < PROGRESS_INTERVAL_S and step < steps:
+            return
+        last = now
+        record = {"kind": task.kind, "step": step, "steps": steps, "loss": loss, "pid": os.getpid(), "updated_at": now}
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps(record), encoding="utf-8")
+        scratch.replace(path)
+
+    return on_step

@@ -1,0 +1,17 @@
+"""Where a ClientTask runs. Every executor takes a task and gives its result, or a ClientError with a cause."""
+
+from typing import Protocol
+
+from zk0.records import ClientResult, ClientTask
+
+
+class Executor(Protocol):
+    """Runs one piece of work that can die."""
+
+    def run(self, task: ClientTask) -> ClientResult:
+        """Do the work, or find it done, or adopt it where it is under way.
+
+        Raises:
+            ClientError: it ended without a result.
+        """
+        ...

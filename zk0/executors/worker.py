@@ -1,0 +1,112 @@
+"""The worker's side of a process: take the task's lock, send all output to the client's log, do the work.
+
+Light on purpose: it is imported by the orchestrator too, which never imports torch.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+
+from zk0.config import RunConfig
+from zk0.errors import BadInputError, ClientError
+from zk0.records import ClientTask, Preflight
+
+FAILURE_EXIT_CODE = 3
+"""Exit code of a worker that wrote a typed failure; any other death is judged from outside."""
+
+
+def lock_path(task: ClientTask) -> Path:
+    """Held by the worker while it lives; the kernel frees it however the worker dies."""
+    return task.folder / f"{task.kind}.lock"
+
+
+def failure_path(task: ClientTask) -> Path:
+    """Where a worker writes why it ended, when it can tell."""
+    return task.folder / f"{task.kind}.failed.json"
+
+
+@contextmanager
+def worker_lock(task: ClientTask) -> Iterator[bool]:
+    """Try to take the task's lock; gives False where a live worker holds it."""
+    task.folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(lock_path(task), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            yield False
+            return
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+def work(payload: str) -> None:
+    """Entry point of a worker process; `payload` is a ClientTask as JSON."""
+    task = ClientTask.model_validate_json(payload)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with worker_lock(task) as mine:
+        if not mine:
+            raise ClientError("error", f"{lock_path(task)} is held: another worker does the same work")
+        log = task.folder / "client.log"
+        _redirect_output(log)
+        failure_path(task).unlink(missing_ok=True)
+        _work(task, log)
+
+
+def preflight(config: RunConfig) -> Preflight:
+    """`client_app.preflight` in a worker process."""
+    from zk0 import client_app
+
+    return client_app.preflight(config)
+
+
+def save_policy(payload: str, folder: str, merge: bool) -> None:
+    """`client_app.save_policy` in a worker process; `payload` is a ClientTask as JSON."""
+    from zk0 import client_app
+
+    task = ClientTask.model_validate_json(payload)
+    client_app.save_policy(task, client_app.read_config(Path(task.run_dir)), Path(folder), merge=merge)
+
+
+def _work(task: ClientTask, log: Path) -> None:
+    import torch
+
+    from zk0 import client_app, logs
+
+    config = client_app.read_config(Path(task.run_dir))
+    logs.setup_worker(log, task.client, task.server_round, config.logging)
+    try:
+        client_app.run_task(task)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        _fail(task, ClientError("out_of_memory", f"out of memory: {error}"))
+    except BadInputError as error:
+        _fail(task, ClientError("bad_data", str(error)))
+    except ClientError as error:
+        _fail(task, error)
+
+
+def _fail(task: ClientTask, error: ClientError) -> None:
+    """Leave the reason where the orchestrator, or the next one, finds it."""
+    scratch = failure_path(task).with_suffix(".tmp")
+    scratch.write_text(json.dumps({"cause": error.cause, "message": str(error)}), encoding="utf-8")
+    scratch.replace(failure_path(task))
+    sys.exit(FAILURE_EXIT_CODE)
+
+
+def _redirect_output(log: Path) -> None:
+    """Send stdout and stderr, the interpreter's last words included, to the client's log."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)

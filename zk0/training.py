@@ -1,0 +1,204 @@
+"""The local steps of one client in one round: LeRobot's update, with FedProx's proximal term on the loss."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from lerobot.configs.default import DatasetConfig as LeRobotDatasetConfig
+from lerobot.configs.train import TrainPipelineConfig
+from lerobot.datasets import EpisodeAwareSampler
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.optim.factory import make_optimizer_and_scheduler
+from lerobot.scripts.lerobot_train import update_policy
+from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
+from lerobot.utils.utils import cycle
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from zk0.config import TrainingConfig
+from zk0.errors import ClientError
+from zk0.policy import Policy, Processor
+
+OnStep = Callable[[int, float], None]
+"""Called after every step with (steps done, loss)."""
+
+
+@dataclass(frozen=True)
+class FitOutcome:
+    """What the local steps gave, beside the weights that they changed in place."""
+
+    losses: list[float]
+    """Loss of every step, without the proximal term."""
+    lr: float
+    """Learning rate of the last step."""
+    grad_norm: float
+    """Gradient norm of the last step, before clipping."""
+    data_s: float
+    """Seconds spent on reading and pre-processing batches."""
+    update_s: float
+    """Seconds spent on the updates."""
+
+
+class ProximalPolicy(nn.Module):
+    """A policy whose loss carries FedProx's proximal term.
+
+    The local objective of FedProx (Li et al. 2020, arXiv:1812.06127, eq. 2) is
+
+        h(w) = F(w) + mu/2 ||w - w_t||^2
+
+    with w_t the global weights that the round started from. Only trainable parameters count: the others cannot move.
+
+    Args:
+        policy: the policy, holding w_t at this moment.
+        mu: weight of the term; its gradient is mu (w - w_t).
+    """
+
+    def __init__(self, policy: Policy, mu: float) -> None:
+        super().__init__()
+        self.policy = policy
+        self.mu = mu
+        if callable(getattr(policy, "update", None)):
+            self.update = policy.update  # LeRobot calls it after each step, where a policy has one
+        # Copies, not references: on one device an alias would follow the live weights and the term would stay zero.
+        self._global = [(value, value.detach().clone()) for value in policy.parameters() if value.requires_grad]
+
+    def forward(self, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Loss plus proximal term (scalar tensor), and the policy's own outputs with `policy_loss` added."""
+        loss, outputs = self.policy.forward(batch)
+        outputs = {**(outputs or {}), "policy_loss": loss.item()}
+        if self.mu:
+            distance = torch.stack([(value - start).pow(2).sum() for value, start in self._global]).sum()
+            loss = loss + 0.5 * self.mu * distance
+        return loss, outputs
+
+
+def fit(
+    policy: Policy,
+    preprocessor: Processor,
+    dataset: LeRobotDataset,
+    training: TrainingConfig,
+    *,
+    seed: int,
+    first_step: int,
+    total_steps: int,
+    proximal_mu: float = 0.0,
+    on_step: OnStep | None = None,
+) -> FitOutcome:
+    """Run the local steps of one round; the policy is changed in place.
+
+    Args:
+        policy: holds the global weights of the round.
+        preprocessor: LeRobot's input pipeline.
+        dataset: the client's training episodes.
+        training: steps, batch size, optimizer options.
+        seed: seeds the order of the frames; torch's global generator must be seeded by the caller.
+        first_step: position in the schedule over the whole run, (server_round - 1) * steps.
+        total_steps: length of that schedule, num_rounds * steps.
+        proximal_mu: FedProx's mu.
+        on_step: told about every step.
+
+    Raises:
+        ClientError: the loss is not finite (cause `bad_data`).
+    """
+    device = torch.device(policy.config.device)
+    accelerator = Accelerator(step_scheduler_with_optimizer=False, cpu=device.type == "cpu")
+    optimizer, scheduler, clip = _make_optimizer(policy, dataset, training, first_step, total_steps)
+    batches = _batches(policy, preprocessor, dataset, training, seed)
+    model = ProximalPolicy(policy, proximal_mu).to(device)
+    tracker = _tracker(dataset, training, accelerator)
+    losses: list[float] = []
+    data_s = update_s = 0.0
+    for step in range(1, training.steps + 1):
+        started = time.perf_counter()
+        batch = next(batches)
+        data_s += time.perf_counter() - started
+        tracker, outputs = update_policy(
+            tracker, model, batch, optimizer, clip, accelerator=accelerator, lr_scheduler=scheduler
+        )
+        update_s += tracker.update_s.val
+        losses.append(_finite(outputs["policy_loss"], step))
+        if on_step is not None:
+            on_step(step, losses[-1])
+    return FitOutcome(losses, tracker.lr.val, tracker.grad_norm.val, data_s, update_s)
+
+
+def _batches(
+    policy: Policy, preprocessor: Processor, dataset: LeRobotDataset, training: TrainingConfig, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Pre-processed batches without end; their order is a pure function of the seed."""
+    sampler = EpisodeAwareSampler(
+        dataset.meta.episodes["dataset_from_index"],
+        dataset.meta.episodes["dataset_to_index"],
+        episode_indices_to_use=dataset.episodes,
+        drop_n_last_frames=getattr(policy.config, "drop_n_last_frames", 0),
+        shuffle=True,
+        seed=seed,
+        absolute_to_relative_idx=dataset.absolute_to_relative_idx,
+    )
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=training.batch_size,
+        sampler=sampler,
+        num_workers=training.num_workers,
+        multiprocessing_context="spawn" if training.num_workers else None,
+        persistent_workers=training.num_workers > 0,
+        pin_memory=policy.config.device == "cuda",
+        # Its own generator: making the iterator draws a seed, from torch's global generator if it had none.
+        generator=torch.Generator().manual_seed(seed),
+    )
+    for batch in cycle(loader):
+        yield prepare_batch(batch, preprocessor, dataset)
+
+
+def prepare_batch(batch: dict[str, Any], preprocessor: Processor, dataset: LeRobotDataset) -> dict[str, Any]:
+    """Camera frames from uint8 [0, 255] to float32 [0, 1], then LeRobot's pre-processor."""
+    for key in dataset.meta.camera_keys:
+        if key in batch and batch[key].dtype == torch.uint8:
+            batch[key] = batch[key].to(torch.float32) / 255.0
+    prepared: dict[str, Any] = preprocessor(batch)
+    return prepared
+
+
+def _make_optimizer(
+    policy: Policy, dataset: LeRobotDataset, training: TrainingConfig, first_step: int, total_steps: int
+) -> tuple[Optimizer, LRScheduler | None, float]:
+    """LeRobot's optimizer and its schedule over the whole run, at this round's position; and the clipping norm."""
+    source = LeRobotDatasetConfig(repo_id=dataset.repo_id)
+    config = TrainPipelineConfig(dataset=source, policy=policy.config, steps=total_steps)
+    config.optimizer = policy.config.get_optimizer_preset()
+    config.scheduler = policy.config.get_scheduler_preset() if training.scheduler == "preset" else None
+    if training.lr is not None:
+        if config.scheduler is not None and hasattr(config.scheduler, "peak_lr"):
+            config.scheduler.decay_lr *= training.lr / config.scheduler.peak_lr
+            config.scheduler.peak_lr = training.lr
+        config.optimizer.lr = training.lr
+    optimizer, scheduler = make_optimizer_and_scheduler(config, policy)
+    if scheduler is not None and first_step:
+        # A schedule is a function of the step alone, so the position is set, not replayed. A fresh one in every
+        # round would restart the cosine.
+        scheduler.last_epoch = first_step - 1
+        optimizer.step()  # without gradients this changes nothing; it tells torch that the order is right
+        scheduler.step()
+    clip = config.optimizer.grad_clip_norm if training.grad_clip_norm is None else training.grad_clip_norm
+    return optimizer, scheduler, clip
+
+
+def _tracker(dataset: LeRobotDataset, training: TrainingConfig, accelerator: Accelerator) -> MetricsTracker:
+    meters = {name: AverageMeter(name) for name in ("loss", "grad_norm", "lr", "update_s")}
+    if torch.cuda.is_available():
+        meters["gpu_mem_gb"] = AverageMeter("gpu_mem_gb")
+    return MetricsTracker(
+        training.batch_size, dataset.num_frames, dataset.num_episodes, meters, accelerator=accelerator
+    )
+
+
+def _finite(loss: float, step: int) -> float:
+    if loss != loss or loss in (float("inf"), float("-inf")):
+        raise ClientError(
+            "bad_data", f"the loss is {loss} at step {step}; look at this client's data, or lower training.lr"
+        )
+    return loss
