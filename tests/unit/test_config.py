@@ -1,0 +1,268 @@
+"""zk0.config: what is refused and how it is said, overrides, paths, the digest, and the shipped configs."""
+
+import copy
+import types
+import typing
+
+import pytest
+from pydantic import BaseModel
+
+from zk0.config import RunConfig, load_config, resolve_path, shipped_configs, validate_config
+from zk0.errors import ConfigError
+from zk0.sim.settings import CLIENTS, UNSEEN
+
+BASE = {
+    "clients": [{"name": "a", "repo_id": "o/a"}, {"name": "b", "repo_id": "o/b"}],
+    "policy": {"path": "o/policy"},
+    "evaluation": {"datasets": [{"name": "c", "repo_id": "o/c"}]},
+}
+
+
+def with_value(path, value):
+    data = copy.deepcopy(BASE)
+    node = data
+    for part in path[:-1]:
+        node = node[part] if isinstance(node, list) else node.setdefault(part, {})
+    node[path[-1]] = value
+    return data
+
+
+def models(annotation):
+    """Every pydantic model in a field's type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in typing.get_args(annotation) for model in models(inner)]
+
+
+def fields(model=RunConfig, path=()):
+    """(path, field) of every key; an item of a list has index 0."""
+    for name, field in model.model_fields.items():
+        inner = models(field.annotation)
+        is_list = typing.get_origin(field.annotation) is list
+        yield (*path, name), field, bool(inner)
+        for part in inner:
+            yield from fields(part, (*path, name, 0) if is_list else (*path, name))
+
+
+LEAVES = [
+    path
+    for path, field, is_group in fields()
+    if not is_group
+    and not (typing.get_origin(field.annotation) is typing.Literal and len(typing.get_args(field.annotation)) == 1)
+]
+"""Every key that can have another value."""
+WITHOUT_EFFECT = {"executor", "checkpoint", "logging", "outputs_dir"}
+OTHER_VALUES = {
+    ("federation", "proximal_mu"): 0.5,
+    ("policy", "type"): "act",
+    ("policy", "overrides"): {"num_steps": 5},
+    ("clients", 0, "rename_map"): {"x": "y"},
+    ("evaluation", "datasets", 0, "rename_map"): {"x": "y"},
+    ("peft", "full_training_modules"): ["x"],
+    ("federation", "fraction_train"): 0.5,
+}
+
+
+def dotted(path):
+    return ".".join(map(str, path))
+
+
+def value_at(config, path):
+    node = config.model_dump()
+    for part in path:
+        node = node[part]
+    return node
+
+
+def other_value(path):
+    """A valid value that is not the one in BASE."""
+    if path in OTHER_VALUES:
+        return OTHER_VALUES[path]
+    field = next(field for known, field, _ in fields() if known == path)
+    current = value_at(validate_config(BASE), path)
+    options = [field.annotation, *typing.get_args(field.annotation)]
+    choices = [c for option in options if typing.get_origin(option) is typing.Literal for c in typing.get_args(option)]
+    if choices:
+        return next(choice for choice in choices if choice != current)
+    if isinstance(current, bool):
+        return not current
+    if isinstance(current, int | float):
+        return current + 1
+    return 0.5 if float in options else "other"
+
+
+@pytest.mark.parametrize("name", ["sim", "so100"])
+def test_the_shipped_configs_load(name):
+    assert name in shipped_configs()
+    assert load_config(name) == load_config(shipped_configs()[name])
+
+
+def test_the_default_is_the_simulated_rooms():
+    config = load_config()
+    assert [client.name for client in config.clients] == list(CLIENTS)
+    assert [dataset.name for dataset in config.evaluation.datasets] == [UNSEEN]
+    assert all(client.root == f"asset:datasets/{client.name}" for client in config.clients)
+
+
+def test_so100_is_what_it_says():
+    config = load_config("so100")
+    assert 4 <= len(config.clients) <= 12
+    assert config.federation.num_rounds * config.training.steps == 20_000
+    assert config.policy.path == "lerobot/smolvla_base"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("federation", "num_round"), 3, ["federation.num_round = 3", "did you mean 'num_rounds'"]),
+        (("bogus",), 1, ["bogus = 1", "known here: seed", "remove it"]),
+        (("clients", 0, "repo"), "x", ["clients.0.repo = 'x'", "did you mean 'repo_id'"]),
+        (("training", "steps"), "many", ["training.steps = 'many'", "integer", "Optimizer steps"]),
+        (("training", "lr"), "fast", ["training.lr = 'fast'", "number"]),
+        (("data",), 3, ["data = 3", "dictionary"]),
+        (("clients",), [], ["clients = []", "at least 1 item"]),
+        (("clients", 0), {"name": "a"}, ["clients.0.repo_id: missing", "hub id"]),
+        (("clients", 0, "name"), "A b", ["clients.0.name = 'A b'", "pattern"]),
+        (("clients", 1, "name"), "a", ["clients: client names must differ", "a"]),
+        (("clients", 0, "rename_map"), {"x": 1}, ["clients.0.rename_map.x = 1", "string"]),
+        (("training", "steps"), 0, ["training.steps = 0", "greater than or equal to 1"]),
+        (("training", "lr"), float("nan"), ["training.lr = nan", "finite"]),
+        (("federation", "fraction_train"), 1.5, ["federation.fraction_train = 1.5", "less than or equal to 1"]),
+        (("federation", "strategy"), "fedmagic", ["federation.strategy = 'fedmagic'", "'fedavg' or 'fedprox'"]),
+        (("federation", "proximal_mu"), 0.1, ["proximal_mu = 0.1", "strategy = 'fedprox'"]),
+        (("federation", "min_train_clients"), 3, ["federation.min_train_clients = 3", "2 clients", "lower it"]),
+        (("policy",), {}, ["policy: give either policy.path"]),
+        (("policy",), {"type": "act"}, ["peft.enabled needs policy.path", "peft.enabled = false"]),
+        (("evaluation", "datasets", 0, "name"), "a", ["evaluation.datasets: 'a'", "another name"]),
+        (("checkpoint", "keep"), 1, ["checkpoint.keep = 1", "greater than or equal to 2"]),
+    ],
+)
+def test_a_fault_is_named_with_key_value_and_remedy(path, value, words):
+    with pytest.raises(ConfigError) as caught:
+        validate_config(with_value(path, value))
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_fault_is_named_at_once():
+    with pytest.raises(ConfigError) as caught:
+        validate_config({"clients": [], "training": {"steps": 0}})
+    assert [line.split(" ")[0] for line in str(caught.value).splitlines()] == ["clients", "policy:", "training.steps"]
+
+
+@pytest.mark.parametrize("content", ["a = ", "\xff"])
+def test_a_broken_file_is_named(tmp_path, content):
+    file = tmp_path / "bad.toml"
+    file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ConfigError, match="bad.toml"):
+        load_config(file)
+
+
+def test_an_unknown_config_lists_the_shipped_ones():
+    with pytest.raises(ConfigError, match=r"'nope'.*sim, so100"):
+        load_config("nope")
+
+
+@pytest.mark.parametrize(
+    ("item", "path", "value"),
+    [
+        ("training.steps=20", ("training", "steps"), 20),
+        ("training.lr=1e-3", ("training", "lr"), 1e-3),
+        ("peft.enabled=false", ("peft", "enabled"), False),
+        ("clients.1.repo_id=o/x", ("clients", 1, "repo_id"), "o/x"),
+        ('clients.0.rename_map={"a.b"="c"}', ("clients", 0, "rename_map"), {"a.b": "c"}),
+        ("logging.rotation=10 MB", ("logging", "rotation"), "10 MB"),
+        ("peft.target_modules=a=b", ("peft", "target_modules"), "a=b"),
+        ("policy.overrides.num_steps=5", ("policy", "overrides", "num_steps"), 5),
+    ],
+)
+def test_overrides(item, path, value):
+    assert value_at(load_config("sim", [item]), path) == value
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "training.steps",
+        "=3",
+        "clients.9.name=x",
+        "clients.9=x",
+        "clients.x.name=y",
+        "seed.x=1",
+        "training.step=3",
+        ".=3",
+    ],
+)
+def test_bad_overrides_are_refused_by_name(item):
+    with pytest.raises(ConfigError) as caught:
+        load_config("sim", [item])
+    assert item.split("=")[0].split(".")[-1] in str(caught.value)
+
+
+def write(tmp_path, **more):
+    file = tmp_path / "my.toml"
+    lines = ['[[clients]]\nname = "a"\nrepo_id = "o/a"', *(f"{key} = {value!r}" for key, value in more.items())]
+    file.write_text("\n".join([*lines, "[policy]\npath = 'model'"]))
+    return file
+
+
+def test_relative_paths_are_relative_to_the_config_file(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    config = load_config(write(tmp_path, root="data/a"))
+    assert config.clients[0].root == str(tmp_path / "data/a")
+    assert config.policy.path == str(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    assert load_config("my.toml", []) == config
+
+
+def test_a_policy_path_that_is_no_folder_is_a_hub_id(tmp_path):
+    assert load_config(write(tmp_path)).policy.path == "model"
+
+
+@pytest.mark.parametrize("root", ["/data/a", "~/data", "asset:datasets/a"])
+def test_other_paths_stay(tmp_path, root):
+    assert load_config(write(tmp_path, root=root)).clients[0].root == root
+
+
+def test_paths_in_overrides_are_relative_to_where_they_are_typed(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    config = load_config(write(tmp_path), ["clients.0.root=data"])
+    assert config.clients[0].root == str(tmp_path / "here" / "data")
+
+
+def test_asset_paths_lie_in_the_package():
+    assert resolve_path("asset:configs/sim.toml").is_file()
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=dotted)
+def test_the_digest_covers_what_the_result_depends_on(path):
+    data = with_value(path, other_value(path))
+    if path == ("federation", "proximal_mu"):
+        data["federation"]["strategy"] = "fedprox"
+    if path == ("policy", "type"):
+        data["policy"].pop("path")
+        data["peft"] = {"enabled": False}
+    changed, before = validate_config(data), validate_config(BASE)
+    assert changed != before
+    assert (changed.digest == before.digest) == (path[0] in WITHOUT_EFFECT)
+
+
+def test_a_config_survives_json():
+    config = load_config("so100")
+    again = validate_config(config.model_dump(mode="json"))
+    assert again == config
+    assert again.digest == config.digest
+
+
+@pytest.mark.parametrize(("path", "field"), [(path, field) for path, field, _ in fields()], ids=lambda x: "")
+def test_every_key_is_described(path, field):
+    assert field.description, dotted(path)
+
+
+def test_optional_types_are_the_only_unions():
+    """The reference and `_explain` read `X | None` and `str | list[str]`; another union needs a look at both."""
+    for path, field, _ in fields():
+        if isinstance(field.annotation, types.UnionType):
+            assert set(typing.get_args(field.annotation)) <= {str, float, list[str], type(None)}, dotted(path)

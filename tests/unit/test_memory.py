@@ -1,0 +1,65 @@
+"""zk0.memory against real processes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from zk0 import memory
+
+HOLD = "import sys; block = bytearray(b'x') * (64 << 20); print('ready', flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def child():
+    with subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        yield process
+        process.kill()
+
+
+def test_the_tree_includes_children(child):
+    now = memory.snapshot()
+    assert now.tree_rss_bytes - now.rss_bytes >= 64 << 20
+    assert memory.snapshot(child.pid).rss_bytes >= 64 << 20
+
+
+def test_host_figures_fit_together():
+    now = memory.snapshot()
+    assert 0 < now.rss_bytes < now.ram_total_bytes
+    assert 0 < now.ram_available_bytes <= now.ram_total_bytes
+    assert 0 <= now.ram_percent <= 100
+
+
+def test_a_process_that_is_gone_counts_nothing(child):
+    child.kill()
+    child.wait()
+    assert memory.snapshot(child.pid).tree_rss_bytes == 0
+
+
+def test_peak_is_in_bytes_and_stays():
+    block = bytearray(b"x") * (64 << 20)
+    with_block = memory.peak_rss_bytes()
+    assert with_block >= len(block)
+    del block
+    assert memory.peak_rss_bytes() >= with_block
+
+
+def test_torch_is_never_imported():
+    code = "import sys; from zk0 import memory; print(memory.snapshot().vram_total_bytes, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None", "False"]
+
+
+@pytest.mark.gpu
+def test_vram_of_this_process():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    block = torch.zeros(1 << 20, device="cuda")
+    now = memory.snapshot()
+    assert block.nbytes <= now.vram_allocated_bytes <= now.vram_total_bytes
+
+
+def test_gib():
+    assert memory.gib(1320702444) == "1.23 GiB"
