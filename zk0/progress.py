@@ -52,7 +52,7 @@ class RunProgress:
     name: str
     """The run's name."""
     state: State
-    """`interrupted`: not finished, and no process holds the lock."""
+    """`finished`: every round is committed and `final/` written; `interrupted`: not so, and nobody holds the lock."""
     server_round: int
     """The round under way, or the last one when the run is finished."""
     num_rounds: int
@@ -83,10 +83,11 @@ def read_progress(run_dir: str | Path) -> RunProgress:
     rounds = _read_rounds(folder / "metrics.jsonl")
     num_rounds = _whole(mapping(config.get("federation")).get("num_rounds")) or 0
     committed = int(rounds[-1]["server_round"]) if rounds else -1
-    finished = bool(rounds) and committed >= num_rounds > 0
+    complete = committed >= num_rounds > 0
+    finished = complete and (folder / "final").is_dir()
     running = not finished and _is_locked(folder / "run.lock")
-    current = committed if finished else committed + 1
-    clients = tuple(_read_clients(folder, config, rounds, current, finished))
+    current = committed if complete else committed + 1
+    clients = tuple(_read_clients(folder, config, rounds, current, complete))
     in_round_s = _round_age(folder) if running else 0.0
     return RunProgress(
         name=folder.name,
@@ -94,7 +95,7 @@ def read_progress(run_dir: str | Path) -> RunProgress:
         server_round=current,
         num_rounds=num_rounds,
         elapsed_s=sum(number(line.get("duration_s")) or 0.0 for line in rounds) + in_round_s,
-        eta_s=0.0 if finished else _eta(rounds, num_rounds - committed, in_round_s, clients),
+        eta_s=0.0 if complete else _eta(rounds, num_rounds - committed, in_round_s, clients),
         pid=_lock_holder(folder / "run.lock") if running else None,
         clients=clients,
         rounds=rounds,
@@ -184,7 +185,7 @@ def _modified(path: Path) -> float | None:
 
 
 def _read_clients(
-    folder: Path, config: Json, rounds: tuple[Json, ...], current: int, finished: bool
+    folder: Path, config: Json, rounds: tuple[Json, ...], current: int, complete: bool
 ) -> Iterator[ClientProgress]:
     last = rounds[-1] if rounds else {}
     work = folder / "rounds" / f"{current:04d}" / "clients"
@@ -193,7 +194,7 @@ def _read_clients(
         for name in _names(datasets):
             failure = failures(last).get(name)
             phase, progress = _phase(work / name, unseen)
-            if finished:
+            if complete:
                 phase, progress = "done", {}
             if failure and phase in ("waiting", "done"):
                 phase = "failed"

@@ -155,7 +155,7 @@ def test_every_fault_is_named_at_once():
 def test_a_broken_file_is_named(tmp_path, content):
     file = tmp_path / "bad.toml"
     file.write_bytes(content.encode("latin-1"))
-    with pytest.raises(ConfigError, match="bad.toml"):
+    with pytest.raises(ConfigError, match=r"bad\.toml"):
         load_config(file)
 
 

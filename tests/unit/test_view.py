@@ -86,6 +86,8 @@ def test_states(run, tmp_path):
     assert read_progress(run.folder).state == "interrupted"
     for server_round in range(4):
         run.commit(server_round, (8.0, 6.0, 7.0))
+    assert read_progress(run.folder).state == "interrupted"  # the final policy is still to be written
+    (run.folder / "final").mkdir()
     assert read_progress(run.folder).state == "finished"
     assert {client.phase for client in read_progress(run.folder).clients} == {"done"}
 
@@ -226,6 +228,7 @@ def test_without_a_terminal_there_is_one_line_per_event(run):
     with run.lock(), LiveView(run.folder, ui_url="http://ui", console=console):
         for server_round in range(4):
             run.commit(server_round, (8.0, 6.0, 7.0))
+        (run.folder / "final").mkdir()
     lines = console.file.getvalue().splitlines()
     assert lines[0] == "http://ui"
     assert [line.split("committed")[0].strip() for line in lines if "committed" in line][-1:] in (

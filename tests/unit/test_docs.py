@@ -1,0 +1,61 @@
+"""The documents agree with the code."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+
+from zk0 import errors
+from zk0.cli import INTERRUPTED, app
+from zk0.config import load_config
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_config_reference_is_up_to_date(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
+    import config_reference
+
+    assert (ROOT / "docs" / "config.md").read_text(encoding="utf-8") == config_reference.render(), (
+        "run `uv run python scripts/config_reference.py`"
+    )
+
+
+def test_the_readme_names_every_command_and_option_as_it_is():
+    commands = typer.main.get_command(app).commands
+    rows = dict(re.findall(r"^\| `zk0 ([\w-]+)(.*?)` \|", README, flags=re.MULTILINE))
+    assert set(rows) == set(commands)
+    for name, usage in rows.items():
+        known = {option for parameter in commands[name].params for option in parameter.opts}
+        assert set(re.findall(r"--\w+", usage)) <= known
+    for file in ("README.md", "CONTRIBUTING.md", "docs/config.md"):
+        assert set(re.findall(r"`(?:uv run )?zk0 ([\w-]+)", (ROOT / file).read_text(encoding="utf-8"))) <= set(commands)
+
+
+def test_the_readme_names_every_exit_code():
+    codes = {
+        error.exit_code for error in vars(errors).values() if isinstance(error, type) and hasattr(error, "exit_code")
+    }
+    sentence = re.search(r"Exit codes:(.*?);", README, flags=re.DOTALL)[1]
+    assert {int(code) for code in re.findall(r"\d+", sentence)} == {0, INTERRUPTED, *codes}
+
+
+def test_the_readme_config_loads(tmp_path):
+    example = re.search(r"```toml\n(.*?)```", README, flags=re.DOTALL)[1]
+    (tmp_path / "my.toml").write_text(example)
+    assert [client.name for client in load_config(tmp_path / "my.toml").clients] == ["kitchen", "workshop"]
+
+
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])
+def test_links_to_files_lead_somewhere(file):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / file).read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_changelog_has_this_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
