@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from errno import EDQUOT, EIO, ENOSPC
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -435,8 +436,8 @@ class RunStore:
 
     def _set_aside(self, server_round: int, reason: str) -> None:
         folder = self.round_folder(server_round)
-        taken = sum(1 for _ in folder.parent.glob(f"{folder.name}.damaged-*"))
-        target = folder.with_name(f"{folder.name}.damaged-{taken + 1}")
+        names = (folder.with_name(f"{folder.name}.damaged-{number}") for number in count(1))
+        target = next(name for name in names if not _exists(name))
         atomic.move(folder, target)
         self.damage.append(f"round {server_round} is damaged ({reason}); set aside as {target.name}")
         logger.warning("Run {}: {}", self.info.name, self.damage[-1])
