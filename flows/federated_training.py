@@ -1,6 +1,7 @@
 """The federated run: a parent flow, a subflow per round, a task per client. The whole algorithm, to read."""
 
 import time
+from typing import Any, cast
 
 from prefect import Flow, Task, flow
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -28,11 +29,12 @@ def federated_training(config: RunConfig, name: str) -> str:
         name: the run's name, its folder under `outputs_dir`.
     """
     store = RunStore.create_or_open(config, name)
+    run_dir = str(store.folder)
     with store.lock(), forward_logs():
-        state = store.resume_point() or in_round(round_zero, store, 0)
+        state = store.resume_point() or subflow(round_zero, store, 0)(run_dir)
         for server_round in range(state.server_round + 1, config.federation.num_rounds + 1):
-            state = in_round(federated_round, store, server_round)
-        return export_final(str(store.folder))
+            state = subflow(federated_round, store, server_round)(run_dir, server_round)
+        return export_final(run_dir)
 
 
 @flow(name="round", persist_result=False)
@@ -52,7 +54,7 @@ def federated_round(run_dir: str, server_round: int) -> RoundState:
 
 
 @flow(name="round", persist_result=False)
-def round_zero(run_dir: str, server_round: int) -> RoundState:
+def round_zero(run_dir: str) -> RoundState:
     """Round 0: the first exchanged tensors, the normalisation statistics, and the base evaluated as the baseline."""
     started = time.monotonic()
     store = RunStore.open(run_dir)
@@ -70,13 +72,12 @@ def round_zero(run_dir: str, server_round: int) -> RoundState:
     return commit(run_dir, 0, first, stats, prepared + evaluations, unknown, time.monotonic() - started)
 
 
-def in_round(round_flow: Flow[[str, int], RoundState], store: RunStore, server_round: int) -> RoundState:
-    """Run a round's flow under its own name, with as many clients at work as the executor may have."""
-    named = round_flow.with_options(
+def subflow[**P](round_flow: Flow[P, RoundState], store: RunStore, server_round: int) -> Flow[P, RoundState]:
+    """A round's flow under its own name, with as many clients at work as the executor may have."""
+    return round_flow.with_options(
         flow_run_name=f"round-{server_round:03d}",
-        task_runner=ThreadPoolTaskRunner(max_workers=store.config.executor.max_parallel),
+        task_runner=cast(Any, ThreadPoolTaskRunner)(max_workers=store.config.executor.max_parallel),
     )
-    return named(str(store.folder), server_round)
 
 
 def evaluation_work(store: RunStore, state: RoundState) -> list[ClientTask]:
@@ -99,7 +100,7 @@ def gather(
     results: list[ClientResult] = []
     failures: list[ClientFailure] = []
     for item, future in zip(work, futures, strict=True):
-        outcome = future.result(raise_on_failure=False)
+        outcome: object = future.result(raise_on_failure=False)
         if isinstance(outcome, ClientResult):
             results.append(outcome)
         elif isinstance(outcome, ClientError) and not all_needed:
@@ -113,5 +114,6 @@ def gather(
                 )
             )
         else:
+            assert isinstance(outcome, BaseException)
             raise outcome
     return results, failures

@@ -1,13 +1,12 @@
 """The server's side of a round as Prefect tasks: sampling, aggregation, and the clients' statistics made one."""
 
-from pathlib import Path
-
 from loguru import logger
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from zk0 import atomic, data
 from zk0.aggregation import RoundPlan, ServerRound
+from zk0.executors import worker
+from zk0.executors.process import ProcessExecutor
 from zk0.records import ArtifactRef, ClientFailure, ClientResult, Record
 from zk0.run_store import RunStore
 
@@ -19,7 +18,7 @@ class Aggregated(Record):
     """The new global tensors, durable but not committed yet."""
     metrics: dict[str, float]
     """The clients' training metrics, averaged by the strategy with weights by examples."""
-    failures: list[ClientFailure] = []
+    failures: tuple[ClientFailure, ...] = ()
     """Sampled clients without a usable update, those whose update was refused here included."""
 
 
@@ -38,9 +37,7 @@ def sample(run_dir: str, number: int) -> RoundPlan:
 
 
 @task(task_run_name="aggregate-{number:03d}", cache_policy=NO_CACHE, persist_result=False)
-def aggregate(
-    run_dir: str, number: int, results: list[ClientResult], failures: list[ClientFailure]
-) -> Aggregated:
+def aggregate(run_dir: str, number: int, results: list[ClientResult], failures: list[ClientFailure]) -> Aggregated:
     """Aggregate the clients' updates by Flower's strategy.
 
     Raises:
@@ -51,13 +48,12 @@ def aggregate(
     store.save_strategy_state(number, outcome.strategy_tensors, outcome.strategy_scalars)
     arrays = store.place(number, "global", outcome.tensors)
     logger.info("round {}: {} updates aggregated to {}", number, len(results), arrays.sha256[:12])
-    return Aggregated(arrays=arrays, metrics=outcome.metrics, failures=outcome.failures)
+    return Aggregated(arrays=arrays, metrics=outcome.metrics, failures=tuple(outcome.failures))
 
 
 @task(task_run_name="aggregate-statistics", cache_policy=NO_CACHE, persist_result=False)
 def aggregate_statistics(run_dir: str, results: list[ClientResult]) -> ArtifactRef:
     """Make one set of normalisation statistics of the clients' counts and moments, by LeRobot's `aggregate_stats`."""
     store = RunStore.open(run_dir)
-    files = [store.path(result.tensors) for result in results if result.tensors is not None]
-    merged = data.aggregate([data.unflatten_stats(atomic.read_tensors(Path(file))) for file in files])
-    return store.place(0, "stats", data.flatten_stats(merged))
+    files = [str(store.path(result.tensors)) for result in results if result.tensors is not None]
+    return store.place(0, "stats", ProcessExecutor(store.config.executor).call(worker.aggregate_statistics, files))

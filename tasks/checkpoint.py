@@ -40,7 +40,7 @@ def commit(
     """
     store = RunStore.open(run_dir)
     tensors, scalars = store.load_strategy_state(number) if number else ({}, {})
-    metrics = round_metrics(store.config, aggregated, results, aggregated.failures + failures)
+    metrics = round_metrics(store.config, aggregated, results, [*aggregated.failures, *failures])
     state = store.commit(
         number,
         arrays=aggregated.arrays,

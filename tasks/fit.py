@@ -27,7 +27,7 @@ def export_policy(work: ClientTask, config: RunConfig, folder: Path, *, merge: b
     ProcessExecutor(config.executor).call(save_policy, work.model_dump_json(), str(folder), merge)
 
 
-def may_pass(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+def may_pass(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether another attempt can end otherwise: only a client's own death is retried, and not for bad data."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, ClientError) and error.retriable

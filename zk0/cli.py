@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from zk0.run_store import RunStore
 
 INTERRUPTED = 130
-FREE_SPACE_FACTOR = 4
-"""How many rounds' worth of exchanged tensors must fit on the disk beside the kept ones, before a run starts."""
+LOG_BYTES = 100 * 2**20
+"""Room for logs and metrics that must be free on the disk before a run starts, beside its tensors."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
@@ -141,13 +141,17 @@ def _train(config: "RunConfig", name: str | None, stem: str) -> None:
     from flows.federated_training import federated_training
     from flows.server import ensure_server, ui_url
     from zk0 import logs
-    from zk0.run_store import RunStore
+    from zk0.run_store import RunStore, check_free_space
     from zk0.view import LiveView, summary_table
 
     with ThreadPoolExecutor(1) as pool:
         server = pool.submit(ensure_server)
-        config = _preflight(config).config
+        checked = _preflight(config)
+        config = checked.config
         name = name or _unfinished(config) or _new_name(stem)
+        # Each kept round, the base, the best and the one under way: global tensors and every client's update.
+        sets = (config.checkpoint.keep + 3) * (1 + len(config.clients))
+        check_free_space(config.outputs_dir, sets * checked.exchanged_bytes + LOG_BYTES)
         store = RunStore.create_or_open(config, name)
         api = server.result()
     logs.setup_orchestrator(store.folder, config.logging)
@@ -171,7 +175,7 @@ def _open(outputs: Path, name: str | None) -> "RunStore":
 
     if name is not None:
         return RunStore.open(outputs, name)
-    runs = RunStore.list(outputs)
+    runs = RunStore.list_runs(outputs)
     if not runs:
         raise RunNameError(f"no run in {outputs.absolute()}; start one by `zk0 run`, or name the folder by --outputs")
     return runs[0]
@@ -181,7 +185,7 @@ def _unfinished(config: "RunConfig") -> str | None:
     """The newest run of just this config that is not finished and that nobody advances: `zk0 run` goes on with it."""
     from zk0.run_store import RunStore
 
-    for store in RunStore.list(config.outputs_dir):
+    for store in RunStore.list_runs(config.outputs_dir):
         finished = config.federation.num_rounds in store.committed_rounds() and (store.folder / "final").is_dir()
         if store.info.config_digest == config.digest and not finished and store.holder() is None:
             console.print(f"going on with the unfinished run {store.info.name!r} (--name starts another)")
@@ -191,7 +195,7 @@ def _unfinished(config: "RunConfig") -> str | None:
 
 def _new_name(stem: str) -> str:
     plain = "".join(letter if letter.isalnum() else "-" for letter in stem.lower()).strip("-")
-    return f"{plain or 'run'}-{datetime.now():%Y%m%d-%H%M%S}"
+    return f"{plain or 'run'}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
 
 
 def _escaped(error: Exception) -> str:

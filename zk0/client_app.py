@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.policies import make_policy, make_pre_post_processors
 from lerobot.utils.random_utils import set_seed
 from loguru import logger
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from zk0 import data, policy, training
@@ -28,13 +28,15 @@ from zk0.run_store import write_result
 from zk0.seeding import derive_seed
 
 PROGRESS_INTERVAL_S = 0.5
+UNKNOWN_BASE_BYTES = 2 * 2**30
+"""Assumed size of a base that is not on this disk yet: SmolVLA's 450 M parameters in fp32."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a piece of work gave: tensors to exchange, its weight, and its metrics."""
 
-    tensors: dict[str, np.ndarray] | None
+    tensors: dict[str, NDArray[Any]] | None
     num_examples: int
     metrics: dict[str, Any]
 
@@ -102,11 +104,13 @@ def train(task: ClientTask, config: RunConfig) -> Outcome:
         preprocessor,
         frames,
         config.training,
-        seed=seed,
-        first_step=(task.server_round - 1) * config.training.steps,
-        total_steps=config.federation.num_rounds * config.training.steps,
-        proximal_mu=task.proximal_mu,
-        on_step=_progress(task, config.training.steps),
+        training.LocalRound(
+            seed=seed,
+            first_step=(task.server_round - 1) * config.training.steps,
+            total_steps=config.federation.num_rounds * config.training.steps,
+            proximal_mu=task.proximal_mu,
+        ),
+        _progress(task, config.training.steps),
     )
     tail = outcome.losses[-10:]
     metrics = {
@@ -162,7 +166,8 @@ def preflight(config: RunConfig) -> Preflight:
     )
     for item in [*config.clients, *config.evaluation.datasets]:
         policy.check_features(base, metas[item.name], item.rename_map, item.name)
-    return Preflight(config=config, frames={name: meta.total_frames for name, meta in metas.items()})
+    frames = {name: meta.total_frames for name, meta in metas.items()}
+    return Preflight(config=config, frames=frames, exchanged_bytes=_exchanged_bytes(config))
 
 
 def save_policy(task: ClientTask, config: RunConfig, folder: Path, *, merge: bool) -> None:
@@ -187,7 +192,7 @@ def read_config(run_dir: Path) -> RunConfig:
     return validate_config(json.loads((run_dir / "run.json").read_text(encoding="utf-8"))["config"])
 
 
-def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, np.ndarray]:
+def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:
     """Read a safetensors file of the run after checking its digest.
 
     Raises:
@@ -196,7 +201,7 @@ def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, np.ndarray]:
     path = run_dir / ref.path
     if file_sha256(path) != ref.sha256:
         raise ClientError("lost", f"{path}: its SHA-256 is not {ref.sha256[:12]}...; the file was damaged or replaced")
-    tensors: dict[str, np.ndarray] = load_file(path)
+    tensors: dict[str, NDArray[Any]] = load_file(path)
     return tensors
 
 
@@ -243,6 +248,13 @@ def _settle_device(config: RunConfig) -> RunConfig:
         return config
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return config.model_copy(update={"policy": config.policy.model_copy(update={"device": device})})
+
+
+def _exchanged_bytes(config: RunConfig) -> int:
+    """Upper estimate from the base's file: adapters of the usual ranks stay below a twentieth of their base."""
+    weights = Path(policy.base_path(config.policy, Path())) / "model.safetensors"
+    base = weights.stat().st_size if weights.is_file() else UNKNOWN_BASE_BYTES
+    return base // 20 if config.peft.enabled else base
 
 
 def _dataset(config: RunConfig, name: str) -> DatasetConfig:

@@ -15,11 +15,12 @@ from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.factory import make_dataset
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.utils.constants import ACTION, IMAGENET_STATS
+from numpy.typing import NDArray
 
 from zk0.config import DataConfig, DatasetConfig, resolve_path
 from zk0.errors import DatasetError
 
-Stats = dict[str, dict[str, np.ndarray]]
+Stats = dict[str, dict[str, NDArray[Any]]]
 """Feature -> statistic (`mean`, `std`, `min`, `max`, `count`, quantiles) -> array; LeRobot's own layout."""
 
 
@@ -109,11 +110,8 @@ def episode_statistics(meta: LeRobotDatasetMetadata, episodes: list[int]) -> Sta
     """
     files = sorted((Path(meta.root) / "meta" / "episodes").rglob("*.parquet"))
     wanted = set(episodes)
-    per_episode: list[Stats] = []
-    for file in files:
-        for row in pq.read_table(file).to_pylist():
-            if row["episode_index"] in wanted:
-                per_episode.append(_stats_of_row(row, meta.features))
+    rows = [row for file in files for row in pq.read_table(file).to_pylist() if row["episode_index"] in wanted]
+    per_episode = [_stats_of_row(row, meta.features) for row in rows]
     if len(per_episode) != len(wanted):
         raise DatasetError(f"{meta.repo_id}: statistics of {len(wanted) - len(per_episode)} episodes are missing")
     return aggregate(per_episode)
@@ -132,12 +130,12 @@ def with_imagenet(stats: Stats, meta: LeRobotDatasetMetadata) -> Stats:
     return {**stats, **{key: {**stats[key], **imagenet} for key in cameras}}
 
 
-def flatten_stats(stats: Stats) -> dict[str, np.ndarray]:
+def flatten_stats(stats: Stats) -> dict[str, NDArray[Any]]:
     """Statistics as flat tensors, `feature/statistic`, for a safetensors file."""
     return {f"{feature}/{name}": np.asarray(value) for feature, item in stats.items() for name, value in item.items()}
 
 
-def unflatten_stats(tensors: dict[str, np.ndarray]) -> Stats:
+def unflatten_stats(tensors: dict[str, NDArray[Any]]) -> Stats:
     """Inverse of `flatten_stats`."""
     stats: Stats = {}
     for key, value in tensors.items():

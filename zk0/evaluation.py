@@ -7,6 +7,7 @@ import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.utils.constants import ACTION
 from lerobot.utils.random_utils import seeded_context
+from numpy.typing import NDArray
 
 from zk0.config import EvaluationConfig
 from zk0.policy import Policy, Processor
@@ -41,7 +42,7 @@ def evaluate(
         generator=torch.Generator().manual_seed(seed),
     )
     horizon = getattr(policy.config, "n_action_steps", 1)
-    errors: list[np.ndarray] = []
+    errors: list[NDArray[Any]] = []
     losses: list[tuple[float, int]] = []
     with torch.no_grad(), seeded_context(seed):
         for raw in loader:
@@ -67,7 +68,7 @@ def _predict(policy: Policy, postprocessor: Processor, batch: dict[str, Any]) ->
     return torch.as_tensor(postprocessor(policy.predict_action_chunk(observation))).to("cpu", torch.float32)
 
 
-def _by_joint(error: np.ndarray, dataset: LeRobotDataset) -> dict[str, Any]:
+def _by_joint(error: NDArray[Any], dataset: LeRobotDataset) -> dict[str, Any]:
     names = joint_names(dataset.meta.features[ACTION], len(error))
     gripper = [index for index, name in enumerate(names) if "gripper" in name.lower()]
     arm = [index for index in range(len(names)) if index not in gripper]

@@ -15,6 +15,7 @@ from lerobot.policies import PreTrainedPolicy, make_policy, make_pre_post_proces
 from lerobot.policies.factory import make_policy_config
 from lerobot.processor import NormalizerProcessorStep, PolicyProcessorPipeline, UnnormalizerProcessorStep
 from lerobot.utils.feature_utils import dataset_to_policy_features
+from numpy.typing import NDArray
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 
@@ -25,8 +26,10 @@ from zk0.errors import PolicyError
 VLM_FOLDER = "vlm"
 """A base folder may carry its vision-language config and tokenizer in this sub-folder, to load without the hub."""
 
-Policy = PreTrainedPolicy | PeftModel
-Processor = PolicyProcessorPipeline[Any, Any]
+type Policy = PreTrainedPolicy
+"""A LeRobot policy, or PEFT's PeftModel around one, which forwards every attribute of it."""
+type Processor = PolicyProcessorPipeline[Any, Any]
+"""LeRobot's pre- or post-processing pipeline."""
 
 
 def base_path(policy: PolicyConfig, run_dir: Path) -> str:
@@ -51,10 +54,10 @@ def load_policy_config(policy: PolicyConfig, path: str) -> PreTrainedConfig:
             f"policy.path = {policy.path!r}: no LeRobot policy can be read there ({reason}); "
             "give a pretrained_model folder with config.json and model.safetensors, or a hub id"
         ) from error
-    config.pretrained_path = Path(path) if Path(path).is_dir() else path  # type: ignore[assignment]
+    config.pretrained_path = Path(path) if Path(path).is_dir() else path
     config.pretrained_revision = policy.revision
     if getattr(config, "vlm_model_name", None) == VLM_FOLDER:
-        config.vlm_model_name = str(Path(path) / VLM_FOLDER)  # type: ignore[attr-defined]
+        config.vlm_model_name = str(Path(path) / VLM_FOLDER)
     return _override(config, policy)
 
 
@@ -77,7 +80,9 @@ def policy_features(meta: LeRobotDatasetMetadata, rename_map: dict[str, str]) ->
     return {rename_map.get(key, key): value for key, value in dataset_to_policy_features(meta.features).items()}
 
 
-def check_features(config: PreTrainedConfig, meta: LeRobotDatasetMetadata, rename_map: dict[str, str], who: str) -> None:
+def check_features(
+    config: PreTrainedConfig, meta: LeRobotDatasetMetadata, rename_map: dict[str, str], who: str
+) -> None:
     """Refuse a dataset whose cameras or dimensions do not fit the policy, before LeRobot fails deep inside.
 
     Raises:
@@ -129,13 +134,13 @@ def build_policy(
         )
     )
     try:
-        wrapped: PeftModel = policy.wrap_with_peft(peft_cli_overrides=options)
+        wrapped: Policy = policy.wrap_with_peft(peft_cli_overrides=options)
     except ValueError as error:
         raise PolicyError(f"peft.target_modules = {peft.target_modules!r}: {error}") from error
     return wrapped
 
 
-def exchanged_tensors(policy: Policy) -> dict[str, np.ndarray]:
+def exchanged_tensors(policy: Policy) -> dict[str, NDArray[Any]]:
     """The tensors that travel, by name, as fp32: adapters and `modules_to_save`, or all trainable parameters."""
     if isinstance(policy, PeftModel):
         tensors = get_peft_model_state_dict(policy)
@@ -144,7 +149,7 @@ def exchanged_tensors(policy: Policy) -> dict[str, np.ndarray]:
     return {name: tensors[name].detach().to("cpu", torch.float32).numpy().copy() for name in sorted(tensors)}
 
 
-def load_exchanged_tensors(policy: Policy, tensors: dict[str, np.ndarray]) -> None:
+def load_exchanged_tensors(policy: Policy, tensors: dict[str, NDArray[Any]]) -> None:
     """Put the global tensors into the policy, by name.
 
     Raises:
@@ -248,5 +253,7 @@ def _names(features: dict[str, Any]) -> str:
 
 
 def _spare(features: dict[str, Any], config: PreTrainedConfig) -> str:
-    spare = [key for key in features if key.startswith("observation.images.") and key not in (config.input_features or {})]
+    spare = [
+        key for key in features if key.startswith("observation.images.") and key not in (config.input_features or {})
+    ]
     return spare[0] if spare else "observation.images.<yours>"

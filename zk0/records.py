@@ -123,6 +123,8 @@ class Preflight(Record):
     """The config with everything settled that depends on the machine (policy.device)."""
     frames: dict[str, int]
     """Frames of every dataset, by name."""
+    exchanged_bytes: int
+    """Estimate of one set of exchanged tensors, in bytes."""
 
 
 class Manifest(Record):

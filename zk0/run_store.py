@@ -218,20 +218,6 @@ class RunStore:
             self.info = self.info.model_copy(update={"config": config})
             atomic.write_json(self.folder / RUN_FILE, self.info.model_dump(mode="json"))
 
-    def check_free_space(self, needed_bytes: int) -> None:
-        """Refuse to start on a disk that is too small.
-
-        Raises:
-            ConfigError: less than `needed_bytes` are free.
-        """
-        with atomic.storage_errors(self.folder, "measured"):
-            free = shutil.disk_usage(self.folder).free
-        if free < needed_bytes:
-            raise ConfigError(
-                f"outputs_dir = {self.config.outputs_dir!r}: the run needs {needed_bytes / 2**30:.2f} GiB and "
-                f"{free / 2**30:.2f} GiB are free; free some space or choose an outputs_dir on another disk"
-            )
-
     # -- rounds -----------------------------------------------------------------------------------------------------
 
     def round_folder(self, server_round: int) -> Path:
@@ -470,6 +456,23 @@ class RunStore:
             atomic.append_line(path, wanted[len(present) :].rstrip("\n"))
         else:
             atomic.write_bytes(path, wanted.encode())
+
+
+def check_free_space(outputs_dir: str, needed_bytes: int) -> None:
+    """Refuse to start on a disk that is too small; nothing is created.
+
+    Raises:
+        ConfigError: less than `needed_bytes` are free.
+    """
+    folder = _absolute(outputs_dir)
+    existing = next(path for path in (folder, *folder.parents) if _exists(path))
+    with atomic.storage_errors(existing, "measured"):
+        free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise ConfigError(
+            f"outputs_dir = {outputs_dir!r}: the run needs {needed_bytes / 2**30:.2f} GiB and "
+            f"{free / 2**30:.2f} GiB are free; free some space or choose an outputs_dir on another disk"
+        )
 
 
 # -- the worker's side ----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The local steps of one client in one round: LeRobot's update, with FedProx's proximal term on the loss."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,20 @@ from zk0.policy import Policy, Processor
 
 OnStep = Callable[[int, float], None]
 """Called after every step with (steps done, loss)."""
+
+
+@dataclass(frozen=True)
+class LocalRound:
+    """What distinguishes one client's fit in one round from all others."""
+
+    seed: int
+    """Seeds the order of the frames; torch's global generator must be seeded by the caller."""
+    first_step: int
+    """Position in the schedule over the whole run: (server_round - 1) * steps."""
+    total_steps: int
+    """Length of that schedule: num_rounds * steps."""
+    proximal_mu: float = 0.0
+    """FedProx's mu."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +96,7 @@ def fit(
     preprocessor: Processor,
     dataset: LeRobotDataset,
     training: TrainingConfig,
-    *,
-    seed: int,
-    first_step: int,
-    total_steps: int,
-    proximal_mu: float = 0.0,
+    local: LocalRound,
     on_step: OnStep | None = None,
 ) -> FitOutcome:
     """Run the local steps of one round; the policy is changed in place.
@@ -95,10 +106,7 @@ def fit(
         preprocessor: LeRobot's input pipeline.
         dataset: the client's training episodes.
         training: steps, batch size, optimizer options.
-        seed: seeds the order of the frames; torch's global generator must be seeded by the caller.
-        first_step: position in the schedule over the whole run, (server_round - 1) * steps.
-        total_steps: length of that schedule, num_rounds * steps.
-        proximal_mu: FedProx's mu.
+        local: seed, position in the schedule, mu.
         on_step: told about every step.
 
     Raises:
@@ -106,9 +114,9 @@ def fit(
     """
     device = torch.device(policy.config.device)
     accelerator = Accelerator(step_scheduler_with_optimizer=False, cpu=device.type == "cpu")
-    optimizer, scheduler, clip = _make_optimizer(policy, dataset, training, first_step, total_steps)
-    batches = _batches(policy, preprocessor, dataset, training, seed)
-    model = ProximalPolicy(policy, proximal_mu).to(device)
+    optimizer, scheduler, clip = _make_optimizer(policy, dataset, training, local)
+    batches = _batches(policy, preprocessor, dataset, training, local.seed)
+    model = ProximalPolicy(policy, local.proximal_mu).to(device)
     tracker = _tracker(dataset, training, accelerator)
     losses: list[float] = []
     data_s = update_s = 0.0
@@ -164,11 +172,12 @@ def prepare_batch(batch: dict[str, Any], preprocessor: Processor, dataset: LeRob
 
 
 def _make_optimizer(
-    policy: Policy, dataset: LeRobotDataset, training: TrainingConfig, first_step: int, total_steps: int
+    policy: Policy, dataset: LeRobotDataset, training: TrainingConfig, local: LocalRound
 ) -> tuple[Optimizer, LRScheduler | None, float]:
     """LeRobot's optimizer and its schedule over the whole run, at this round's position; and the clipping norm."""
-    source = LeRobotDatasetConfig(repo_id=dataset.repo_id)
-    config = TrainPipelineConfig(dataset=source, policy=policy.config, steps=total_steps)
+    # Only its schedule's length is read; naming a decoder keeps LeRobot from trying, and mourning, torchcodec.
+    source = LeRobotDatasetConfig(repo_id=dataset.repo_id, video_backend="pyav")
+    config = TrainPipelineConfig(dataset=source, policy=policy.config, steps=local.total_steps)
     config.optimizer = policy.config.get_optimizer_preset()
     config.scheduler = policy.config.get_scheduler_preset() if training.scheduler == "preset" else None
     if training.lr is not None:
@@ -177,10 +186,10 @@ def _make_optimizer(
             config.scheduler.peak_lr = training.lr
         config.optimizer.lr = training.lr
     optimizer, scheduler = make_optimizer_and_scheduler(config, policy)
-    if scheduler is not None and first_step:
+    if scheduler is not None and local.first_step:
         # A schedule is a function of the step alone, so the position is set, not replayed. A fresh one in every
         # round would restart the cosine.
-        scheduler.last_epoch = first_step - 1
+        scheduler.last_epoch = local.first_step - 1
         optimizer.step()  # without gradients this changes nothing; it tells torch that the order is right
         scheduler.step()
     clip = config.optimizer.grad_clip_norm if training.grad_clip_norm is None else training.grad_clip_norm
@@ -197,7 +206,7 @@ def _tracker(dataset: LeRobotDataset, training: TrainingConfig, accelerator: Acc
 
 
 def _finite(loss: float, step: int) -> float:
-    if loss != loss or loss in (float("inf"), float("-inf")):
+    if not math.isfinite(loss):
         raise ClientError(
             "bad_data", f"the loss is {loss} at step {step}; look at this client's data, or lower training.lr"
         )

@@ -20,7 +20,7 @@ from zk0 import atomic
 from zk0.config import RunConfig
 from zk0.errors import ConfigError, RunNameError, StorageError
 from zk0.records import ArtifactRef, ClientResult, RoundState
-from zk0.run_store import RunStore, find_finished, write_result
+from zk0.run_store import RunStore, check_free_space, find_finished, write_result
 
 
 def make_config(outputs: Path, **changes: Any) -> RunConfig:
@@ -153,10 +153,12 @@ def test_unknown_damaged_and_listed_runs(tmp_path: Path, warnings: list[str]) ->
     assert RunStore.list_runs(tmp_path / "nothing") == []
 
 
-def test_free_space(store: RunStore) -> None:
-    store.check_free_space(1)
+def test_free_space(tmp_path: Path) -> None:
+    outputs = tmp_path / "not" / "there"
+    check_free_space(str(outputs), 1)
     with pytest.raises(ConfigError, match=r"outputs_dir = .* needs 1073741824.00 GiB"):
-        store.check_free_space(1 << 60)
+        check_free_space(str(outputs), 1 << 60)
+    assert not outputs.exists()
 
 
 # -- the lock

@@ -6,12 +6,16 @@ Light on purpose: it is imported by the orchestrator too, which never imports to
 import errno
 import fcntl
 import json
+import logging
 import os
 import signal
 import sys
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from zk0.config import RunConfig
 from zk0.errors import BadInputError, ClientError
@@ -66,13 +70,22 @@ def work(payload: str) -> None:
 
 def preflight(config: RunConfig) -> Preflight:
     """`client_app.preflight` in a worker process."""
+    _quiet()
     from zk0 import client_app
 
     return client_app.preflight(config)
 
 
+def aggregate_statistics(files: list[str]) -> dict[str, NDArray[Any]]:
+    """LeRobot's `aggregate_stats` over the clients' statistics files, in a worker process; in and out flat tensors."""
+    from zk0 import atomic, data
+
+    return data.flatten_stats(data.aggregate([data.unflatten_stats(atomic.read_tensors(Path(file))) for file in files]))
+
+
 def save_policy(payload: str, folder: str, merge: bool) -> None:
     """`client_app.save_policy` in a worker process; `payload` is a ClientTask as JSON."""
+    _quiet()
     from zk0 import client_app
 
     task = ClientTask.model_validate_json(payload)
@@ -102,6 +115,14 @@ def _fail(task: ClientTask, error: ClientError) -> None:
     scratch.write_text(json.dumps({"cause": error.cause, "message": str(error)}), encoding="utf-8")
     scratch.replace(failure_path(task))
     sys.exit(FAILURE_EXIT_CODE)
+
+
+def _quiet() -> None:
+    """Keep LeRobot's chatter out of the terminal; what goes wrong comes back as an exception."""
+    logging.getLogger().setLevel(logging.ERROR)
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, 1)
+    os.close(descriptor)
 
 
 def _redirect_output(log: Path) -> None:

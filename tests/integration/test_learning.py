@@ -1,0 +1,263 @@
+"""What a client computes: real datasets, the real tiny SmolVLA, LeRobot's own code beside ours."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.utils.random_utils import set_seed
+
+from zk0 import client_app, data, policy, training
+from zk0.config import RunConfig
+from zk0.policy import Policy, Processor
+from zk0.records import ClientResult, ClientTask, RoundState
+from zk0.run_store import RunStore
+
+MakeConfig = Callable[..., RunConfig]
+pytestmark = pytest.mark.slow
+
+
+def load(config: RunConfig, index: int = 0) -> tuple[Policy, Processor, Processor, LeRobotDataset]:
+    """The policy, its processors and the training episodes of a client, as `train` makes them."""
+    dataset = config.clients[index]
+    meta = data.open_metadata(dataset)
+    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+    set_seed(1)
+    built = policy.build_policy(base, config.peft, meta, dataset.rename_map)
+    before, after = policy.build_processors(base, None, dataset.rename_map)
+    episodes, _ = data.split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
+    return built, before, after, data.build_dataset(dataset, built.config, config.data, episodes)
+
+
+def fit(config: RunConfig, mu: float = 0.0, first_step: int = 0) -> tuple[Policy, training.FitOutcome]:
+    built, before, _, frames = load(config)
+    set_seed(2)
+    local = training.LocalRound(seed=3, first_step=first_step, total_steps=20, proximal_mu=mu)
+    outcome = training.fit(built, before, frames, config.training, local)
+    return built, outcome
+
+
+def run_work(store: RunStore, kind: str, server_round: int, client: str, state: RoundState | None) -> ClientResult:
+    task: ClientTask = store.task(kind, server_round, client, state)  # type: ignore[arg-type]
+    return client_app.run_task(task)
+
+
+def first_state(store: RunStore) -> RoundState:
+    initial = run_work(store, "init", 0, "server", None)
+    assert initial.tensors is not None
+    return RoundState(server_round=0, arrays=initial.tensors)
+
+
+def test_the_loss_falls_and_the_frozen_weights_stay(small_config: MakeConfig) -> None:
+    config = small_config(training__steps=12, training__batch_size=8)
+    built, *_ = load(config)
+    frozen = {name: value.clone() for name, value in built.named_parameters() if not value.requires_grad}
+    trained, outcome = fit(config)
+    assert sum(outcome.losses[-3:]) < sum(outcome.losses[:3])
+    assert all(torch.equal(frozen[name], value) for name, value in trained.named_parameters() if name in frozen)
+
+
+def test_held_out_episodes_are_neither_trained_on_nor_counted(small_config: MakeConfig) -> None:
+    config = small_config(evaluation__holdout_episodes=5)
+    *_, frames = load(config)
+    meta = data.open_metadata(config.clients[0])
+    seen = {int(episode) for episode in frames.hf_dataset["episode_index"]}
+    assert seen == set(range(meta.total_episodes - 5))
+    stats = data.episode_statistics(meta, sorted(seen))
+    actions = np.stack([np.asarray(action) for action in frames.hf_dataset["action"]])
+    np.testing.assert_allclose(stats["action"]["mean"], actions.mean(0), atol=1e-3)
+    np.testing.assert_allclose(stats["action"]["std"], actions.std(0), atol=1e-3)
+    assert stats["action"]["count"] == [len(actions)]
+    assert not np.allclose(stats["action"]["mean"], meta.stats["action"]["mean"], atol=1e-4), "would show no leak"
+
+
+def test_the_proximal_gradient_is_mu_times_the_distance(small_config: MakeConfig) -> None:
+    """FedProx, eq. 2: the gradient of mu/2 ||w - w_t||^2 is mu (w - w_t), before the optimizer step."""
+    mu = 0.7
+    built, before, _, frames = load(small_config())
+    batch = training.prepare_batch(next(iter(torch.utils.data.DataLoader(frames, 2))), before, frames)
+    wrapped = training.ProximalPolicy(built, mu)
+    trainable = [value for value in built.parameters() if value.requires_grad]
+    start = [value.detach().clone() for value in trainable]
+    with torch.no_grad():
+        for value in trainable:
+            value.add_(torch.randn_like(value), alpha=0.01)
+
+    def gradients(model: torch.nn.Module) -> list[torch.Tensor]:
+        built.zero_grad()
+        torch.manual_seed(0)
+        model.forward(dict(batch))[0].backward()
+        return [torch.zeros_like(value) if value.grad is None else value.grad.clone() for value in trainable]
+
+    for plain, proximal, value, w_t in zip(gradients(built), gradients(wrapped), trainable, start, strict=True):
+        torch.testing.assert_close(proximal - plain, mu * (value.detach() - w_t), atol=1e-5, rtol=1e-3)
+
+
+def test_a_strong_proximal_term_keeps_the_client_near(small_config: MakeConfig) -> None:
+    config = small_config(training__steps=6)
+    start = policy.exchanged_tensors(load(config)[0])
+
+    def distance(mu: float) -> float:
+        end = policy.exchanged_tensors(fit(config, mu)[0])
+        return math.sqrt(sum(float(((end[name] - start[name]) ** 2).sum()) for name in start))
+
+    assert distance(100.0) < 0.9 * distance(0.0)
+
+
+def test_the_schedule_spans_the_whole_run_and_is_not_restarted(small_config: MakeConfig) -> None:
+    """Two rounds of ten steps end at the learning rate that one round of twenty ends at."""
+    rates = [fit(small_config(training__steps=5), first_step=first)[1].lr for first in (0, 5, 10, 15)]
+    assert rates[0] > rates[1] > rates[2] > rates[3] > 0
+    once = fit(small_config(training__steps=20))[1].lr
+    assert rates[3] == pytest.approx(once)
+
+
+def test_scheduler_constant_keeps_the_rate(small_config: MakeConfig) -> None:
+    outcome = fit(small_config(training__steps=3, training__scheduler="constant"), first_step=10)[1]
+    assert outcome.lr == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(("key", "value"), [("lr", 5e-4), ("grad_clip_norm", 1e-3), ("batch_size", 3)])
+def test_training_keys_change_the_result(small_config: MakeConfig, key: str, value: float) -> None:
+    first = policy.exchanged_tensors(fit(small_config())[0])
+    other = policy.exchanged_tensors(fit(small_config(**{f"training__{key}": value}))[0])
+    assert any(not np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_num_workers_changes_nothing_but_the_process(small_config: MakeConfig) -> None:
+    first = policy.exchanged_tensors(fit(small_config())[0])
+    other = policy.exchanged_tensors(fit(small_config(training__num_workers=1))[0])
+    assert all(np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_exchanged_tensors_go_in_and_out_by_name(small_config: MakeConfig) -> None:
+    trained = policy.exchanged_tensors(fit(small_config())[0])
+    fresh = load(small_config())[0]
+    policy.load_exchanged_tensors(fresh, dict(reversed(trained.items())))
+    again = policy.exchanged_tensors(fresh)
+    assert list(again) == sorted(trained)
+    assert all(np.array_equal(again[name], trained[name]) for name in trained)
+
+
+def test_tensors_of_another_shape_are_refused(small_config: MakeConfig) -> None:
+    tensors = policy.exchanged_tensors(load(small_config(peft__r=8))[0])
+    with pytest.raises(policy.PolicyError, match=r"the global tensor .* has shape"):
+        policy.load_exchanged_tensors(load(small_config(peft__r=4))[0], tensors)
+
+
+def test_target_modules_and_rank_decide_what_travels(small_config: MakeConfig) -> None:
+    default = policy.exchanged_tensors(load(small_config())[0])
+    other = policy.exchanged_tensors(load(small_config(peft__target_modules=r".*lm_expert.*\.(k|o)_proj"))[0])
+    full = policy.exchanged_tensors(load(small_config(peft__enabled=False))[0])
+    saved = policy.exchanged_tensors(load(small_config(peft__full_training_modules=["action_out_proj"]))[0])
+    assert default.keys() != other.keys()
+    assert not any("lora" in name for name in full)
+    assert any("action_out_proj" in name and "lora" not in name for name in saved)
+
+
+def test_a_lora_adapter_scaled_to_nothing_changes_nothing(small_config: MakeConfig) -> None:
+    """lora_alpha / r is the adapter's scale: PEFT must have taken both from our config."""
+    built = load(small_config(peft__r=4, peft__lora_alpha=12))[0]
+    scales = {module.scaling["default"] for module in built.modules() if hasattr(module, "scaling")}
+    assert scales == {3.0}
+
+
+def test_evaluation_is_in_the_robots_units(small_config: MakeConfig, tmp_path: Path) -> None:
+    """A joint whose recorded actions are moved by 10 degrees has an error that moves with it; the others do not."""
+    config = small_config(evaluation__frame_stride=12)
+    built, before, after, frames = load(config)
+    first = client_app.evaluate(built, before, after, frames, config.evaluation, seed=5)
+    again = client_app.evaluate(built, before, after, frames, config.evaluation, seed=5)
+    other = client_app.evaluate(built, before, after, frames, config.evaluation, seed=6)
+    assert first == again
+    assert first["loss"] != other["loss"]
+    arm = [value for name, value in first["joint_error"].items() if name != "gripper"]
+    assert first["action_error_deg"] == pytest.approx(sum(arm) / 5)
+    assert first["gripper_error"] == first["joint_error"]["gripper"]
+    assert first["num_examples"] == math.ceil(len(frames) / 12)
+
+
+def test_the_error_of_a_perfect_prediction_is_zero(small_config: MakeConfig) -> None:
+    """`predict_action_chunk` replaced by the recorded actions, normalised: what is left is the pipeline's own error."""
+    config = small_config(evaluation__frame_stride=12)
+    built, before, after, frames = load(config)
+    inner = built.get_base_model()
+    recorded: list[torch.Tensor] = []
+    forward = inner.forward
+
+    def remember(batch: dict[str, torch.Tensor], *args: object, **kwargs: object) -> object:
+        recorded.append(batch["action"])
+        return forward(batch, *args, **kwargs)
+
+    inner.forward = remember
+    inner.predict_action_chunk = lambda batch, **kwargs: recorded[-1]
+    result = client_app.evaluate(built, before, after, frames, config.evaluation, seed=5)
+    assert max(result["joint_error"].values()) < 1e-3
+
+
+def test_act_from_scratch_with_federated_statistics(small_config: MakeConfig) -> None:
+    """Any policy that LeRobot's factories make: ACT on joints, cube pose and both cameras, all parameters exchanged."""
+    small = {"chunk_size": 8, "n_action_steps": 4, "dim_model": 32, "n_heads": 2, "dim_feedforward": 32}
+    small |= {"n_encoder_layers": 1, "n_decoder_layers": 1, "pretrained_backbone_weights": None}
+    changes = {"policy": {"type": "act", "device": "cpu", "overrides": small}, "peft__enabled": False}
+    config = client_app.preflight(small_config(**changes, data__normalization="federated")).config
+    store = RunStore.create_or_open(config, "act")
+    statistics = [run_work(store, "statistics", 0, client.name, None) for client in config.clients]
+    merged = data.aggregate(
+        [
+            data.unflatten_stats(client_app.read_tensors(store.folder, item.tensors))
+            for item in statistics
+            if item.tensors
+        ]
+    )
+    assert int(merged["action"]["count"][0]) == sum(item.num_examples for item in statistics)
+    stats = store.place(0, "stats", data.flatten_stats(merged))
+    state = first_state(store).model_copy(update={"stats": stats})
+    update = run_work(store, "train", 1, "kitchen", state)
+    evaluation = run_work(store, "evaluate", 1, "workshop", state)
+    assert update.tensors is not None
+    assert "model.action_head.weight" in client_app.read_tensors(store.folder, update.tensors)
+    assert evaluation.metrics["action_error_deg"] > 0
+
+
+def test_a_feature_without_statistics_is_refused(small_config: MakeConfig) -> None:
+    config = small_config()
+    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+    load(config)
+    stats = data.open_metadata(config.clients[0]).stats
+    del stats["observation.state"]
+    with pytest.raises(policy.PolicyError, match=r"'observation.state' is to be normalised .* no statistics"):
+        policy.build_processors(base, stats, {})
+
+
+def test_merged_and_adapted_policies_act_alike(small_config: MakeConfig, tmp_path: Path) -> None:
+    """`export --merge` gives a plain SmolVLA whose actions equal the adapter's within 1e-5 of its units."""
+    from lerobot.configs.policies import PreTrainedConfig
+    from lerobot.policies import make_policy, make_pre_post_processors
+
+    config = small_config(training__steps=4)
+    store = RunStore.create_or_open(config, "merge")
+    update = run_work(store, "train", 1, "kitchen", first_state(store))
+    assert update.tensors is not None
+    state = RoundState(server_round=1, arrays=update.tensors)
+    work = store.task("evaluate", 1, "kitchen", state)
+    *_, frames = load(config)
+    actions = []
+    for merge in (False, True):
+        folder = tmp_path / f"merged-{merge}"
+        client_app.save_policy(work, config, folder, merge=merge)
+        written = PreTrainedConfig.from_pretrained(folder)
+        written.pretrained_path = folder
+        loaded = make_policy(written, ds_meta=frames.meta)
+        before, _ = make_pre_post_processors(written, pretrained_path=str(folder))
+        batch = training.prepare_batch(next(iter(torch.utils.data.DataLoader(frames, 8))), before, frames)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            actions.append(loaded.predict_action_chunk(batch))
+        assert json.loads((folder / "config.json").read_text())["use_peft"] is not merge
+        assert (folder / "adapter_config.json").exists() is not merge
+    torch.testing.assert_close(actions[0], actions[1], atol=1e-5, rtol=0)

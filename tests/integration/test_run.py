@@ -1,0 +1,141 @@
+"""`zk0 run`: rounds through Prefect, reproducible bytes, and going on after a kill."""
+
+import json
+import os
+import signal
+import time
+
+import httpx
+import pytest
+from safetensors.numpy import load_file
+
+from tests.integration.conftest import CommandLine, kill, worker_of
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_run_ends_with_a_policy_and_its_baseline(zk0: CommandLine, reference: str) -> None:
+    rounds = zk0.metrics("reference")
+    assert [line["server_round"] for line in rounds] == [0, 1, 2]
+    assert {"kitchen", "workshop"} == set(rounds[0]["evaluate"]) == set(rounds[2]["train"])
+    joints = rounds[2]["evaluate"]["kitchen"]["joint_error"]
+    assert list(joints) == ["shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"]
+    assert (zk0.outputs / "reference" / "final" / "adapter_model.safetensors").is_file()
+    assert "round 0 (the base) -> round 2" in reference
+    assert zk0.environment["PREFECT_API_URL"].removesuffix("/api") in reference
+
+
+def test_prefect_shows_rounds_and_clients(zk0: CommandLine, reference: str) -> None:
+    api = zk0.environment["PREFECT_API_URL"]
+    flows = httpx.post(f"{api}/flow_runs/filter", json={"limit": 200}, trust_env=False).json()
+    tasks = httpx.post(f"{api}/task_runs/filter", json={"limit": 200}, trust_env=False).json()
+    assert {"reference", "round-000", "round-001", "round-002"} <= {flow["name"] for flow in flows}
+    names = {task["name"] for task in tasks}
+    assert {"fit-001-kitchen", "fit-002-workshop", "aggregate-001", "evaluate-000-kitchen", "commit-002"} <= names
+    largest = max(len(json.dumps(task["task_inputs"])) for task in tasks)
+    assert largest < 10_000, "something large went through Prefect"
+
+
+def test_the_same_config_gives_the_same_bytes(zk0: CommandLine, reference: str) -> None:
+    zk0.run("run", zk0.config(executor__max_parallel=1), "--name", "again")
+    assert zk0.digest("again", 2) == zk0.digest("reference", 2)
+
+
+def test_another_seed_gives_other_bytes(zk0: CommandLine, reference: str) -> None:
+    zk0.run("run", zk0.config(), "--name", "other-seed", "--set", "seed=8", "--set", "federation.num_rounds=1")
+    assert zk0.digest("other-seed", 0) != zk0.digest("reference", 0)
+    assert zk0.digest("other-seed", 1) != zk0.digest("reference", 1)
+
+
+def test_after_a_kill_the_same_command_goes_on(zk0: CommandLine, reference: str) -> None:
+    command = ("run", zk0.config(executor__max_parallel=1), "--name", "killed")
+    folder = zk0.outputs / "killed" / "rounds" / "0002" / "clients"
+    kill(zk0.start_until((folder / "kitchen" / "train.json").is_file, *command))
+    first_fit = zk0.result("killed", 2, "kitchen")
+    first_round = zk0.result("killed", 1, "kitchen")
+    output = zk0.run(*command)
+    assert "goes on after round 1 of 2" in output
+    assert zk0.result("killed", 2, "kitchen") == first_fit, "a finished fit was run twice"
+    assert zk0.result("killed", 1, "kitchen") == first_round, "a committed round was run twice"
+    assert zk0.digest("killed", 2) == zk0.digest("reference", 2)
+
+
+def test_a_fit_under_way_is_adopted(zk0: CommandLine, reference: str) -> None:
+    """The orchestrator dies, its worker does not: the next orchestrator waits for it instead of starting another."""
+    command = ("run", zk0.config(training__steps=40, federation__num_rounds=1), "--name", "adopted")
+    folder = zk0.outputs / "adopted" / "rounds" / "0001" / "clients" / "kitchen"
+    process = zk0.start_until((folder / "progress.json").is_file, *command)
+    worker = worker_of(folder, "train")
+    kill(process)
+    assert worker is not None
+    assert worker.is_running()
+    zk0.run(*command)
+    assert zk0.result("adopted", 1, "kitchen").pid == worker.pid
+
+
+def test_a_killed_worker_is_tried_again(zk0: CommandLine, reference: str) -> None:
+    folder = zk0.outputs / "worker-killed" / "rounds" / "0001" / "clients" / "workshop"
+    process = zk0.start_until((folder / "progress.json").is_file, "run", zk0.config(), "--name", "worker-killed")
+    worker = worker_of(folder, "train")
+    if worker is not None:
+        os.kill(worker.pid, signal.SIGKILL)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert zk0.digest("worker-killed", 2) == zk0.digest("reference", 2)
+    assert "SIGKILL" in (zk0.outputs / "worker-killed" / "run.log").read_text()
+
+
+def test_a_second_orchestrator_is_told_who_holds_the_run(zk0: CommandLine, reference: str) -> None:
+    command = ("run", zk0.config(training__steps=30), "--name", "held")
+    holder = zk0.start_until((zk0.outputs / "held" / "rounds" / "0000" / "manifest.json").is_file, *command)
+    output = zk0.run(*command, exit_code=2)
+    assert str(holder.pid) in output
+    kill(holder)
+
+
+def test_a_finished_run_is_left_alone(zk0: CommandLine, reference: str) -> None:
+    before = (zk0.outputs / "reference" / "rounds" / "0002" / "manifest.json").stat().st_mtime_ns
+    zk0.run("run", zk0.config(), "--name", "reference")
+    assert (zk0.outputs / "reference" / "rounds" / "0002" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_name_in_use_by_another_config_is_refused(zk0: CommandLine, reference: str) -> None:
+    files = sorted((zk0.outputs / "reference").rglob("*"))
+    output = zk0.run("run", zk0.config(), "--name", "reference", "--set", "training.steps=3", exit_code=2)
+    assert "training.steps is 2 there, 3 here" in " ".join(output.split())
+    assert sorted((zk0.outputs / "reference").rglob("*")) == files
+
+
+def test_status_speaks_for_people_and_programs(zk0: CommandLine, reference: str) -> None:
+    assert "finished" in zk0.run("status", "reference", "--outputs", zk0.outputs)
+    record = json.loads(zk0.run("status", "reference", "--outputs", zk0.outputs, "--json"))
+    assert (record["state"], record["committed_rounds"]) == ("finished", 3)
+
+
+def test_an_unfinished_run_goes_on_without_a_name(zk0: CommandLine) -> None:
+    config = zk0.config(seed=99, federation__num_rounds=1, outputs_dir=str(zk0.folder / "unnamed"))
+    folder = zk0.folder / "unnamed"
+
+    def committed() -> bool:
+        return any(folder.glob("*/rounds/0000/manifest.json"))
+
+    kill(zk0.start_until(committed, "run", config))
+    time.sleep(1)
+    output = zk0.run("run", config)
+    assert "going on with the unfinished run" in output
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_old_rounds_are_pruned_but_not_the_base_the_best_and_the_last(zk0: CommandLine) -> None:
+    config = zk0.config(federation__num_rounds=4, training__steps=1, checkpoint__keep=2, evaluation__frame_stride=40)
+    zk0.run("run", config, "--name", "pruned")
+    kept = {int(path.name) for path in (zk0.outputs / "pruned" / "rounds").iterdir()}
+    errors = {line["server_round"]: line["summary"]["action_error_deg"] for line in zk0.metrics("pruned")}
+    assert kept == {0, 3, 4, min(errors, key=lambda number: errors[number])}
+
+
+def test_only_adapters_travel_in_fp32_by_name(zk0: CommandLine, reference: str) -> None:
+    tensors = load_file(zk0.outputs / "reference" / "rounds" / "0002" / "global.safetensors")
+    assert {value.dtype.name for value in tensors.values()} == {"float32"}
+    assert all("lora_" in name for name in tensors)
+    assert any(value.any() for name, value in tensors.items() if "lora_B" in name)

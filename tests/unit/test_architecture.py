@@ -1,0 +1,93 @@
+"""The rules of the house: who may import whom, and how long a function may be."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = [path for folder in ("zk0", "tasks", "flows") for path in sorted((ROOT / folder).rglob("*.py"))]
+LONGEST_FUNCTION = 60
+
+# What each room may import of ours; a room that is not named may be imported by every other.
+ALLOWED = {
+    "errors": set(),
+    "seeding": set(),
+    "memory": set(),
+    "config": {"errors"},
+    "records": {"config", "errors"},
+    "atomic": {"errors"},
+    "data": {"atomic", "config", "errors", "records"},
+    "policy": {"config", "data", "errors", "records"},
+    "run_store": {"atomic", "config", "errors", "records"},
+    "training": {"config", "data", "errors", "policy", "records"},
+    "evaluation": {"config", "data", "errors", "policy", "records", "training"},
+    "aggregation": {"atomic", "config", "errors", "records", "run_store", "seeding"},
+}
+ONLY_IN = {
+    "flwr": {"zk0/client_app.py", "zk0/server_app.py", "zk0/aggregation.py"},
+    "docker": {"zk0/executors/docker.py"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Full dotted names of everything that a module imports, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if relative(path).startswith("zk0/")], ids=relative)
+def test_the_core_knows_nothing_of_prefect(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imports(path)}
+    forbidden = {"prefect", "tasks", "flows", "deployments"} & roots
+    if relative(path) == "zk0/cli.py":  # the one door, inside its commands
+        tree = ast.parse(path.read_text())
+        top = {node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)}
+        assert not any("flows" in ast.dump(node) or "prefect" in ast.dump(node) for node in top)
+    else:
+        assert not forbidden
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem in ALLOWED], ids=relative)
+def test_imports_go_one_way(path: Path) -> None:
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("zk0.")}
+    assert ours <= ALLOWED[path.stem]
+
+
+def test_nothing_imports_the_command_line() -> None:
+    assert not [relative(path) for path in FILES if "zk0.cli" in imports(path)]
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_stays_in_its_rooms(library: str) -> None:
+    users = {relative(path) for path in FILES if library in {name.split(".")[0] for name in imports(path)}}
+    assert users <= ONLY_IN[library]
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_functions_are_short(path: Path) -> None:
+    functions = [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    long = {node.name: node.end_lineno - node.lineno + 1 for node in functions if node.end_lineno is not None}
+    assert {name: length for name, length in long.items() if length > LONGEST_FUNCTION} == {}
+
+
+def test_the_orchestrator_never_imports_torch() -> None:
+    """Its memory must not grow with a model: torch and LeRobot stay in the workers."""
+    import subprocess
+    import sys
+
+    code = "import flows.federated_training, zk0.cli, sys; sys.exit('torch' in sys.modules or 'lerobot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
