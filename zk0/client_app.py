@@ -1,4 +1,4 @@
-"""What a client does: the work behind every executor, and Flower's ClientApp around the same functions."""
+"""What a client does in a run: the functions behind every executor, one per kind of work."""
 
 import json
 import os

@@ -109,8 +109,6 @@ class LiveView:
         if self._console.is_terminal:
             self._live.start(refresh=True)
         else:
-            if self._ui_url:
-                self._say(self._ui_url)
             self._thread.start()
         return self
 
@@ -163,7 +161,9 @@ def events(before: RunProgress | None, now: RunProgress) -> Iterator[str]:
         quiet = client.phase in ("waiting", "failed") or (same_round and old.get(client.name) == client.phase)
         if now.state != "finished" and not quiet:
             yield f"round {now.server_round} of {now.num_rounds}  {client.name}: {_phase_text(client)}"
-    if now.state in ("finished", "interrupted") and (before is None or before.state != now.state):
+    # A run that starts holds its lock only a moment later; "interrupted" is news only of one that was running.
+    stopped = now.state == "interrupted" and before is not None and before.state == "running"
+    if stopped or (now.state == "finished" and (before is None or before.state != now.state)):
         yield f"{now.name}: {now.state} after {_duration(now.elapsed_s)}"
 
 
