@@ -1,7 +1,6 @@
 """The one door: `zk0 run`, `status`, `export`, `check-data`, `record`. Light to import; the work is behind commands."""
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +13,7 @@ from zk0.errors import RunNameError, Zk0Error
 
 if TYPE_CHECKING:
     from zk0.config import RunConfig
-    from zk0.records import Preflight
+    from zk0.executors.process import ProcessExecutor
     from zk0.run_store import RunStore
 
 INTERRUPTED = 130
@@ -94,8 +93,10 @@ def export(
 def check_data(config: ConfigArgument = None, overrides: SetOption = None) -> None:
     """Check the datasets of a config against each other and the base policy, and train nothing."""
     from zk0.config import load_config
+    from zk0.executors.worker import preflight
 
-    checked = _preflight(load_config(config, overrides or []))
+    settings = load_config(config, overrides or [])
+    checked = _warm_executor(settings).call(preflight, settings)
     for dataset, count in checked.frames.items():
         console.print(f"{dataset}: {count} frames, fits the policy")
 
@@ -134,26 +135,32 @@ def main() -> None:
 
 
 def _train(config: "RunConfig", name: str | None, stem: str) -> None:
-    """Check everything, bring up the server and the workers meanwhile, and run the flow under the live view."""
+    """Check everything, bring up the workers and the server meanwhile, and run the flow under the live view."""
+    executor = _warm_executor(config)
     import tasks  # noqa: F401, I001 - sets Prefect's defaults, before Prefect is imported
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.federated_training import federated_training
     from flows.server import ensure_server, ui_url
+
+    server = ensure_server()
+    from flows.federated_training import federated_training
     from zk0 import logs
+    from zk0.executors.worker import preflight
     from zk0.run_store import RunStore, check_free_space
     from zk0.view import LiveView, summary_table
 
-    with ThreadPoolExecutor(1) as pool:
-        server = pool.submit(ensure_server)
-        checked = _preflight(config)
+    try:
+        checked = executor.call(preflight, config)
         config = checked.config
         name = name or _unfinished(config) or _new_name(stem)
         # Each kept round, the base, the best and the one under way: global tensors and every client's update.
         sets = (config.checkpoint.keep + 3) * (1 + len(config.clients))
         check_free_space(config.outputs_dir, sets * checked.exchanged_bytes + LOG_BYTES)
         store = RunStore.create_or_open(config, name)
-        api = server.result()
+    except Zk0Error:
+        server.discard()
+        raise
+    api = server.wait()
     logs.setup_orchestrator(store.folder, config.logging)
     console.print(f"run [bold]{name}[/]: {store.folder}\nPrefect UI: {ui_url(api)}", highlight=False)
     with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, ui_url(api), console):
@@ -163,11 +170,13 @@ def _train(config: "RunConfig", name: str | None, stem: str) -> None:
     console.print(f"final policy: {final}", highlight=False)
 
 
-def _preflight(config: "RunConfig") -> "Preflight":
+def _warm_executor(config: "RunConfig") -> "ProcessExecutor":
+    """The workers' imports take longest: start them before our own."""
     from zk0.executors.process import ProcessExecutor
-    from zk0.executors.worker import preflight
 
-    return ProcessExecutor(config.executor).call(preflight, config)
+    executor = ProcessExecutor(config.executor)
+    executor.warm_up()
+    return executor
 
 
 def _open(outputs: Path, name: str | None) -> "RunStore":
