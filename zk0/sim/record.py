@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,19 @@ def record(setting: str, episodes: int, root: str | Path, seed: int = 0) -> Path
     finally:
         dataset.finalize()
         env.close()
+    _tidy(root)
     return root
+
+
+def _tidy(root: Path) -> None:
+    """Makes the same recording the same bytes, readable like its other files.
+
+    LeRobot writes the statistics in the order of a set, and moves the videos from private temporary files.
+    """
+    stats = root / "meta" / "stats.json"
+    stats.write_text(json.dumps(json.loads(stats.read_text()), indent=4, sort_keys=True))
+    for video in root.rglob("*.mp4"):
+        video.chmod(stats.stat().st_mode)
 
 
 def _record_episodes(env: SO101PickEnv, dataset: LeRobotDataset, episodes: int, seed: int) -> None:
