@@ -273,8 +273,10 @@ def _bits(value: torch.Tensor) -> torch.Tensor:
 
 
 def _torch_generators() -> dict[str, torch.Tensor]:
-    cuda = {"rng.cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {}
-    return {"rng.cpu": torch.get_rng_state(), **cuda}
+    states = {"rng.cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states["rng.cuda"] = torch.cuda.get_rng_state()
+    return states
 
 
 def _numpy_generator() -> list[Any]:
