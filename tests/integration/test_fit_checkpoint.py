@@ -21,6 +21,7 @@ from zk0 import fit_checkpoint
 from zk0.config import ExecutorConfig, validate_config
 from zk0.errors import ClientError
 from zk0.executors.process import ProcessExecutor
+from zk0.executors.worker import worker_lock
 from zk0.records import ClientResult, ClientTask, RoundState
 from zk0.run_store import RunStore
 
@@ -105,7 +106,9 @@ def work(payload: str, losses_file: str, kill: str, at: int) -> None:
                 after_step(self, live)
 
     training.fit, fit_checkpoint.FitCheckpoint.after_step = recorded, watched
-    client_app.run_task(ClientTask.model_validate_json(payload))
+    task = ClientTask.model_validate_json(payload)
+    with worker_lock(task):
+        client_app.run_task(task)
 
 
 def prepare(folder: Path, name: str, **changes: Any) -> Fit:

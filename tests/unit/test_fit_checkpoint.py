@@ -82,6 +82,14 @@ def digest(fit: LiveFit) -> str:
     return hasher.hexdigest()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def task(tmp_path: Path) -> ClientTask:
     return ClientTask(
@@ -277,10 +285,13 @@ def test_a_kill_at_any_moment_of_writing_leaves_a_whole_checkpoint_or_none(task:
         seeded(4)
         checkpoint = FitCheckpoint(task, 2)
         advance(fit, 1 if first else 3, checkpoint)
-        child = os.fork()
+        advance(fit, 2 if first else 4)
+        generator = random.getstate()
+        child = os.fork()  # torch cannot train in a fork, but it can save
         if not child:
+            random.setstate(generator)  # Python seeds it anew after a fork
             die_at(number)
-            advance(fit, 2 if first else 4, checkpoint)
+            checkpoint.after_step(fit)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         start, again = resumed(task)
