@@ -205,6 +205,7 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.parametrize("undisturbed", ["act"], indirect=True)  # the unit tests damage every file in every way
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -215,8 +216,6 @@ def flip(path: Path) -> None:
     ],
 )
 def test_a_damaged_checkpoint_costs_its_steps_only(fit: Fit, name: str, damage: Callable[[Path], None]) -> None:
-    if Path(fit.task.run_dir).name != "act":
-        pytest.skip("one policy will do; the unit tests damage every file in every way")
     assert fit.attempt("step", 7) == -signal.SIGKILL
     damage(fit.checkpoint / name)
     assert fit.attempt() == 0
