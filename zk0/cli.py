@@ -153,8 +153,9 @@ def _train(config: "RunConfig", name: str | None, stem: str) -> None:
         checked = executor.call(preflight, config)
         config = checked.config
         name = name or _unfinished(config) or _new_name(stem)
-        # Each kept round, the base, the best and the one under way: global tensors and every client's update.
-        sets = (config.checkpoint.keep + 3) * (1 + len(config.clients))
+        # Each kept round, the base, the best and the one under way: global tensors and every client's update;
+        # of each fit under way two checkpoints: the tensors and their two moments.
+        sets = (config.checkpoint.keep + 3) * (1 + len(config.clients)) + 6 * config.executor.max_parallel
         check_free_space(config.outputs_dir, sets * checked.exchanged_bytes + LOG_BYTES)
         store = RunStore.create_or_open(config, name)
     except Zk0Error:

@@ -20,7 +20,8 @@ ALLOWED = {
     "data": {"atomic", "config", "errors", "records"},
     "policy": {"config", "data", "errors", "records"},
     "run_store": {"atomic", "config", "errors", "records"},
-    "training": {"config", "data", "errors", "policy", "records"},
+    "fit_checkpoint": {"atomic", "errors", "records"},
+    "training": {"config", "data", "errors", "fit_checkpoint", "policy", "records"},
     "evaluation": {"config", "data", "errors", "policy", "records", "training"},
     "aggregation": {"atomic", "config", "errors", "records", "run_store", "seeding"},
 }
