@@ -28,6 +28,9 @@ TERSE_FORMAT = "{time:HH:mm:ss} {level: <7} {message}"
 FORWARDED = "zk0_forwarded"
 """Attribute of a `logging` record that a sink of ours made: the bridge drops it, since Loguru has had it already."""
 
+_SEEN = "zk0_seen"
+"""Attribute of a `logging` record that a handler of ours has taken already, at another logger on its way up."""
+
 _BRIDGED = "bridged_from"
 """Key in a Loguru record's extra: the `logging` logger that it came from."""
 
@@ -134,8 +137,10 @@ class InterceptHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log the record again, by Loguru."""
-        if hasattr(record, FORWARDED):
+        # transformers lets its records through to the root as well where the variable CI is set.
+        if hasattr(record, FORWARDED) or hasattr(record, _SEEN):
             return
+        setattr(record, _SEEN, True)
         level = record.levelname if record.levelname in _LEVELS else record.levelno
 
         def caller(target: "Record") -> None:

@@ -20,7 +20,7 @@ from zk0.errors import ConfigError, StorageError
 
 LINE = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \| INFO \| kitchen \| round 3 \| PID:(\d+) \| "
-    r"RAM \d+\.\d\d GiB \d+% \| VRAM (-|\d+\.\d\d GiB) \| test_logs:(\w+):(\d+) - a line"
+    r"RAM \d+\.\d\d GiB \d+% \| VRAM (-|\d+\.\d\d GiB) \| tests\.unit\.test_logs:(\w+):(\d+) - a line"
 )
 
 
