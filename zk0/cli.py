@@ -122,16 +122,16 @@ def record(
 def main() -> None:
     """Run the command line; every error of ours is one message and an exit code, never a traceback."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # typer gives the code of an exit, such as 130 for Ctrl-C, as a result
     except Zk0Error as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(error)}", highlight=False)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+    if code == INTERRUPTED:
         Console(stderr=True).print("interrupted: the same command goes on from where it stopped", highlight=False)
-        sys.exit(INTERRUPTED)
+    sys.exit(code)
 
 
 def _train(config: "RunConfig", name: str | None, stem: str) -> None:

@@ -60,6 +60,7 @@ def setup_orchestrator(run_dir: str | Path, config: LoggingConfig, stderr_level:
     run_log = _file_sink(Path(run_dir) / "run.log", config)
     run_log |= {"enqueue": True, "rotation": config.rotation, "retention": config.retention, "compression": "zip"}
     terse: dict[str, Any] = {"sink": _write_stderr, "level": stderr_level, "format": TERSE_FORMAT, "diagnose": False}
+    terse["filter"] = _is_news
     _setup([run_log, terse], config, client="server", server_round="-")
 
 
@@ -194,6 +195,11 @@ def _memory_fields(_second: int) -> tuple[str, str]:
 
 def _is_own(record: "Record") -> bool:
     return _BRIDGED not in record["extra"]
+
+
+def _is_news(record: "Record") -> bool:
+    """Prefect tells of every failed task with a traceback; we have told of it in one line."""
+    return not str(record["extra"].get(_BRIDGED, "")).startswith("prefect")
 
 
 def _is_console(handler: logging.Handler) -> bool:

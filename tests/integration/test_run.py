@@ -93,6 +93,19 @@ def test_a_second_orchestrator_is_told_who_holds_the_run(zk0: CommandLine, refer
     kill(holder)
 
 
+def test_ctrl_c_is_an_interruption_that_can_be_resumed(zk0: CommandLine, reference: str) -> None:
+    """The terminal sends the signal to the orchestrator and its workers alike."""
+    command = ("run", zk0.config(), "--name", "interrupted")
+    folder = zk0.outputs / "interrupted" / "rounds" / "0001" / "clients"
+    process = zk0.start_until((folder / "kitchen" / "progress.json").is_file, *command)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "the same command goes on" in output
+    zk0.run(*command)
+    assert zk0.digest("interrupted", 2) == zk0.digest("reference", 2)
+
+
 def test_a_finished_run_is_left_alone(zk0: CommandLine, reference: str) -> None:
     before = (zk0.outputs / "reference" / "rounds" / "0002" / "manifest.json").stat().st_mtime_ns
     zk0.run("run", zk0.config(), "--name", "reference")

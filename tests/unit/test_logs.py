@@ -274,3 +274,14 @@ def test_prefect_gets_own_records_once_and_nothing_loops(tmp_path):
     assert [item[0] for item in ours] == ["INFO"]
     assert ours[0][2]  # it is on the run's page
     assert [text.count(part) for part in ("own 100% {x}", "outside a run", "from the flow's logger")] == [1, 1, 1]
+
+
+def test_prefects_tracebacks_stay_off_the_terminal(tmp_path, capsys):
+    logs.setup_orchestrator(tmp_path, LoggingConfig())
+    logging.getLogger("prefect.client").error("a task failed")
+    logger.error("fit failed")
+    logs.complete()
+    shown = capsys.readouterr().err
+    assert "fit failed" in shown
+    assert "a task failed" not in shown
+    assert "a task failed" in (tmp_path / "run.log").read_text()
