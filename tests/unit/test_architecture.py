@@ -20,6 +20,7 @@ ALLOWED = {
     "data": {"atomic", "config", "errors", "records"},
     "policy": {"config", "data", "errors", "records"},
     "run_store": {"atomic", "config", "errors", "records"},
+    "start": {"config", "errors", "records", "run_store"},
     "training": {"config", "data", "errors", "policy", "records"},
     "evaluation": {"config", "data", "errors", "policy", "records", "training"},
     "aggregation": {"atomic", "config", "errors", "records", "run_store", "seeding"},
