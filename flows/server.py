@@ -5,10 +5,10 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from loguru import logger
 from prefect.settings import get_current_settings
 
 from zk0.errors import BadInputError, Zk0Error
@@ -17,15 +17,46 @@ STARTUP_TIMEOUT_S = 180
 """The first start migrates a new database: 35 s on two cores, more on a busy machine."""
 
 
-def ensure_server() -> str:
-    """The API URL of a Prefect server that answers.
+@dataclass
+class Server:
+    """A Prefect server that answers, or will soon."""
+
+    url: str
+    """Its API URL."""
+    started: subprocess.Popen[bytes] | None = None
+    """The process, where it is we who started it."""
+    log: Path | None = None
+    """Where that process writes."""
+
+    def wait(self) -> str:
+        """Come back when the server answers; gives its API URL.
+
+        Raises:
+            Zk0Error: the started server did not come up.
+        """
+        deadline = time.monotonic() + STARTUP_TIMEOUT_S
+        while not _healthy(self.url):
+            ended = self.started is not None and self.started.poll() is not None
+            if ended or time.monotonic() > deadline:
+                raise Zk0Error(f"the Prefect server at {self.url} did not come up; see {self.log}")
+            time.sleep(0.2)
+        return self.url
+
+    def discard(self) -> None:
+        """End a server that we started for a run that does not take place."""
+        if self.started is not None:
+            self.started.terminate()
+
+
+def ensure_server() -> Server:
+    """A Prefect server: the configured one, the local one that is there, or a new one in the background.
 
     A configured `PREFECT_API_URL` (environment or profile) is used as it is. Without one, a server on the default port
-    is reused if it is there, and started in the background if not; `prefect server stop` ends it.
+    is reused if it is there, and started if not; it stays, for the pages of finished runs, until `prefect server stop`.
+    Comes back at once: `Server.wait` waits until it answers.
 
     Raises:
         BadInputError: the configured server does not answer, or the port belongs to something else.
-        Zk0Error: the started server did not come up.
     """
     settings = get_current_settings()
     if settings.api.url:
@@ -34,17 +65,16 @@ def ensure_server() -> str:
                 f"PREFECT_API_URL = {settings.api.url!r}: no Prefect server answers there; start it, or unset it "
                 "(`unset PREFECT_API_URL`, `prefect config unset PREFECT_API_URL`) and zk0 starts a local one"
             )
-        return settings.api.url
+        return Server(settings.api.url)
     host, port = "127.0.0.1", settings.server.api.port
     url = f"http://{host}:{port}/api"
     if _healthy(url):
-        return url
+        return Server(url)
     if _listening(host, port):
         raise BadInputError(
             f"PREFECT_SERVER_API_PORT = {port}: another program listens there; set a free port in that variable"
         )
-    _start(host, port, Path(settings.home))
-    return url
+    return _start(url, host, port, Path(settings.home))
 
 
 def ui_url(api_url: str) -> str:
@@ -52,7 +82,7 @@ def ui_url(api_url: str) -> str:
     return api_url.removesuffix("/").removesuffix("/api")
 
 
-def _start(host: str, port: int, home: Path) -> None:
+def _start(url: str, host: str, port: int, home: Path) -> Server:
     """Start the server in a session of its own, so that Ctrl-C here does not end it.
 
     Prefect's own `--background` leaves the server in our process group, on pipes that nobody reads. The PID file is
@@ -60,11 +90,10 @@ def _start(host: str, port: int, home: Path) -> None:
     """
     home.mkdir(parents=True, exist_ok=True)
     log = home / "zk0-server.log"
-    logger.info("starting a local Prefect server on port {}", port)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
     environment = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
     with log.open("ab") as output:
-        server = subprocess.Popen(
+        process = subprocess.Popen(
             command,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -72,13 +101,8 @@ def _start(host: str, port: int, home: Path) -> None:
             stderr=output,
             start_new_session=True,
         )
-    (home / "server.pid").write_text(str(server.pid))
-    deadline = time.monotonic() + STARTUP_TIMEOUT_S
-    while time.monotonic() < deadline and server.poll() is None:
-        if _healthy(f"http://{host}:{port}/api"):
-            return
-        time.sleep(0.3)
-    raise Zk0Error(f"the local Prefect server did not come up on port {port} within {STARTUP_TIMEOUT_S} s; see {log}")
+    (home / "server.pid").write_text(str(process.pid))
+    return Server(url, process, log)
 
 
 def _healthy(url: str) -> bool:

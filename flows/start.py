@@ -3,8 +3,8 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from loguru import logger
 from prefect import get_client, tags
@@ -14,7 +14,6 @@ from zk0 import logs, start
 from zk0.config import load_config
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.worker import preflight
-from zk0.records import Preflight
 from zk0.run_store import RUN_FILE, RunStore
 
 RUN_DIR_LABEL = "zk0.run_dir"
@@ -60,7 +59,5 @@ def choose_run(config: str, overrides: list[str], name: str | None) -> RunStore:
         waiting = True
         time.sleep(HOLDER_POLL_S)
 
-    def check(settings: Any) -> Preflight:
-        return ProcessExecutor(wanted.executor).call(preflight, settings)
-
+    check = partial(ProcessExecutor(wanted.executor).call, preflight)
     return start.new_run(wanted, name, start.stem_of(config), check)

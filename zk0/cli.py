@@ -1,7 +1,6 @@
 """The one door: `zk0 run`, `serve`, `status` and the rest. Light to import; the work is behind the commands."""
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zk0.config import RunConfig
-    from zk0.records import Preflight
+    from zk0.executors.process import ProcessExecutor
     from zk0.run_store import RunStore
+    from zk0.start import Check
 
 INTERRUPTED = 130
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -40,7 +40,7 @@ def run(
     from zk0.config import load_config
 
     wanted = load_config(config, overrides or [])
-    _train(partial(start.new_run, wanted, name, start.stem_of(config), _preflight, _going_on))
+    _train(wanted, partial(start.new_run, wanted, name, start.stem_of(config), going_on=_going_on))
 
 
 @app.command()
@@ -70,11 +70,11 @@ def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) 
     """Go on with an unfinished run from its last committed round."""
     store = _open(outputs, name)
 
-    def again() -> "RunStore":
-        _preflight(store.config)
+    def again(check: "Check") -> "RunStore":
+        check(store.config)
         return store
 
-    _train(again)
+    _train(store.config, again)
 
 
 @app.command()
@@ -122,8 +122,10 @@ def export(
 def check_data(config: ConfigArgument = None, overrides: SetOption = None) -> None:
     """Check the datasets of a config against each other and the base policy, and train nothing."""
     from zk0.config import load_config
+    from zk0.executors.worker import preflight
 
-    checked = _preflight(load_config(config, overrides or []))
+    settings = load_config(config, overrides or [])
+    checked = _warm_executor(settings).call(preflight, settings)
     for dataset, count in checked.frames.items():
         console.print(f"{dataset}: {count} frames, fits the policy")
 
@@ -161,22 +163,28 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
-def _train(prepare: "Callable[[], RunStore]") -> None:
-    """Bring up the server while everything is checked, and run the flow under the live view."""
+def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
+    """Check everything, bring up the workers and the server meanwhile, and run the flow under the live view."""
+    executor = _warm_executor(config)
     import tasks  # noqa: F401, I001 - sets Prefect's defaults, before Prefect is imported
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.federated_training import federated_training
     from flows.server import ensure_server, ui_url
+
+    server = ensure_server()
+    from flows.federated_training import federated_training
     from zk0 import logs
+    from zk0.executors.worker import preflight
     from zk0.view import LiveView, summary_table
 
-    with ThreadPoolExecutor(1) as pool:
-        server = pool.submit(ensure_server)
-        store = prepare()
-        api = server.result()
-    with store.lock():  # says so now if another process has the run, and takes over what this config may change
-        logs.setup_orchestrator(store.folder, store.config.logging)
+    try:
+        store = prepare(partial(executor.call, preflight))
+        with store.lock():  # says now if another process has the run, and takes over what may change in its config
+            logs.setup_orchestrator(store.folder, store.config.logging)
+    except Zk0Error:
+        server.discard()
+        raise
+    api = server.wait()
     console.print(f"run [bold]{store.info.name}[/]: {store.folder}\nPrefect UI: {ui_url(api)}", highlight=False)
     try:
         with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, ui_url(api), console):
@@ -189,11 +197,13 @@ def _train(prepare: "Callable[[], RunStore]") -> None:
     console.print(f"final policy: {final}", highlight=False)
 
 
-def _preflight(config: "RunConfig") -> "Preflight":
+def _warm_executor(config: "RunConfig") -> "ProcessExecutor":
+    """The workers' imports take longest: start them before our own."""
     from zk0.executors.process import ProcessExecutor
-    from zk0.executors.worker import preflight
 
-    return ProcessExecutor(config.executor).call(preflight, config)
+    executor = ProcessExecutor(config.executor)
+    executor.warm_up()
+    return executor
 
 
 def _open(outputs: Path, name: str | None) -> "RunStore":

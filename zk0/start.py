@@ -11,6 +11,9 @@ from zk0.errors import ConfigError, RunNameError, StorageError
 from zk0.records import ArtifactRef, Preflight
 from zk0.run_store import RunStore, check_free_space
 
+Check = Callable[[RunConfig], Preflight]
+"""Looks at data and policy, in a process that has torch, before anything is written."""
+
 LOG_BYTES = 100 * 2**20
 """Room for logs and metrics that must be free on the disk before a run starts, beside its tensors."""
 
@@ -19,7 +22,7 @@ def new_run(
     config: RunConfig,
     name: str | None,
     stem: str,
-    preflight: Callable[[RunConfig], Preflight],
+    check: Check,
     going_on: Callable[[RunStore], None] = lambda _: None,
 ) -> RunStore:
     """Check everything, then create the run, or open the unfinished one of the same config.
@@ -28,13 +31,13 @@ def new_run(
         config: the wanted config.
         name: the run's name; None for an unfinished run of the config, else a new name.
         stem: what a new name begins with.
-        preflight: the checks that need torch, in a process of their own.
+        check: the checks that need torch, in a process of their own.
         going_on: told of an unfinished run that is taken up because no name was given.
 
     Raises:
         BadInputError: config, data, policy or name cannot be used; nothing was created.
     """
-    checked = preflight(config)
+    checked = check(config)
     if name is None and (found := unfinished(checked.config)) is not None and found.holder() is None:
         going_on(found)
         name = found.info.name

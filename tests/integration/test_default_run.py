@@ -1,0 +1,35 @@
+"""The main job as it is shipped: `zk0 run` without a config."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import CommandLine
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+LEAST_FALL = 0.30
+"""By how much the mean held-out action error must fall from the base to the last round."""
+
+
+@pytest.fixture(scope="module")
+def default_run(zk0: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    outputs = tmp_path_factory.mktemp("default")
+    zk0.run("run", "--name", "default", "--set", f"outputs_dir={outputs}")
+    return outputs / "default"
+
+
+def test_the_action_error_falls(default_run: Path) -> None:
+    rounds = [json.loads(line) for line in (default_run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["server_round"] for line in rounds] == [0, 1, 2, 3]
+    base, last = rounds[0]["summary"], rounds[-1]["summary"]
+    for key in ("action_error_deg", "unseen_action_error_deg"):
+        assert last[key] < (1 - LEAST_FALL) * base[key], key
+
+
+def test_every_client_gains(default_run: Path) -> None:
+    rounds = [json.loads(line) for line in (default_run / "metrics.jsonl").read_text().splitlines()]
+    base, last = rounds[0]["evaluate"], rounds[-1]["evaluate"]
+    assert len(last) == 5
+    assert {name for name in last if last[name]["action_error_deg"] >= base[name]["action_error_deg"]} == set()

@@ -1,0 +1,108 @@
+"""A client's death has a cause, a bounded number of retries, and a quorum that decides what it means for the round."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.integration.conftest import CommandLine
+from zk0.config import RunConfig, resolve_path
+from zk0.errors import ClientError
+from zk0.executors.process import ProcessExecutor
+from zk0.executors.worker import lock_path
+from zk0.records import RoundState
+from zk0.run_store import RunStore
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A dataset whose metadata and rows are right and whose videos are not: it passes the checks before a run."""
+    target = tmp_path / "broken"
+    shutil.copytree(resolve_path("asset:datasets/workshop"), target)
+    for video in (target / "videos").rglob("*.mp4"):
+        video.write_bytes(b"\0" * video.stat().st_size)
+    return target
+
+
+@pytest.fixture
+def not_a_number(tmp_path: Path) -> Path:
+    """A dataset with a NaN in every action."""
+    target = tmp_path / "nan"
+    shutil.copytree(resolve_path("asset:datasets/kitchen"), target)
+    for path in (target / "data").rglob("*.parquet"):
+        table = pq.read_table(path)
+        index = table.column_names.index("action")
+        actions = np.stack(table["action"].to_numpy())
+        actions[:, 0] = np.nan
+        column = pa.array(list(actions), type=table.schema.field("action").type)
+        pq.write_table(table.set_column(index, table.schema.field("action"), column), path)
+    return target
+
+
+def prepared(config: RunConfig) -> tuple[RunStore, ProcessExecutor, RoundState]:
+    store = RunStore.create_or_open(config, "failing")
+    executor = ProcessExecutor(config.executor)
+    initial = executor.run(store.task("init", 0, "server"))
+    assert initial.tensors is not None
+    return store, executor, RoundState(server_round=0, arrays=initial.tensors)
+
+
+def test_a_fit_that_takes_too_long_is_ended(small_config: Callable[..., RunConfig]) -> None:
+    store, _, state = prepared(small_config(training__steps=1000))
+    hasty = ProcessExecutor(small_config(executor__timeout_s=8).executor)
+    task = store.task("train", 1, "kitchen", state)
+    with pytest.raises(ClientError, match=r"longer than executor.timeout_s = 8 s") as caught:
+        hasty.run(task)
+    assert caught.value.cause == "timeout"
+    assert caught.value.retriable
+    assert not psutil.pid_exists(int(lock_path(task).read_text()))
+
+
+def test_data_that_cannot_teach_is_not_tried_again(small_config: Callable[..., RunConfig], not_a_number: Path) -> None:
+    clients = [{"name": "nan", "repo_id": "zk0/nan", "root": str(not_a_number)}]
+    config = small_config(clients=clients, federation__min_train_clients=1)
+    store, executor, state = prepared(config)
+    with pytest.raises(ClientError, match="'nan': the loss is nan at step 1") as caught:
+        executor.run(store.task("train", 1, "nan", state))
+    assert caught.value.cause == "bad_data"
+    assert not caught.value.retriable
+
+
+def test_an_unforeseen_error_is_named_by_its_last_line(small_config: Callable[..., RunConfig], broken: Path) -> None:
+    clients = [{"name": "broken", "repo_id": "zk0/broken", "root": str(broken)}]
+    store, executor, state = prepared(small_config(clients=clients, federation__min_train_clients=1))
+    task = store.task("train", 1, "broken", state)
+    with pytest.raises(ClientError, match=r"train of 'broken': .*exit code 1; see .*client.log") as caught:
+        executor.run(task)
+    assert caught.value.cause == "error"
+    assert "Traceback" in (task.folder / "client.log").read_text()
+
+
+def test_a_client_sits_out_while_the_quorum_holds(zk0: CommandLine, broken: Path) -> None:
+    changes = ("--set", f"clients.1.root={broken}", "--set", "federation.min_train_clients=1")
+    config = zk0.config(federation__num_rounds=1, executor__max_retries=1)
+    zk0.run("run", config, "--name", "sits-out", *changes)
+    last = zk0.metrics("sits-out")[-1]
+    assert set(last["train"]) == {"kitchen"}
+    assert {(failure["client"], failure["kind"]) for failure in last["failures"]} == {
+        ("workshop", "train"),
+        ("workshop", "evaluate"),
+    }
+    log = (zk0.outputs / "sits-out" / "run.log").read_text()
+    assert log.count("train failed (error)") == 2, "one attempt and one retry"
+
+
+def test_without_a_quorum_the_run_stops_and_says_why(zk0: CommandLine, broken: Path) -> None:
+    changes = ("--set", f"clients.1.root={broken}")
+    config = zk0.config(federation__num_rounds=1, executor__max_retries=0)
+    output = zk0.run("run", config, "--name", "no-quorum", *changes, exit_code=3)
+    assert "1 of 2 clients gave an update and federation.min_train_clients is 2" in " ".join(output.split())
+    assert "workshop" in output
+    assert [line["server_round"] for line in zk0.metrics("no-quorum")] == [0], "the old weights were committed again"
