@@ -31,6 +31,7 @@ def advanced_run(config: str, overrides: list[str], name: str | None) -> Iterato
     flow_run = context.flow_run if context else None
     mine = (flow_run.labels or {}).get(RUN_DIR_LABEL) if flow_run else None
     store = RunStore.open(str(mine)) if mine else choose_run(config, overrides, name)
+    ProcessExecutor(store.config.executor).warm_up()
     if flow_run:
         tag = f"run:{store.info.name}"
         with get_client(sync_client=True) as client:

@@ -13,6 +13,8 @@ _DEFAULTS = {
     "PREFECT_CLIENT_MAX_RETRIES": "8",
     # Leases in memory leak a slot when the holder and the server both die.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # A start that waits for the end of the run before looks again after this; 30 s by default.
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "10",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     # Results are never persisted; without this a stray one would land in the user's home whatever PREFECT_HOME says.
     "PREFECT_TASKS_DEFAULT_PERSIST_RESULT": "false",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zk0.start import Check
 
 INTERRUPTED = 130
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
 

@@ -209,7 +209,7 @@ def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:
 
 def _peak_vram() -> dict[str, int]:
     """Most bytes that torch held on the GPU in this process; nothing where none was used."""
-    return {"peak_vram_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_initialized() else {}
+    return {"peak_vram_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_initialized() else {}  # type: ignore[no-untyped-call]
 
 
 def _load_global(

@@ -200,9 +200,9 @@ class RunConfig(_Part):
     outputs_dir: str = "outputs"
     """Folder that holds the run directories."""
     continue_from: str | None = Field(default=None, pattern=CONTINUE_PATTERN)
-    """Begin from the global tensors of another run in outputs_dir, of the same base and adapters: its name, `name@round`,
-    or `latest`, the newest run of that kind that has trained (from the base where there is none). A name alone and
-    `latest` are settled to `name@round` when the run is created."""
+    """Begin from the global tensors of another run in outputs_dir, of the same policy and adapters: its name,
+    `name@round`, or `latest`, the newest run of that kind that has trained (from the base where there is none). A name
+    alone and `latest` are settled to `name@round` when the run is created."""
     federation: FederationConfig = FederationConfig()
     """The federated algorithm."""
     clients: list[DatasetConfig] = Field(min_length=1)
