@@ -6,7 +6,7 @@ from typing import Any, cast
 from prefect import Flow, Task, flow, tags
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.start import advanced_run
+from flows.advance import advanced_run
 from tasks.aggregate import Aggregated, aggregate, aggregate_statistics, sample
 from tasks.artifacts import show
 from tasks.checkpoint import commit, export_final

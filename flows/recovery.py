@@ -32,12 +32,12 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from flows.register import FLOW, deployment_id
-from flows.start import RUN_DIR_LABEL
+from flows.advance import RUN_DIR_LABEL
 from zk0 import errors, start
 from zk0.run_store import LOCK_FILE, RunStore
 
-GRACE_S = 8.0
-"""A state younger than this is left alone: between a state and what it speaks of there is always a moment."""
+GRACE_S = 6.0
+"""A flow run must be seen dead for so long: a worker that lives reports the death too, and must have done so before."""
 MAX_ATTEMPTS = 5
 """Attempts without anything new in the run directory; then a person must look."""
 FIRST_PAUSE_S = 10.0
@@ -57,12 +57,17 @@ NEVER_PASSES = tuple(
 """Errors that another attempt meets again."""
 
 
-def sweep(client: SyncPrefectClient, outputs: Path) -> bool:
+Seen = dict[UUID, float]
+"""Flow run -> when it was first seen dead."""
+
+
+def sweep(client: SyncPrefectClient, outputs: Path, seen: Seen) -> bool:
     """Put back everything that needs it.
 
     Args:
         client: of the server.
         outputs: the folder of the runs.
+        seen: what earlier sweeps saw; kept up to date.
 
     Returns:
         Whether the server knows our deployments; False means that its database is new.
@@ -70,8 +75,14 @@ def sweep(client: SyncPrefectClient, outputs: Path) -> bool:
     deployment = deployment_id(client)
     if deployment is None:
         return False
-    for flow_run in _flow_runs(client, LIVE + DEAD):
-        if _may_need_help(flow_run) and not _is_alive(flow_run):
+    candidates = [flow_run for flow_run in _flow_runs(client, LIVE + DEAD) if _may_need_help(flow_run)]
+    dead = {flow_run.id: flow_run for flow_run in candidates if not _is_alive(flow_run)}
+    now = time.monotonic()
+    for known in seen.keys() - dead.keys():
+        del seen[known]
+    for flow_run in dead.values():
+        if now - seen.setdefault(flow_run.id, now) >= GRACE_S:
+            del seen[flow_run.id]
             _recover(client, flow_run)
     for store in RunStore.list_runs(outputs) if outputs.is_dir() else []:
         if not start.is_finished(store) and _is_abandoned(client, store):
@@ -93,15 +104,13 @@ def _may_need_help(flow_run: FlowRun) -> bool:
     """Whether a flow run is worth a closer look, by what Prefect says of it alone."""
     state = flow_run.state
     assert state is not None
-    age = datetime.now(UTC) - state.timestamp
-    if age < timedelta(seconds=GRACE_S):
-        return False
     if state.type in LIVE:
         return True
     # A run that `zk0 run` started has no deployment, so no worker would take it: see _is_abandoned.
     hopeless = state.type == StateType.FAILED and any(f"{name}:" in (state.message or "") for name in NEVER_PASSES)
     given_up = (state.message or "").startswith(GIVEN_UP)
-    return flow_run.deployment_id is not None and age < FORGET_AFTER and not hopeless and not given_up
+    forgotten = datetime.now(UTC) - state.timestamp > FORGET_AFTER
+    return flow_run.deployment_id is not None and not forgotten and not hopeless and not given_up
 
 
 def _recover(client: SyncPrefectClient, flow_run: FlowRun) -> None:

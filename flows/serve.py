@@ -21,6 +21,7 @@ from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_se
 
 from flows import recovery, register
 from flows.server import Server, ensure_server, ui_url
+from zk0 import logs
 from zk0.errors import BadInputError, Zk0Error
 
 SWEEP_S = 3.0
@@ -63,6 +64,7 @@ class Service:
         self._worker: subprocess.Popen[bytes] | None = None
         self._registered = False
         self._pool = ""
+        self._seen: recovery.Seen = {}
 
     def run(self) -> None:
         """Serve until SIGTERM or Ctrl-C, then end every process that was started.
@@ -70,6 +72,7 @@ class Service:
         Raises:
             BadInputError: another `zk0 serve` has this Prefect home, or a setting cannot be used.
         """
+        logger.configure(handlers=[{"sink": sys.stderr, "level": "INFO", "format": logs.TERSE_FORMAT}])
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: self._stop.set())
         with self._only_one():
@@ -97,7 +100,7 @@ class Service:
                 if self._worker is None or self._worker.poll() is not None:
                     self._worker = self._start_worker()
                 with get_client(sync_client=True) as client:
-                    self._registered = recovery.sweep(client, self._options.outputs)
+                    self._registered = recovery.sweep(client, self._options.outputs, self._seen)
         except (Zk0Error, httpx.HTTPError, PrefectException, OSError) as error:
             logger.warning("zk0 serve: {}: {}", type(error).__name__, error)
 
