@@ -31,8 +31,8 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
-from flows.register import FLOW, deployment_id
 from flows.advance import RUN_DIR_LABEL
+from flows.register import FLOW, deployment_id
 from zk0 import errors, start
 from zk0.run_store import LOCK_FILE, RunStore
 
