@@ -6,6 +6,7 @@ dead when nobody holds its run's lock and no process on this host executes it.
 
 import contextlib
 import time
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ MAX_ATTEMPTS = 5
 """Attempts without anything new in the run directory; then a person must look."""
 FIRST_PAUSE_S = 10.0
 LONGEST_PAUSE_S = 900.0
+DISK_PAUSE_S = 15.0
 FORGET_AFTER = timedelta(days=7)
 """Crashed and failed flow runs older than this are history."""
 TAG = "zk0"
@@ -57,17 +59,23 @@ NEVER_PASSES = tuple(
 """Errors that another attempt meets again."""
 
 
-Seen = dict[UUID, float]
-"""Flow run -> when it was first seen dead."""
+@dataclass
+class Memory:
+    """What sweeps keep in mind, in seconds of the monotonic clock."""
+
+    dead: dict[UUID, float] = field(default_factory=dict)
+    """Flow run -> when it was first seen dead."""
+    next_look_at_disk: float = 0.0
+    """When the run directories are looked through again."""
 
 
-def sweep(client: SyncPrefectClient, outputs: Path, seen: Seen) -> bool:
+def sweep(client: SyncPrefectClient, outputs: Path, memory: Memory) -> bool:
     """Put back everything that needs it.
 
     Args:
         client: of the server.
         outputs: the folder of the runs.
-        seen: what earlier sweeps saw; kept up to date.
+        memory: of earlier sweeps; kept up to date.
 
     Returns:
         Whether the server knows our deployments; False means that its database is new.
@@ -78,13 +86,20 @@ def sweep(client: SyncPrefectClient, outputs: Path, seen: Seen) -> bool:
     candidates = [flow_run for flow_run in _flow_runs(client, LIVE + DEAD) if _may_need_help(flow_run)]
     dead = {flow_run.id: flow_run for flow_run in candidates if not _is_alive(flow_run)}
     now = time.monotonic()
-    for known in seen.keys() - dead.keys():
-        del seen[known]
+    memory.dead = {known: memory.dead.get(known, now) for known in dead}
     for flow_run in dead.values():
-        if now - seen.setdefault(flow_run.id, now) >= GRACE_S:
-            del seen[flow_run.id]
+        if now - memory.dead[flow_run.id] >= GRACE_S:
+            del memory.dead[flow_run.id]
             _recover(client, flow_run)
-    for store in RunStore.list_runs(outputs) if outputs.is_dir() else []:
+    if now >= memory.next_look_at_disk and outputs.is_dir():
+        memory.next_look_at_disk = now + DISK_PAUSE_S
+        _take_up_abandoned(client, outputs, deployment)
+    return True
+
+
+def _take_up_abandoned(client: SyncPrefectClient, outputs: Path, deployment: UUID) -> None:
+    """Give every unfinished run that Prefect will not advance a new flow run of the deployment."""
+    for store in RunStore.list_runs(outputs):
         if not start.is_finished(store) and _is_abandoned(client, store):
             parameters: dict[str, Any] = {"config": str(store.folder), "overrides": [], "name": None}
             made = client.create_flow_run_from_deployment(
@@ -92,7 +107,6 @@ def sweep(client: SyncPrefectClient, outputs: Path, seen: Seen) -> bool:
             )
             client.update_flow_run_labels(made.id, {RUN_DIR_LABEL: str(store.folder)})
             logger.info("run {} has no flow run: taken up by a new one", store.info.name)
-    return True
 
 
 def pause_before(attempt: int) -> float:

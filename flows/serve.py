@@ -64,7 +64,7 @@ class Service:
         self._worker: subprocess.Popen[bytes] | None = None
         self._registered = False
         self._pool = ""
-        self._seen: recovery.Seen = {}
+        self._memory = recovery.Memory()
 
     def run(self) -> None:
         """Serve until SIGTERM or Ctrl-C, then end every process that was started.
@@ -74,7 +74,8 @@ class Service:
         """
         logger.configure(handlers=[{"sink": sys.stderr, "level": "INFO", "format": logs.TERSE_FORMAT}])
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: self._stop.set())
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, lambda *_: self._stop.set())
         with self._only_one():
             os.environ[MARK] = str(self._home)
             try:
@@ -100,7 +101,7 @@ class Service:
                 if self._worker is None or self._worker.poll() is not None:
                     self._worker = self._start_worker()
                 with get_client(sync_client=True) as client:
-                    self._registered = recovery.sweep(client, self._options.outputs, self._seen)
+                    self._registered = recovery.sweep(client, self._options.outputs, self._memory)
         except (Zk0Error, httpx.HTTPError, PrefectException, OSError) as error:
             logger.warning("zk0 serve: {}: {}", type(error).__name__, error)
 
