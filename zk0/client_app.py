@@ -50,6 +50,7 @@ def run_task(task: ClientTask) -> ClientResult:
     """
     started = time.perf_counter()
     config = read_config(Path(task.run_dir))
+    task.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.training.num_threads)
     torch.use_deterministic_algorithms(True, warn_only=config.policy.device == "cuda")
     seed_round = 0 if task.kind == "evaluate" else task.server_round  # evaluation: the same noise in every round
