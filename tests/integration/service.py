@@ -51,7 +51,7 @@ class ServedCommandLine(CommandLine):
                 text=True,
                 start_new_session=True,
             )
-        self.until(lambda: self.nightly() is not None, 150)
+        self.until(lambda: self.nightly() is not None, 240)
 
     def stop(self) -> int:
         """SIGTERM to `zk0 serve` alone; gives its exit code."""

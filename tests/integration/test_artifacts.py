@@ -1,11 +1,14 @@
 """What a run shows on its pages in Prefect, as the API gives it."""
 
 import base64
+import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.integration.browser import needs_chromium, page
 from tests.integration.conftest import CommandLine
 
 pytestmark = pytest.mark.slow
@@ -30,8 +33,6 @@ def test_the_progress_reaches_the_end(artifacts: dict[str, dict[str, Any]]) -> N
 
 
 def test_every_round_has_a_table(zk0: CommandLine, artifacts: dict[str, dict[str, Any]]) -> None:
-    import json
-
     assert {f"reference-round-00{number}" for number in range(3)} <= set(artifacts)
     rows = {row["client"]: row for row in json.loads(artifacts["reference-round-002"]["data"])}
     assert set(rows) == {"kitchen", "workshop"}
@@ -92,3 +93,20 @@ def test_failed_attempts_and_a_client_that_sat_out_are_visible(zk0: CommandLine)
     attempts = (folder / "kitchen" / "attempts.jsonl").read_text().splitlines()
     assert len(attempts) == 2
     assert all('"cause": "timeout"' in line for line in attempts)
+
+
+@needs_chromium
+def test_a_person_finds_rounds_tables_and_charts(
+    zk0: CommandLine, artifacts: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    site = zk0.environment["PREFECT_API_URL"].removesuffix("/api")
+    flows = {item["name"]: item["id"] for item in post(zk0, "/flow_runs/filter", {"limit": 200})}
+    run_page = page(f"{site}/runs/flow-run/{flows['reference']}", tmp_path)
+    assert "run:reference" in run_page
+    assert "round 2 of 2 committed" in run_page
+    listed = page(f"{site}/artifacts", tmp_path)
+    assert "reference-round-002" in listed
+    table = page(f"{site}/artifacts/key/reference-round-002", tmp_path)
+    assert "peak RAM, MiB" in table
+    chart = page(f"{site}/artifacts/key/reference-action-error", tmp_path)
+    assert "data:image/png;base64" in chart

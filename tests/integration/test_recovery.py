@@ -31,7 +31,7 @@ def undisturbed(zk0: CommandLine) -> str:
 def begin(served: ServedCommandLine, name: str) -> str:
     """Start a run, and come back when its first training is under way."""
     flow_run = served.start_nightly(config=str(served.config(**STEPS)), overrides=[], name=name)
-    served.until((served.outputs / name / "rounds" / "0001" / "clients" / "kitchen" / "progress.json").is_file, 120)
+    served.until((served.outputs / name / "rounds" / "0001" / "clients" / "kitchen" / "progress.json").is_file, 240)
     return flow_run
 
 
@@ -51,7 +51,7 @@ def test_a_killed_flow_goes_on_as_the_same_flow_run(served: ServedCommandLine, u
     seconds = resumed(served, "flow-killed")
     print(f"running again after {seconds:.0f} s")
     assert seconds < 60
-    served.until(lambda: state_of(served.flow_run(flow_run)) == "Completed", 120)
+    served.until(lambda: state_of(served.flow_run(flow_run)) == "Completed", 300)
     again = served.flow_run(flow_run)
     assert again["run_count"] == 2
     assert again["name"] == "flow-killed"
@@ -70,7 +70,7 @@ def test_after_a_power_cut_serve_alone_is_enough(served: ServedCommandLine, undi
     seconds = time.monotonic() - started
     print(f"running again after {seconds:.0f} s")
     assert seconds < 90
-    served.until(lambda: state_of(served.flow_run(flow_run)) == "Completed", 120)
+    served.until(lambda: state_of(served.flow_run(flow_run)) == "Completed", 300)
     assert served.digest("power-cut", 2) == undisturbed
     history = served.flow_run(flow_run)
     assert history["run_count"] == 2
@@ -83,7 +83,7 @@ def test_without_prefects_database_the_run_goes_on(served: ServedCommandLine, un
     lock = served.outputs / "forgotten" / "run.lock"
     os.utime(lock, (time.time() - 60, time.time() - 60))
     served.serve()
-    served.until((served.outputs / "forgotten" / "final").is_dir, 150)
+    served.until((served.outputs / "forgotten" / "final").is_dir, 300)
     assert served.digest("forgotten", 2) == undisturbed
     assert [item["name"] for item in served.flow_runs()] == ["forgotten"]
 

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.integration.browser import needs_chromium, page
 from tests.integration.conftest import CommandLine
 from tests.integration.service import ServedCommandLine, state_of
 
@@ -31,6 +33,14 @@ def test_the_deployment_has_a_schedule_a_form_and_a_limit(served: ServedCommandL
     assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
 
 
+@needs_chromium
+def test_a_person_finds_the_form(served: ServedCommandLine, tmp_path: Path) -> None:
+    site = served.api.removesuffix("/api")
+    form = page(f"{site}/deployments/deployment/{served.nightly()}/run", tmp_path)
+    for words in ("overrides", "the directory of a run that is to go on", "continue_from=latest"):
+        assert words in form
+
+
 def test_notifications_are_registered_and_nothing_else(served: ServedCommandLine) -> None:
     automations = served.post("/automations/filter", {})
     ours = [item for item in automations if item["name"].startswith("zk0")]
@@ -42,11 +52,11 @@ def test_a_start_while_a_run_is_under_way_waits_and_then_starts_the_next(served:
     command = [sys.executable, "-m", "prefect", "deployment", "run", "federated-training/nightly"]
     environment = {**served.environment, "PREFECT_API_URL": served.api}
     subprocess.run(command, env=environment, check=True, capture_output=True)
-    served.until(lambda: list(served.outputs.glob("*/rounds/0000/manifest.json")), 120)
+    served.until(lambda: list(served.outputs.glob("*/rounds/0000/manifest.json")), 240)
     second = served.start_nightly()
     served.until(lambda: state_of(served.flow_run(second)) == "AwaitingConcurrencySlot", 60)
     assert len(list(served.outputs.iterdir())) == 1
-    served.until(lambda: state_of(served.flow_run(second)) == "Completed", 200)
+    served.until(lambda: state_of(served.flow_run(second)) == "Completed", 400)
     first_run, second_run = sorted(path.name for path in served.outputs.iterdir())
     assert all(state_of(item) == "Completed" for item in served.flow_runs())
     # The second one began where the first one ended.
@@ -70,7 +80,7 @@ def test_with_auth_only_who_knows_the_password_is_heard(tmp_path_factory: pytest
     guarded.environment["ZK0_AUTH"] = "me:secret"
     try:
         process = guarded.start("serve", "--outputs", guarded.outputs)
-        guarded.until(lambda: (guarded.folder / "prefect" / "zk0-worker.log").is_file(), 120)
+        guarded.until((guarded.folder / "prefect" / "zk0-worker.log").is_file, 240)
         url = f"{guarded.api}/deployments/name/federated-training/nightly"
         assert httpx.get(url, trust_env=False).status_code == 401
         assert httpx.get(url, auth=("me", "secret"), trust_env=False).status_code == 200
