@@ -106,7 +106,7 @@ def test_a_person_finds_rounds_tables_and_charts(
     assert "round 2 of 2 committed" in run_page
     listed = page(f"{site}/artifacts", tmp_path)
     assert "reference-round-002" in listed
-    table = page(f"{site}/artifacts/key/reference-round-002", tmp_path)
+    table = page(f"{site}/artifacts/artifact/{artifacts['reference-round-002']['latest_id']}", tmp_path)
     assert "peak RAM, MiB" in table
-    chart = page(f"{site}/artifacts/key/reference-action-error", tmp_path)
+    chart = page(f"{site}/artifacts/artifact/{artifacts['reference-action-error']['latest_id']}", tmp_path)
     assert "data:image/png;base64" in chart
