@@ -26,6 +26,8 @@ from zk0.report.charts import CHARTS, draw_charts
 from zk0.run_store import RunStore
 
 MIB = 2**20
+NOTHING = ""
+"""A dash would become a bullet: the UI takes a cell for Markdown."""
 
 
 @task(task_run_name="show-{server_round:03d}", cache_policy=NO_CACHE, persist_result=False)
@@ -85,11 +87,11 @@ def round_table(config: RunConfig, server_round: int, rounds: Sequence[Json]) ->
         rows.append(
             {
                 "client": name if dataset in config.clients else f"{name} (unseen)",
-                "attempts": fit.get("attempts") or attempts.get(name) or "-",
-                "retried after": ", ".join(fit.get("failed_attempts", ())) or "-",
-                "failure": why.get(name, "-"),
-                "rounds sat out": ", ".join(map(str, sat_out)) or "-",
-                "examples": fit.get("num_examples", "-"),
+                "attempts": fit.get("attempts") or attempts.get(name) or NOTHING,
+                "retried after": ", ".join(fit.get("failed_attempts", ())) or NOTHING,
+                "failure": why.get(name, NOTHING),
+                "rounds sat out": ", ".join(map(str, sat_out)) or NOTHING,
+                "examples": fit.get("num_examples", NOTHING),
                 "training loss": _figure(fit.get("loss"), 4),
                 "action error before, deg": _figure(earlier.get("action_error_deg"), 2),
                 "action error after, deg": _figure(after.get("action_error_deg"), 2),
@@ -159,4 +161,4 @@ def _sat_out(line: Json, name: str) -> bool:
 
 def _figure(value: object, digits: int, unit: int = 1) -> str:
     known = number(value)
-    return "-" if known is None else f"{known / unit:.{digits}f}"
+    return NOTHING if known is None else f"{known / unit:.{digits}f}"

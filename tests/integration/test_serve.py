@@ -37,7 +37,10 @@ def test_the_deployment_has_a_schedule_a_form_and_a_limit(served: ServedCommandL
 def test_a_person_finds_the_form(served: ServedCommandLine, tmp_path: Path) -> None:
     site = served.api.removesuffix("/api")
     form = page(f"{site}/deployments/deployment/{served.nightly()}/run", tmp_path)
-    for words in ("overrides", "the directory of a run that is to go on", "continue_from=latest"):
+    for words in (
+        "overrides",
+        "the directory of a run that is to go on",
+    ):
         assert words in form
 
 

@@ -36,7 +36,7 @@ def test_a_row_says_what_a_client_did_and_what_it_cost(store: RunStore) -> None:
     row = round_table(store.config, 2, ROUNDS)[0]
     assert (row["client"], row["attempts"], row["retried after"]) == ("kitchen", 2, "lost")
     assert (row["action error before, deg"], row["action error after, deg"]) == ("6.00", "4.00")
-    assert (row["peak RAM, MiB"], row["peak VRAM, MiB"], row["sent, MiB"]) == ("1024", "-", "1.00")
+    assert (row["peak RAM, MiB"], row["peak VRAM, MiB"], row["sent, MiB"]) == ("1024", "", "1.00")
 
 
 def test_a_client_that_sat_out_is_named_with_its_cause(store: RunStore) -> None:
