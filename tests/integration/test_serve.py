@@ -90,7 +90,8 @@ def test_with_auth_only_who_knows_the_password_is_heard(tmp_path_factory: pytest
         unsigned = httpx.post(f"{guarded.api}/flow_runs/filter", auth=("me", "secret"), json={}, trust_env=False)
         assert unsigned.status_code == 403, "a request without a CSRF token"
         process.terminate()
-        assert process.wait(60) == 0
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, output
         assert guarded.processes() == []
     finally:
         guarded.close()
