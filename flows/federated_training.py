@@ -88,8 +88,11 @@ def in_subflow[**P](
 
 
 def evaluation_work(store: RunStore, state: RoundState) -> list[ClientTask]:
-    """One evaluation for every client's hold-out and for every setting that no client trains on."""
-    datasets = [*store.config.clients, *store.config.evaluation.datasets]
+    """One evaluation for every client's hold-out and for every setting that no client trains on.
+
+    The latter come first: they are evaluated as a whole and take longest.
+    """
+    datasets = [*store.config.evaluation.datasets, *store.config.clients]
     return [store.task("evaluate", state.server_round, dataset.name, state) for dataset in datasets]
 
 

@@ -22,6 +22,7 @@ from zk0.atomic import file_sha256
 from zk0.config import DatasetConfig, RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError
 from zk0.evaluation import evaluate
+from zk0.fit_checkpoint import FitCheckpoint
 from zk0.memory import peak_rss_bytes
 from zk0.records import ArtifactRef, ClientResult, ClientTask, Preflight
 from zk0.run_store import write_result
@@ -65,6 +66,8 @@ def run_task(task: ClientTask) -> ClientResult:
         duration_s=time.perf_counter() - started,
         peak_rss_bytes=peak_rss_bytes(),
     )
+    if task.kind == "train":
+        FitCheckpoint(task).remove()
     logger.info("{} done in {:.1f} s: {} examples", task.kind, result.duration_s, result.num_examples)
     return result
 
@@ -114,6 +117,7 @@ def train(task: ClientTask, config: RunConfig) -> Outcome:
             proximal_mu=task.proximal_mu,
         ),
         _progress(task, config.training.steps),
+        FitCheckpoint(task, config.checkpoint.every_steps),
     )
     tail = outcome.losses[-10:]
     metrics = {
@@ -289,6 +293,7 @@ def _progress(task: ClientTask, steps: int) -> training.OnStep:
 
     def on_step(step: int, loss: float) -> None:
         nonlocal last
+        logger.debug("step {} of {}: loss {:.6f}", step, steps, loss)
         now = time.time()
         if now - last < PROGRESS_INTERVAL_S and step < steps:
             return

@@ -175,7 +175,11 @@ class ExecutorConfig(_Part):
 
 
 class CheckpointConfig(_Part):
-    """What is kept of old rounds."""
+    """What is saved while a client trains, and what is kept of old rounds."""
+
+    every_steps: int = Field(default=50, ge=0)
+    """Steps after which a fit under way saves its state: killed, it repeats at most these and ends with the same bytes.
+    0 saves none."""
 
     keep: int = Field(default=3, ge=2)
     """Newest committed rounds kept whole; round 0 and the best round are kept besides."""
@@ -220,7 +224,7 @@ class RunConfig(_Part):
     executor: ExecutorConfig = ExecutorConfig()
     """Where clients run."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    """What is kept."""
+    """What is saved and kept."""
     logging: LoggingConfig = LoggingConfig()
     """Logs."""
 

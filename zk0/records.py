@@ -12,6 +12,9 @@ from zk0.errors import FailureCause
 TaskKind = Literal["init", "statistics", "train", "evaluate"]
 """init: make the round-0 tensors; statistics: counts and moments of the training episodes; train: a fit."""
 
+FIT_CHECKPOINT = "checkpoint"
+"""Folder inside ClientTask.folder in which a fit under way saves its state."""
+
 
 class Record(BaseModel):
     """Base of the records: immutable and without unknown fields."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from zk0 import atomic
 from zk0.config import NAME_PATTERN, RunConfig, resolve_path, validate_config
 from zk0.errors import ConfigError, RunNameError, StorageError
-from zk0.records import ArtifactRef, ClientResult, ClientTask, Manifest, Record, RoundState, TaskKind
+from zk0.records import FIT_CHECKPOINT, ArtifactRef, ClientResult, ClientTask, Manifest, Record, RoundState, TaskKind
 
 RUN_FILE = "run.json"
 LOCK_FILE = "run.lock"
@@ -330,6 +330,8 @@ class RunStore:
         ):
             files.append(self._ref(path, atomic.write_json(path, content)))
         atomic.sweep_temporaries(folder)
+        for unfinished in folder.glob(f"clients/*/{FIT_CHECKPOINT}"):  # of clients that gave no result
+            atomic.remove_folder(unfinished)
         manifest = Manifest(
             run_id=self.info.id,
             config_digest=self.info.config_digest,

@@ -43,8 +43,9 @@ def new_run(
         name = found.info.name
     name = name or new_name(stem)
     config = settle_origin(checked.config, name)
-    # Each kept round, the base, the best and the one under way: global tensors and every client's update.
-    sets = (config.checkpoint.keep + 3) * (1 + len(config.clients))
+    # Each kept round, the base, the best and the one under way: global tensors and every client's update;
+    # of each fit under way two checkpoints: the tensors and their two moments.
+    sets = (config.checkpoint.keep + 3) * (1 + len(config.clients)) + 6 * config.executor.max_parallel
     check_free_space(config.outputs_dir, sets * checked.exchanged_bytes + LOG_BYTES)
     return RunStore.create_or_open(config, name)
 

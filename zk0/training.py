@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from lerobot.configs.default import DatasetConfig as LeRobotDatasetConfig
 from lerobot.configs.train import TrainPipelineConfig
-from lerobot.datasets import EpisodeAwareSampler
+from lerobot.datasets import EpisodeAwareSampler, compute_sampler_state
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.optim.factory import make_optimizer_and_scheduler
 from lerobot.scripts.lerobot_train import update_policy
@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from zk0.config import TrainingConfig
 from zk0.errors import ClientError
+from zk0.fit_checkpoint import FitCheckpoint, LiveFit
 from zk0.policy import Policy, Processor
 
 OnStep = Callable[[int, float], None]
@@ -98,8 +99,9 @@ def fit(
     training: TrainingConfig,
     local: LocalRound,
     on_step: OnStep | None = None,
+    checkpoint: FitCheckpoint | None = None,
 ) -> FitOutcome:
-    """Run the local steps of one round; the policy is changed in place.
+    """Run the local steps of one round, or those after its checkpoint; the policy is changed in place.
 
     Args:
         policy: holds the global weights of the round.
@@ -108,6 +110,7 @@ def fit(
         training: steps, batch size, optimizer options.
         local: seed, position in the schedule, mu.
         on_step: told about every step.
+        checkpoint: where the fit's state is found and saved.
 
     Raises:
         ClientError: the loss is not finite (cause `bad_data`).
@@ -115,29 +118,32 @@ def fit(
     device = torch.device(policy.config.device)
     accelerator = Accelerator(step_scheduler_with_optimizer=False, cpu=device.type == "cpu")
     optimizer, scheduler, clip = _make_optimizer(policy, dataset, training, local)
-    batches = _batches(policy, preprocessor, dataset, training, local.seed)
-    model = ProximalPolicy(policy, local.proximal_mu).to(device)
+    model = ProximalPolicy(policy, local.proximal_mu).to(device)  # copies w_t, which a checkpoint would replace
     tracker = _tracker(dataset, training, accelerator)
-    losses: list[float] = []
-    data_s = update_s = 0.0
-    for step in range(1, training.steps + 1):
+    live = LiveFit(policy, optimizer, scheduler)
+    if checkpoint is not None:
+        checkpoint.restore(live)
+    batches = _batches(policy, preprocessor, dataset, training, local.seed, live.step)
+    for step in range(live.step + 1, training.steps + 1):
         started = time.perf_counter()
         batch = next(batches)
-        data_s += time.perf_counter() - started
+        live.data_s += time.perf_counter() - started
         tracker, outputs = update_policy(
             tracker, model, batch, optimizer, clip, accelerator=accelerator, lr_scheduler=scheduler
         )
-        update_s += tracker.update_s.val
-        losses.append(_finite(outputs["policy_loss"], step))
+        live.update_s += tracker.update_s.val
+        live.losses.append(_finite(outputs["policy_loss"], step))
         if on_step is not None:
-            on_step(step, losses[-1])
-    return FitOutcome(losses, tracker.lr.val, tracker.grad_norm.val, data_s, update_s)
+            on_step(step, live.losses[-1])
+        if checkpoint is not None and step < training.steps:  # after the last one comes the result itself
+            checkpoint.after_step(live)
+    return FitOutcome(live.losses, tracker.lr.val, tracker.grad_norm.val, live.data_s, live.update_s)
 
 
 def _batches(
-    policy: Policy, preprocessor: Processor, dataset: LeRobotDataset, training: TrainingConfig, seed: int
+    policy: Policy, preprocessor: Processor, dataset: LeRobotDataset, training: TrainingConfig, seed: int, done: int
 ) -> Iterator[dict[str, Any]]:
-    """Pre-processed batches without end; their order is a pure function of the seed."""
+    """Pre-processed batches without end, from the one after `done` steps; their order is a function of the seed."""
     sampler = EpisodeAwareSampler(
         dataset.meta.episodes["dataset_from_index"],
         dataset.meta.episodes["dataset_to_index"],
@@ -147,6 +153,7 @@ def _batches(
         seed=seed,
         absolute_to_relative_idx=dataset.absolute_to_relative_idx,
     )
+    sampler.load_state_dict(compute_sampler_state(done, len(sampler), training.batch_size, num_processes=1))
     loader = torch.utils.data.DataLoader(
         dataset,
         batch_size=training.batch_size,

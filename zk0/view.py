@@ -229,7 +229,7 @@ def _compare(base: Json, final: Json) -> tuple[str, str, str, str]:
 
     before, after = number(base.get("action_error_deg")), number(final.get("action_error_deg"))
     change = f"{(after - before) / before:+.1%}" if before and after is not None else "-"
-    return pair("action_error_deg", 2), change, pair("gripper_error", 1), pair("loss", 4)
+    return pair("action_error_deg", 2), change, pair("gripper_error", 1), pair("loss", 3)
 
 
 def _mean(evaluated: Json, names: list[str]) -> Json:

@@ -88,7 +88,9 @@ class CommandLine:
 def kill(process: subprocess.Popen[str]) -> None:
     """SIGKILL, and nothing else: its workers are left to themselves."""
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()  # reading to its end would wait for the workers
 
 
 def worker_of(folder: Path, kind: str) -> psutil.Process | None:

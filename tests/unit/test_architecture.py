@@ -21,7 +21,8 @@ ALLOWED = {
     "policy": {"config", "data", "errors", "records"},
     "run_store": {"atomic", "config", "errors", "records"},
     "start": {"config", "errors", "records", "run_store"},
-    "training": {"config", "data", "errors", "policy", "records"},
+    "fit_checkpoint": {"atomic", "errors", "records"},
+    "training": {"config", "data", "errors", "fit_checkpoint", "policy", "records"},
     "evaluation": {"config", "data", "errors", "policy", "records", "training"},
     "aggregation": {"atomic", "config", "errors", "records", "run_store", "seeding"},
 }

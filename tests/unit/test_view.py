@@ -181,7 +181,7 @@ def test_the_summary_puts_the_base_beside_the_result(run):
         if "->" in line and "│" in line
     }
     assert list(rows) == ["kitchen", "workshop", "mean of clients", "attic (unseen)"]
-    for part in ("8.00 -> 4.00", "-50.0%", "80.0 -> 40.0", "0.8000 -> 0.4000"):
+    for part in ("8.00 -> 4.00", "-50.0%", "80.0 -> 40.0", "0.800 -> 0.400"):
         assert part in rows["kitchen"]
     assert "+0.0%" in rows["workshop"]
     assert "7.00 -> 5.00" in rows["mean of clients"]
