@@ -1,4 +1,4 @@
-"""The one door: `zk0 run`, `status`, `export`, `check-data`, `record`. Light to import; the work is behind commands."""
+"""zk0: federated fine-tuning of robot policies. The one door; light to import, the work is behind the commands."""
 
 import sys
 from datetime import datetime
