@@ -3,15 +3,16 @@
 import time
 from typing import Any, cast
 
-from prefect import Flow, Task, flow
+from prefect import Flow, Task, flow, tags
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.advance import advanced_run
 from tasks.aggregate import Aggregated, aggregate, aggregate_statistics, sample
+from tasks.artifacts import show
 from tasks.checkpoint import commit, export_final
 from tasks.evaluate import evaluate
 from tasks.fit import fit, prepare
 from tasks.prefect_logs import forward_logs
-from zk0.config import RunConfig
 from zk0.errors import ClientError
 from zk0.records import ClientFailure, ClientResult, ClientTask, RoundState
 from zk0.run_store import RunStore
@@ -20,20 +21,22 @@ SERVER = "server"
 """The name under which the server's own work of round 0 appears."""
 
 
-@flow(name="federated-training", flow_run_name="{name}", persist_result=False)
-def federated_training(config: RunConfig, name: str) -> str:
+@flow(name="federated-training", persist_result=False)
+def federated_training(config: str = "sim", overrides: list[str] = [], name: str | None = None) -> str:  # noqa: B006
     """Train, or go on training, one run; returns the path of the final policy.
 
     Args:
-        config: the run; frozen in the run directory at the first start.
-        name: the run's name, its folder under `outputs_dir`.
+        config: a shipped config (sim, so100), a TOML file, or the directory of a run that is to go on.
+        overrides: single keys to change, such as training.steps=20.
+        name: the run's name; empty: an unfinished run of this config goes on, and without one the next starts.
     """
-    store = RunStore.create_or_open(config, name)
-    run_dir = str(store.folder)
-    with store.lock(), forward_logs():
-        state = store.resume_point() or subflow(round_zero, store, 0)(run_dir)
-        for server_round in range(state.server_round + 1, config.federation.num_rounds + 1):
-            state = subflow(federated_round, store, server_round)(run_dir, server_round)
+    with advanced_run(config, overrides, name) as store, forward_logs():
+        run_dir = str(store.folder)
+        state = store.resume_point() or in_subflow(round_zero, store, 0, run_dir)
+        show(run_dir, state.server_round)
+        for server_round in range(state.server_round + 1, store.config.federation.num_rounds + 1):
+            state = in_subflow(federated_round, store, server_round, run_dir, server_round)
+            show(run_dir, server_round)
         return export_final(run_dir)
 
 
@@ -72,12 +75,16 @@ def round_zero(run_dir: str) -> RoundState:
     return commit(run_dir, 0, first, stats, prepared + evaluations, unknown, time.monotonic() - started)
 
 
-def subflow[**P](round_flow: Flow[P, RoundState], store: RunStore, server_round: int) -> Flow[P, RoundState]:
-    """A round's flow under its own name, with as many clients at work as the executor may have."""
-    return round_flow.with_options(
+def in_subflow[**P](
+    round_flow: Flow[P, RoundState], store: RunStore, server_round: int, *args: P.args, **kwargs: P.kwargs
+) -> RoundState:
+    """Run a round's flow under its own name, with as many clients at work as the executor may have."""
+    named = round_flow.with_options(
         flow_run_name=f"round-{server_round:03d}",
         task_runner=cast(Any, ThreadPoolTaskRunner)(max_workers=store.config.executor.max_parallel),
     )
+    with tags(f"round:{server_round}"):
+        return named(*args, **kwargs)
 
 
 def evaluation_work(store: RunStore, state: RoundState) -> list[ClientTask]:
@@ -99,7 +106,10 @@ def gather(
     """
     executor = store.config.executor
     patient = kind.with_options(retries=executor.max_retries, retry_delay_seconds=executor.retry_delay_s)
-    futures = [patient.submit(item, executor) for item in work]
+    futures = []
+    for item in work:
+        with tags(f"client:{item.client}"):
+            futures.append(patient.submit(item, executor))
     results: list[ClientResult] = []
     failures: list[ClientFailure] = []
     for item, future in zip(work, futures, strict=True):

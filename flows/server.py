@@ -13,6 +13,7 @@ from prefect.settings import get_current_settings
 
 from zk0.errors import BadInputError, Zk0Error
 
+LOOPBACK = "127.0.0.1"
 STARTUP_TIMEOUT_S = 180
 """The first start migrates a new database: 35 s on two cores, more on a busy machine."""
 
@@ -42,18 +43,25 @@ class Server:
             time.sleep(0.2)
         return self.url
 
+    def answers(self) -> bool:
+        """Whether it answers now."""
+        return _healthy(self.url)
+
     def discard(self) -> None:
         """End a server that we started for a run that does not take place."""
         if self.started is not None:
             self.started.terminate()
 
 
-def ensure_server() -> Server:
+def ensure_server(bind: str = LOOPBACK) -> Server:
     """A Prefect server: the configured one, the local one that is there, or a new one in the background.
 
     A configured `PREFECT_API_URL` (environment or profile) is used as it is. Without one, a server on the default port
     is reused if it is there, and started if not; it stays, for the pages of finished runs, until `prefect server stop`.
     Comes back at once: `Server.wait` waits until it answers.
+
+    Args:
+        bind: the address that a new server listens on; it is spoken to over loopback where that serves.
 
     Raises:
         BadInputError: the configured server does not answer, or the port belongs to something else.
@@ -66,7 +74,8 @@ def ensure_server() -> Server:
                 "(`unset PREFECT_API_URL`, `prefect config unset PREFECT_API_URL`) and zk0 starts a local one"
             )
         return Server(settings.api.url)
-    host, port = "127.0.0.1", settings.server.api.port
+    host = LOOPBACK if bind in ("0.0.0.0", "::", "localhost") else bind  # noqa: S104 - compared, not bound
+    port = settings.server.api.port
     url = f"http://{host}:{port}/api"
     if _healthy(url):
         return Server(url)
@@ -74,7 +83,7 @@ def ensure_server() -> Server:
         raise BadInputError(
             f"PREFECT_SERVER_API_PORT = {port}: another program listens there; set a free port in that variable"
         )
-    return _start(url, host, port, Path(settings.home))
+    return _start(url, bind, port, Path(settings.home))
 
 
 def ui_url(api_url: str) -> str:

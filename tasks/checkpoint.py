@@ -11,9 +11,9 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.aggregate import Aggregated
 from tasks.fit import export_policy
-from zk0 import atomic
+from zk0 import atomic, attempts
 from zk0.config import RunConfig
-from zk0.records import ArtifactRef, ClientFailure, ClientResult, RoundState
+from zk0.records import ArtifactRef, ClientFailure, ClientResult, RoundState, TaskKind
 from zk0.run_store import RunStore
 
 
@@ -46,7 +46,7 @@ def commit(
         arrays=aggregated.arrays,
         strategy_tensors=tensors,
         strategy_scalars=scalars,
-        metrics={**metrics, "duration_s": duration_s},
+        metrics={**_with_attempts(store, number, metrics), "duration_s": duration_s},
         results=results,
         stats=stats,
     )
@@ -112,6 +112,23 @@ def round_metrics(
         "failures": [failure.model_dump(mode="json") for failure in failures],
         "global_sha256": aggregated.arrays.sha256,
     }
+
+
+def _with_attempts(store: RunStore, number: int, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Add how often each fit was tried, and what went wrong before."""
+
+    def causes(client: str, kind: TaskKind) -> list[str]:
+        return attempts.failed_causes(store.round_folder(number) / "clients" / client, kind)
+
+    fits = {
+        client: {**figures, "attempts": 1 + len(causes(client, "train")), "failed_attempts": causes(client, "train")}
+        for client, figures in metrics["train"].items()
+    }
+    failures = [
+        {**failure, "attempts": max(1, len(causes(failure["client"], failure["kind"])))}
+        for failure in metrics["failures"]
+    ]
+    return {**metrics, "train": fits, "failures": failures}
 
 
 def best_round(metrics: Iterable[dict[str, Any]]) -> int | None:

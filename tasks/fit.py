@@ -9,6 +9,7 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
+from zk0 import attempts
 from zk0.config import ExecutorConfig, RunConfig
 from zk0.errors import ClientError
 from zk0.executors import Executor
@@ -54,6 +55,7 @@ def run_work(work: ClientTask, config: ExecutorConfig) -> ClientResult:
             return make_executor(config).run(work)
         except ClientError as error:
             logger.warning("{} failed ({}): {}", work.kind, error.cause, error)
+            attempts.note_failure(work, error)
             raise
 
 

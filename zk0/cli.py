@@ -1,7 +1,7 @@
-"""zk0: federated fine-tuning of robot policies. The one door; light to import, the work is behind the commands."""
+"""The one door: `zk0 run`, `serve`, `status` and the rest. Light to import; the work is behind the commands."""
 
 import sys
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,13 +12,14 @@ from rich.console import Console
 from zk0.errors import RunNameError, Zk0Error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zk0.config import RunConfig
     from zk0.executors.process import ProcessExecutor
     from zk0.run_store import RunStore
+    from zk0.start import Check
 
 INTERRUPTED = 130
-LOG_BYTES = 100 * 2**20
-"""Room for logs and metrics that must be free on the disk before a run starts, beside its tensors."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
@@ -36,16 +37,45 @@ def run(
     overrides: SetOption = None,
 ) -> None:
     """Train a federation: a new run, or an unfinished one of the same config from where it stopped."""
+    from zk0 import start
     from zk0.config import load_config
 
-    _train(load_config(config, overrides or []), name, Path(config or "sim").stem)
+    wanted = load_config(config, overrides or [])
+    _train(wanted, partial(start.new_run, wanted, name, start.stem_of(config), going_on=_going_on))
+
+
+@app.command()
+def serve(
+    config: ConfigArgument = None,
+    host: Annotated[str, typer.Option(help="Address that the Prefect server listens on.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Its port; Prefect's own, 4200, when left out.")] = None,
+    auth: Annotated[str | None, typer.Option(help="user:password that the server asks for.", envvar="ZK0_AUTH")] = None,
+    outputs: OutputsOption = Path("outputs"),
+    notify: Annotated[str | None, typer.Option(help="A Prefect notification block: slack-webhook/team.")] = None,
+) -> None:
+    """Watch over runs: Prefect server, worker, schedules, and recovery of what was killed; until Ctrl-C."""
+    from zk0.config import load_config
+
+    if config is not None:
+        load_config(config)  # a typing error shows here, not at two in the morning
+    import tasks
+
+    tasks.set_up_serving(host, port, auth)
+    from flows.serve import Options, Service
+
+    Service(Options(config=config, outputs=outputs.absolute(), host=host, notify=notify), console.print).run()
 
 
 @app.command()
 def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
     """Go on with an unfinished run from its last committed round."""
     store = _open(outputs, name)
-    _train(store.config, store.info.name, "")
+
+    def again(check: "Check") -> "RunStore":
+        check(store.config)
+        return store
+
+    _train(store.config, again)
 
 
 @app.command()
@@ -134,7 +164,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def _train(config: "RunConfig", name: str | None, stem: str) -> None:
+def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
     """Check everything, bring up the workers and the server meanwhile, and run the flow under the live view."""
     executor = _warm_executor(config)
     import tasks  # noqa: F401, I001 - sets Prefect's defaults, before Prefect is imported
@@ -146,26 +176,23 @@ def _train(config: "RunConfig", name: str | None, stem: str) -> None:
     from flows.federated_training import federated_training
     from zk0 import logs
     from zk0.executors.worker import preflight
-    from zk0.run_store import RunStore, check_free_space
     from zk0.view import LiveView, summary_table
 
     try:
-        checked = executor.call(preflight, config)
-        config = checked.config
-        name = name or _unfinished(config) or _new_name(stem)
-        # Each kept round, the base, the best and the one under way: global tensors and every client's update;
-        # of each fit under way two checkpoints: the tensors and their two moments.
-        sets = (config.checkpoint.keep + 3) * (1 + len(config.clients)) + 6 * config.executor.max_parallel
-        check_free_space(config.outputs_dir, sets * checked.exchanged_bytes + LOG_BYTES)
-        store = RunStore.create_or_open(config, name)
+        store = prepare(partial(executor.call, preflight))
+        with store.lock():  # says now if another process has the run, and takes over what may change in its config
+            logs.setup_orchestrator(store.folder, store.config.logging)
     except Zk0Error:
         server.discard()
         raise
     api = server.wait()
-    logs.setup_orchestrator(store.folder, config.logging)
-    console.print(f"run [bold]{name}[/]: {store.folder}\nPrefect UI: {ui_url(api)}", highlight=False)
-    with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, ui_url(api), console):
-        final = federated_training(config, name)
+    console.print(f"run [bold]{store.info.name}[/]: {store.folder}\nPrefect UI: {ui_url(api)}", highlight=False)
+    try:
+        with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, ui_url(api), console):
+            final = federated_training(str(store.folder))
+    except KeyboardInterrupt:
+        store.mark_stopped()
+        raise
     logs.complete()
     console.print(summary_table(store.folder))
     console.print(f"final policy: {final}", highlight=False)
@@ -191,21 +218,8 @@ def _open(outputs: Path, name: str | None) -> "RunStore":
     return runs[0]
 
 
-def _unfinished(config: "RunConfig") -> str | None:
-    """The newest run of just this config that is not finished and that nobody advances: `zk0 run` goes on with it."""
-    from zk0.run_store import RunStore
-
-    for store in RunStore.list_runs(config.outputs_dir):
-        finished = config.federation.num_rounds in store.committed_rounds() and (store.folder / "final").is_dir()
-        if store.info.config_digest == config.digest and not finished and store.holder() is None:
-            console.print(f"going on with the unfinished run {store.info.name!r} (--name starts another)")
-            return store.info.name
-    return None
-
-
-def _new_name(stem: str) -> str:
-    plain = "".join(letter if letter.isalnum() else "-" for letter in stem.lower()).strip("-")
-    return f"{plain or 'run'}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+def _going_on(store: "RunStore") -> None:
+    console.print(f"going on with the unfinished run {store.info.name!r} (--name starts another)")
 
 
 def _escaped(error: Exception) -> str:

@@ -17,7 +17,7 @@ from loguru import logger
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from zk0 import data, policy, training
+from zk0 import data, policy, start, training
 from zk0.atomic import file_sha256
 from zk0.config import DatasetConfig, RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError
@@ -62,7 +62,7 @@ def run_task(task: ClientTask) -> ClientResult:
         task,
         tensors=outcome.tensors,
         num_examples=outcome.num_examples,
-        metrics=outcome.metrics,
+        metrics=outcome.metrics | _peak_vram(),
         duration_s=time.perf_counter() - started,
         peak_rss_bytes=peak_rss_bytes(),
     )
@@ -80,6 +80,8 @@ def initialise(task: ClientTask, config: RunConfig) -> Outcome:
         _create_base(task, config, meta)
     built, _ = _load_policy(task, config, dataset, meta)
     tensors = policy.exchanged_tensors(built)
+    if config.continue_from is not None:
+        tensors = _continued(config, tensors)
     size = sum(value.nbytes for value in tensors.values())
     return Outcome(tensors, 0, {"exchanged_tensors": len(tensors), "exchanged_bytes": size})
 
@@ -210,6 +212,11 @@ def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:
     return tensors
 
 
+def _peak_vram() -> dict[str, int]:
+    """Most bytes that torch held on the GPU in this process; nothing where none was used."""
+    return {"peak_vram_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_initialized() else {}  # type: ignore[no-untyped-call]
+
+
 def _load_global(
     task: ClientTask, config: RunConfig, dataset: DatasetConfig, meta: LeRobotDatasetMetadata
 ) -> tuple[policy.Policy, policy.Processor, policy.Processor]:
@@ -230,6 +237,20 @@ def _load_policy(
     # The adapters' random start must not depend on who builds them.
     set_seed(derive_seed(config.seed, 0, "", "init"))
     return policy.build_policy(base, config.peft, meta, dataset.rename_map), base
+
+
+def _continued(config: RunConfig, fresh: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The tensors of the run that this one continues from, if they are the same ones by name and shape."""
+    store, ref = start.origin_tensors(config)
+    tensors = read_tensors(store.folder, ref)
+    for name in sorted(fresh.keys() | tensors.keys()):
+        here, there = (f"of shape {group[name].shape}" if name in group else "missing" for group in (fresh, tensors))
+        if here != there:
+            raise ConfigError(
+                f"continue_from = {config.continue_from!r}: {name} is {there} there and {here} here; "
+                "give the same policy and peft keys, or another run"
+            )
+    return tensors
 
 
 def _create_base(task: ClientTask, config: RunConfig, meta: LeRobotDatasetMetadata) -> None:

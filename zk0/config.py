@@ -20,6 +20,11 @@ ASSET_PREFIX = "asset:"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
+LATEST = "latest"
+"""Value of continue_from: the newest run that fits."""
+CONTINUE_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}(@\d{1,9})?$"
+"""A run's name, with or without the round."""
+
 
 class _Part(BaseModel):
     """A part of the config: immutable, no unknown keys, every field documented by the text under it."""
@@ -198,6 +203,10 @@ class RunConfig(_Part):
     """Seed from which every random choice is derived with (round, client, purpose)."""
     outputs_dir: str = "outputs"
     """Folder that holds the run directories."""
+    continue_from: str | None = Field(default=None, pattern=CONTINUE_PATTERN)
+    """Begin from the global tensors of another run in outputs_dir, of the same policy and adapters: its name,
+    `name@round`, or `latest`, the newest run of that kind that has trained (from the base where there is none). A name
+    alone and `latest` are settled to `name@round` when the run is created."""
     federation: FederationConfig = FederationConfig()
     """The federated algorithm."""
     clients: list[DatasetConfig] = Field(min_length=1)

@@ -29,6 +29,7 @@ RUN_FILE = "run.json"
 LOCK_FILE = "run.lock"
 METRICS_LINES = "metrics.jsonl"
 MANIFEST = "manifest.json"
+STOPPED_FILE = "stopped"
 PACKAGES = ("zk0", "lerobot", "flwr", "prefect", "peft", "torch")
 WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "outputs_dir")
 """Config keys that RunConfig.digest leaves out: they may change when a run is opened again."""
@@ -179,6 +180,7 @@ class RunStore:
             with atomic.storage_errors(self.folder / LOCK_FILE, "written"):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+                (self.folder / STOPPED_FILE).unlink(missing_ok=True)
             self._take_over_config()
             yield
         finally:
@@ -197,6 +199,16 @@ class RunStore:
             except BlockingIOError:
                 return _parse_holder(file.read())
         return None
+
+    def mark_stopped(self) -> None:
+        """Remember that a person stopped the run, until someone takes the lock again."""
+        with atomic.storage_errors(self.folder / STOPPED_FILE, "written"):
+            (self.folder / STOPPED_FILE).touch()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a person stopped the run: nothing takes it up again by itself."""
+        return _exists(self.folder / STOPPED_FILE)
 
     def _acquire(self, descriptor: int) -> None:
         for _ in range(10):

@@ -76,6 +76,10 @@ class CommandLine:
         path = self.outputs / name / "rounds" / f"{server_round:04d}" / "clients" / client / f"{kind}.json"
         return ClientResult.model_validate_json(path.read_text())
 
+    def info(self, name: str) -> dict[str, Any]:
+        """The run's run.json."""
+        return dict(json.loads((self.outputs / name / "run.json").read_text()))
+
     def metrics(self, name: str) -> list[dict[str, Any]]:
         lines = (self.outputs / name / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]

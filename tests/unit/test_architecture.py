@@ -20,6 +20,7 @@ ALLOWED = {
     "data": {"atomic", "config", "errors", "records"},
     "policy": {"config", "data", "errors", "records"},
     "run_store": {"atomic", "config", "errors", "records"},
+    "start": {"config", "errors", "records", "run_store"},
     "fit_checkpoint": {"atomic", "errors", "records"},
     "training": {"config", "data", "errors", "fit_checkpoint", "policy", "records"},
     "evaluation": {"config", "data", "errors", "policy", "records", "training"},

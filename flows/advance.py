@@ -1,0 +1,64 @@
+"""Which run directory a flow run advances, and how its page in Prefect names it."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from loguru import logger
+from prefect import get_client, tags
+from prefect.context import FlowRunContext
+
+from zk0 import logs, start
+from zk0.config import load_config
+from zk0.executors.process import ProcessExecutor
+from zk0.executors.worker import preflight
+from zk0.run_store import RUN_FILE, RunStore
+
+RUN_DIR_LABEL = "zk0.run_dir"
+"""Label of a flow run: the run directory that it advances."""
+HOLDER_POLL_S = 2.0
+
+
+@contextlib.contextmanager
+def advanced_run(config: str, overrides: list[str], name: str | None) -> Iterator[RunStore]:
+    """The run that this flow run advances: locked, logging, and named on the flow run's page.
+
+    A flow run that is put back after a crash goes on with the run that it had, whatever has come after.
+    """
+    context = FlowRunContext.get()
+    flow_run = context.flow_run if context else None
+    mine = (flow_run.labels or {}).get(RUN_DIR_LABEL) if flow_run else None
+    store = RunStore.open(str(mine)) if mine else choose_run(config, overrides, name)
+    ProcessExecutor(store.config.executor).warm_up()
+    if flow_run:
+        tag = f"run:{store.info.name}"
+        with get_client(sync_client=True) as client:
+            client.update_flow_run_labels(flow_run.id, {RUN_DIR_LABEL: str(store.folder)})
+            client.update_flow_run(flow_run.id, name=store.info.name, tags=sorted({*flow_run.tags, tag}))
+    logs.setup_orchestrator(store.folder, store.config.logging)
+    with store.lock(), tags(f"run:{store.info.name}"):
+        yield store
+
+
+def choose_run(config: str, overrides: list[str], name: str | None) -> RunStore:
+    """The run directory that a start means.
+
+    Without a name an unfinished run of the config goes on; where another process has it under way, this one waits for
+    its end and then starts the next, so that a start is neither doubled nor lost.
+    """
+    if (Path(config) / RUN_FILE).is_file():
+        return RunStore.open(config)
+    wanted = load_config(config, overrides)
+    waiting = False
+    while name is None and (found := start.unfinished(wanted)) is not None:
+        if (holder := found.holder()) is None:
+            return found
+        if not waiting:
+            logger.info("run {} is under way in process {}: waiting for its end", found.info.name, holder["pid"])
+        waiting = True
+        time.sleep(HOLDER_POLL_S)
+
+    check = partial(ProcessExecutor(wanted.executor).call, preflight)
+    return start.new_run(wanted, name, start.stem_of(config), check)

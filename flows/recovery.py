@@ -1,0 +1,253 @@
+"""Puts back flow runs whose process is gone, and runs on the disk that Prefect does not know, by the run's lock.
+
+Prefect alone does not do it: a run whose worker and server died with it stays `Running` for ever. Here, a flow run is
+dead when nobody holds its run's lock and no process on this host executes it.
+"""
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psutil
+from loguru import logger
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.states import AwaitingRetry, Cancelled, Crashed
+
+from flows.advance import RUN_DIR_LABEL
+from flows.register import FLOW, deployment_id
+from zk0 import errors, start
+from zk0.run_store import LOCK_FILE, RunStore
+
+GRACE_S = 6.0
+"""A flow run must be seen dead for so long: a worker that lives reports the death too, and must have done so before."""
+MAX_ATTEMPTS = 5
+"""Attempts without anything new in the run directory; then a person must look."""
+FIRST_PAUSE_S = 10.0
+LONGEST_PAUSE_S = 900.0
+DISK_PAUSE_S = 15.0
+FORGET_AFTER = timedelta(days=7)
+"""Crashed and failed flow runs older than this are history."""
+TAG = "zk0"
+
+PROGRESS_LABEL = "zk0.progress"
+ATTEMPTS_LABEL = "zk0.attempts"
+LIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+DEAD = [StateType.CRASHED, StateType.FAILED]
+GIVEN_UP = "given up"
+NEVER_PASSES = tuple(
+    name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.BadInputError)
+)
+"""Errors that another attempt meets again."""
+
+
+@dataclass
+class Memory:
+    """What sweeps keep in mind, in seconds of the monotonic clock."""
+
+    dead: dict[UUID, float] = field(default_factory=dict)
+    """Flow run -> when it was first seen dead."""
+    next_look_at_disk: float = 0.0
+    """When the run directories are looked through again."""
+
+
+def sweep(client: SyncPrefectClient, outputs: Path, memory: Memory) -> bool:
+    """Put back everything that needs it.
+
+    Args:
+        client: of the server.
+        outputs: the folder of the runs.
+        memory: of earlier sweeps; kept up to date.
+
+    Returns:
+        Whether the server knows our deployments; False means that its database is new.
+    """
+    deployment = deployment_id(client)
+    if deployment is None:
+        return False
+    candidates = [flow_run for flow_run in _flow_runs(client, LIVE + DEAD) if _may_need_help(flow_run)]
+    dead = {flow_run.id: flow_run for flow_run in candidates if not _is_alive(flow_run)}
+    now = time.monotonic()
+    memory.dead = {known: memory.dead.get(known, now) for known in dead}
+    for flow_run in dead.values():
+        if now - memory.dead[flow_run.id] >= GRACE_S:
+            del memory.dead[flow_run.id]
+            _recover(client, flow_run)
+    if now >= memory.next_look_at_disk and outputs.is_dir():
+        memory.next_look_at_disk = now + DISK_PAUSE_S
+        _take_up_abandoned(client, outputs, deployment)
+    return True
+
+
+def _take_up_abandoned(client: SyncPrefectClient, outputs: Path, deployment: UUID) -> None:
+    """Give every unfinished run that Prefect will not advance a new flow run of the deployment."""
+    for store in RunStore.list_runs(outputs):
+        if not start.is_finished(store) and _is_abandoned(client, store):
+            parameters: dict[str, Any] = {"config": str(store.folder), "overrides": [], "name": None}
+            made = client.create_flow_run_from_deployment(
+                deployment, parameters=parameters, name=store.info.name, tags=[TAG, f"run:{store.info.name}"]
+            )
+            client.update_flow_run_labels(made.id, {RUN_DIR_LABEL: str(store.folder)})
+            logger.info("run {} has no flow run: taken up by a new one", store.info.name)
+
+
+def pause_before(attempt: int) -> float:
+    """Seconds before an attempt without progress: none before the first, then growing threefold."""
+    return 0.0 if attempt < 2 else min(FIRST_PAUSE_S * 3.0 ** (attempt - 2), LONGEST_PAUSE_S)
+
+
+def _may_need_help(flow_run: FlowRun) -> bool:
+    """Whether a flow run is worth a closer look, by what Prefect says of it alone."""
+    state = flow_run.state
+    assert state is not None
+    if state.type in LIVE:
+        return True
+    # A run that `zk0 run` started has no deployment, so no worker would take it: see _is_abandoned.
+    hopeless = state.type == StateType.FAILED and any(f"{name}:" in (state.message or "") for name in NEVER_PASSES)
+    given_up = (state.message or "").startswith(GIVEN_UP)
+    forgotten = datetime.now(UTC) - state.timestamp > FORGET_AFTER
+    return flow_run.deployment_id is not None and not forgotten and not hopeless and not given_up
+
+
+def _recover(client: SyncPrefectClient, flow_run: FlowRun) -> None:
+    """Make the history of a dead flow run true, and put it back unless nothing would come of it."""
+    state = flow_run.state
+    assert state is not None
+    reason = _reason(state)
+    _crash_children(client, flow_run.id, reason)
+    if state.type == StateType.CANCELLING:
+        client.set_flow_run_state(flow_run.id, Cancelled(message="cancelled; its process is gone"))
+        return
+    if state.type in LIVE:
+        client.set_flow_run_state(flow_run.id, Crashed(message=reason))  # gives its concurrency slot back
+    if flow_run.deployment_id is None:
+        return
+    progress = _progress(flow_run)
+    labels: dict[str, Any] = dict(flow_run.labels or {})
+    attempt = 1 + (int(labels.get(ATTEMPTS_LABEL, 0)) if labels.get(PROGRESS_LABEL) == progress else 0)
+    if attempt > MAX_ATTEMPTS:
+        message = f"{GIVEN_UP} after {MAX_ATTEMPTS} attempts without progress; `zk0 resume` goes on. Last: {reason}"
+        client.set_flow_run_state(flow_run.id, Crashed(message=message), force=True)
+        logger.error("{}: {}", flow_run.name, message)
+        return
+    pause = pause_before(attempt)
+    message = f"put back in {pause:.0f} s, attempt {attempt} of {MAX_ATTEMPTS} without progress. Before: {reason}"
+    client.update_flow_run_labels(flow_run.id, {PROGRESS_LABEL: progress, ATTEMPTS_LABEL: attempt})
+    again: State[Any] = AwaitingRetry(scheduled_time=datetime.now(UTC) + timedelta(seconds=pause), message=message)
+    outcome = client.set_flow_run_state(flow_run.id, again)
+    logger.info("{}: {} ({})", flow_run.name, message, outcome.status.value)
+
+
+def _is_abandoned(client: SyncPrefectClient, store: RunStore) -> bool:
+    """Whether an unfinished run has no flow run that will advance it, and no person has stopped it."""
+    lock = store.folder / LOCK_FILE
+    touched = lock if lock.exists() else store.folder
+    if store.stopped or store.holder() is not None or time.time() - touched.stat().st_mtime < 2 * GRACE_S:
+        return False
+    newest = next(
+        (
+            run
+            for run in _flow_runs(client, [], f"run:{store.info.name}")
+            if (run.labels or {}).get(RUN_DIR_LABEL) == str(store.folder)
+        ),
+        None,
+    )
+    if newest is None:
+        return True
+    # A crashed `zk0 run` has no deployment that could run it again.
+    return newest.deployment_id is None and newest.state is not None and newest.state.type == StateType.CRASHED
+
+
+def _flow_runs(client: SyncPrefectClient, types: list[StateType], tag: str | None = None) -> list[FlowRun]:
+    """Flow runs of the federated training, newest first."""
+    state = FlowRunFilterState(name=None, type=FlowRunFilterStateType(any_=types)) if types else None
+    return client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),
+        flow_run_filter=FlowRunFilter(state=state, tags=FlowRunFilterTags(all_=[tag]) if tag else None),
+        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        limit=200,
+    )
+
+
+def _is_alive(flow_run: FlowRun) -> bool:
+    """Whether a process has the run, or will have it in a moment: one that is still importing holds no lock."""
+    folder = (flow_run.labels or {}).get(RUN_DIR_LABEL)
+    with contextlib.suppress(errors.Zk0Error):
+        if folder and RunStore.open(str(folder)).holder() is not None:
+            return True
+    return any(_executes(process, flow_run.id) for process in psutil.process_iter())
+
+
+def _executes(process: psutil.Process, flow_run_id: UUID) -> bool:
+    """Whether a process is the flow run's own; its clients inherit its environment, but not its command."""
+    with contextlib.suppress(psutil.Error):
+        words = process.cmdline()
+        engine = "prefect.engine" in words or "flow-run" in words
+        return engine and process.environ().get("PREFECT__FLOW_RUN_ID") == str(flow_run_id)
+    return False
+
+
+def _reason(state: State[Any]) -> str:
+    if state.type == StateType.RUNNING:
+        return "its process is gone: killed, or the machine restarted"
+    if state.type == StateType.PENDING:
+        return "it never started: its worker is gone"
+    return " ".join((state.message or state.name or "unknown").split())
+
+
+def _progress(flow_run: FlowRun) -> str:
+    """What a run has to show: committed rounds, and finished pieces of work since; a number that only grows."""
+    folder = (flow_run.labels or {}).get(RUN_DIR_LABEL)
+    try:
+        store = RunStore.open(str(folder)) if folder else None
+    except errors.Zk0Error:
+        store = None
+    if store is None:
+        return "-"
+    committed = max(store.committed_rounds(), default=-1)
+    clients = store.round_folder(committed + 1) / "clients"
+    finished = [entry for entry in clients.glob("*/*.json") if entry.name in ("train.json", "evaluate.json")]
+    return f"{committed}.{len(finished)}"
+
+
+def _crash_children(client: SyncPrefectClient, flow_run_id: UUID, why: str) -> None:
+    """Task runs and subflows of a dead flow run would stay `Running` for ever."""
+    tasks = client.read_task_runs(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])),
+        task_run_filter=TaskRunFilter(
+            state=TaskRunFilterState(
+                name=None, type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+            )
+        ),
+        limit=200,
+    )
+    for task_run in tasks:
+        client.set_task_run_state(task_run.id, Crashed(message=why), force=True)
+    rounds = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run_id]),
+            state=FlowRunFilterState(name=None, type=FlowRunFilterStateType(any_=LIVE)),
+        ),
+        limit=200,
+    )
+    for flow_run in rounds:
+        _crash_children(client, flow_run.id, why)
+        client.set_flow_run_state(flow_run.id, Crashed(message=why), force=True)

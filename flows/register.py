@@ -1,0 +1,143 @@
+"""Registers what `deployments/` describes with a Prefect server: work pool, deployments, notifications."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import yaml  # type: ignore[import-untyped]  # no stubs
+from loguru import logger
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.objects import ConcurrencyOptions
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.events.actions import DoNothing, SendNotification
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
+
+from zk0.errors import BadInputError
+
+FOLDER = Path(__file__).parents[1] / "deployments"
+FLOW = "federated-training"
+PRIMARY = f"{FLOW}/nightly"
+"""The deployment that takes up what has no flow run any more."""
+
+
+def register(client: SyncPrefectClient, config: str | None, outputs: Path) -> str:
+    """Register the work pool and the deployments; what is there unchanged keeps what was set in the UI.
+
+    Args:
+        client: of the server.
+        config: the config of the scheduled runs, in the place of the one in the file.
+        outputs: the folder of the runs.
+
+    Returns:
+        The work pool's name.
+    """
+    pool = ""
+    for item in yaml.safe_load((FOLDER / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]:
+        pool = item["work_pool"]["name"]
+        try:
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+        except ObjectAlreadyExists:
+            logger.debug("work pool {} is there", pool)
+        _register_deployment(client, item, config, outputs)
+    return pool
+
+
+def deployment_id(client: SyncPrefectClient) -> UUID | None:
+    """The primary deployment; None where the server does not know it (its database is new)."""
+    try:
+        return client.read_deployment_by_name(PRIMARY).id
+    except ObjectNotFound:
+        return None
+
+
+def register_automations(client: SyncPrefectClient, notify: str | None) -> None:
+    """Register the notifications of `automations.yaml`, replacing earlier ones of the same name.
+
+    Args:
+        client: of the server.
+        notify: `block-type/name` of a Prefect notification block; None shows events in the UI only.
+
+    Raises:
+        BadInputError: there is no such block.
+    """
+    block = _block(client, notify) if notify else None
+    for item in yaml.safe_load((FOLDER / "automations.yaml").read_text(encoding="utf-8")):
+        for known in client.read_automations_by_name(item["name"]):
+            client.delete_automation(known.id)
+        client.create_automation(
+            AutomationCore(
+                name=item["name"],
+                description=item.get("description", ""),
+                trigger=EventTrigger(
+                    expect=set(item["events"]),
+                    match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+                    match_related=ResourceSpecification(
+                        {"prefect.resource.role": "flow", "prefect.resource.name": FLOW}
+                    ),
+                    posture=Posture.Reactive,
+                    threshold=1,
+                ),
+                actions=[
+                    SendNotification(block_document_id=block, subject=item["subject"], body=item["body"])
+                    if block
+                    else DoNothing()
+                ],
+            )
+        )
+
+
+def _register_deployment(client: SyncPrefectClient, item: dict[str, Any], config: str | None, outputs: Path) -> None:
+    parameters = dict(item["parameters"])
+    if config is not None:
+        parameters["config"] = str(Path(config).absolute()) if Path(config).is_file() else config
+    parameters["overrides"] = [*parameters.get("overrides", []), f"outputs_dir={json.dumps(str(outputs))}"]
+    flow: Flow[..., Any] = load_flow_from_entrypoint(item["entrypoint"])
+    schema = parameter_schema(flow).model_dump_for_openapi()
+    version = hashlib.sha256(json.dumps([item, parameters, schema, str(Path.cwd())]).encode()).hexdigest()[:12]
+    try:
+        if client.read_deployment_by_name(f"{flow.name}/{item['name']}").version == version:
+            return
+    except ObjectNotFound:
+        logger.debug("deployment {} is new", item["name"])
+    limit = item["concurrency_limit"]
+    client.create_deployment(
+        flow_id=client.create_flow_from_name(flow.name),
+        name=item["name"],
+        version=version,
+        description=item["description"],
+        tags=item["tags"],
+        entrypoint=item["entrypoint"],
+        parameters=parameters,
+        parameter_openapi_schema=schema,
+        enforce_parameter_schema=item["enforce_parameter_schema"],
+        schedules=[
+            DeploymentScheduleCreate(
+                schedule=CronSchedule(cron=entry["cron"], timezone=entry["timezone"]), active=entry["active"]
+            )
+            for entry in item["schedules"]
+        ],
+        concurrency_limit=limit["limit"],
+        concurrency_options=ConcurrencyOptions(
+            collision_strategy=limit["collision_strategy"], grace_period_seconds=limit["grace_period_seconds"]
+        ),
+        work_pool_name=item["work_pool"]["name"],
+        job_variables={"working_dir": str(Path.cwd()), **item["work_pool"].get("job_variables", {})},
+    )
+
+
+def _block(client: SyncPrefectClient, notify: str) -> UUID:
+    kind, _, name = notify.partition("/")
+    try:
+        return client.read_block_document_by_name(name, kind).id
+    except ObjectNotFound as error:
+        raise BadInputError(
+            f"--notify {notify!r}: no such Prefect block; make one in the UI under Blocks, and name it type/name, "
+            "such as slack-webhook/team"
+        ) from error

@@ -1,0 +1,164 @@
+"""What a run shows on its pages in Prefect: progress, a table per round, charts, and base against newest round."""
+
+import base64
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import httpx
+from loguru import logger
+from prefect import task
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectException
+from prefect.states import Completed
+
+from zk0.config import RunConfig
+from zk0.errors import StorageError
+from zk0.progress import Json, failures, mapping, number
+from zk0.report.charts import CHARTS, draw_charts
+from zk0.run_store import RunStore
+
+MIB = 2**20
+NOTHING = ""
+"""A dash would become a bullet: the UI takes a cell for Markdown."""
+
+
+@task(task_run_name="show-{server_round:03d}", cache_policy=NO_CACHE, persist_result=False)
+def show(run_dir: str, server_round: int) -> State[None]:
+    """Show a committed round; its state message names the clients that sat it out.
+
+    A page is not worth a run: what cannot be shown is named in the log, and shown with the next round.
+    """
+    store = RunStore.open(run_dir)
+    rounds = store.read_metrics()
+    try:
+        publish(store, server_round, rounds)
+    except (StorageError, httpx.HTTPError, PrefectException) as error:
+        logger.warning("round {} is not shown in Prefect: {}: {}", server_round, type(error).__name__, error)
+    return Completed(message=_message(store.config, server_round, rounds))
+
+
+def publish(store: RunStore, server_round: int, rounds: Sequence[Json]) -> None:
+    """Draw the charts, and make the artifacts of the run and of one round.
+
+    Args:
+        store: the run.
+        server_round: the round that was committed.
+        rounds: the lines of metrics.jsonl.
+    """
+    config, name = store.config, store.info.name
+    key = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+    total = config.federation.num_rounds
+    unseen = [dataset.name for dataset in config.evaluation.datasets]
+    create_progress_artifact(
+        100.0 * server_round / total, f"{key}-progress", f"{name}: round {server_round} of {total} committed"
+    )
+    create_table_artifact(
+        round_table(config, server_round, rounds),
+        f"{key}-round-{server_round:03d}",
+        f"{name}, round {server_round}: what each client did",
+    )
+    for chart, path in draw_charts(store.folder, rounds, unseen).items():
+        picture = base64.b64encode(path.read_bytes()).decode()
+        create_image_artifact(f"data:image/png;base64,{picture}", f"{key}-{chart}", f"{name}: {CHARTS[chart][0]}")
+    create_markdown_artifact(summary(store, rounds), f"{key}-summary", f"{name}: the base beside the newest round")
+
+
+def round_table(config: RunConfig, server_round: int, rounds: Sequence[Json]) -> list[dict[str, Any]]:
+    """One row per client, then one per unseen setting: attempts, examples, losses, errors before and after, costs."""
+    lines = {line["server_round"]: line for line in rounds}
+    line, before = mapping(lines.get(server_round)), mapping(lines.get(server_round - 1))
+    why = failures(line)
+    attempts = {item["client"]: item.get("attempts") for item in line.get("failures", ())}
+    rows = []
+    for dataset in [*config.clients, *config.evaluation.datasets]:
+        name = dataset.name
+        fit = mapping(mapping(line.get("train")).get(name))
+        after = mapping(mapping(line.get("evaluate")).get(name))
+        earlier = mapping(mapping(before.get("evaluate")).get(name))
+        sat_out = [past for past, entry in lines.items() if past <= server_round and _sat_out(entry, name)]
+        rows.append(
+            {
+                "client": name if dataset in config.clients else f"{name} (unseen)",
+                "attempts": fit.get("attempts") or attempts.get(name) or NOTHING,
+                "retried after": ", ".join(fit.get("failed_attempts", ())) or NOTHING,
+                "failure": why.get(name, NOTHING),
+                "rounds sat out": ", ".join(map(str, sat_out)) or NOTHING,
+                "examples": fit.get("num_examples", NOTHING),
+                "training loss": _figure(fit.get("loss"), 4),
+                "action error before, deg": _figure(earlier.get("action_error_deg"), 2),
+                "action error after, deg": _figure(after.get("action_error_deg"), 2),
+                "held-out loss": _figure(after.get("loss"), 4),
+                "duration, s": _figure(fit.get("duration_s"), 1),
+                "peak RAM, MiB": _figure(fit.get("peak_rss_bytes"), 0, MIB),
+                "peak VRAM, MiB": _figure(fit.get("peak_vram_bytes"), 0, MIB),
+                "sent, MiB": _figure(fit.get("update_bytes"), 2, MIB),
+            }
+        )
+    return rows
+
+
+def summary(store: RunStore, rounds: Sequence[Json]) -> str:
+    """Markdown: round 0, the base, beside the newest round, and where everything lies."""
+    newest = int(rounds[-1]["server_round"]) if rounds else 0
+    parts = [
+        f"# {store.info.name}",
+        f"Round {newest} of {store.config.federation.num_rounds} is committed.",
+        "",
+        f"| held-out episodes of | round 0 (the base), deg | round {newest}, deg | change | loss, 0 | loss, {newest} |",
+        "|---|---:|---:|---:|---:|---:|",
+        *(_summary_rows(store.config, rounds) if rounds else ()),
+        "",
+        "## Where it is",
+        "",
+        f"- run directory: `{store.folder}` ([open](file://{store.folder}))",
+        f"- log of the run: `{store.folder / 'run.log'}` ([open](file://{store.folder / 'run.log'}))",
+        f"- log of a client: `{store.folder}/rounds/<round>/clients/<client>/client.log`",
+        f"- charts: `{store.folder / 'charts'}`",
+        f"- from a terminal: `zk0 status {store.info.name} --outputs {store.folder.parent}`",
+    ]
+    if sat_out := [f"round {line['server_round']}: {name}, {why}" for line in rounds for name, why in _lost(line)]:
+        parts += ["", "## Clients that sat out a round", "", *(f"- {text}" for text in sat_out)]
+    return "\n".join(parts)
+
+
+def _summary_rows(config: RunConfig, rounds: Sequence[Json]) -> Iterator[str]:
+    base, newest = (mapping(rounds[index].get("evaluate")) for index in (0, -1))
+    for dataset in [*config.clients, *config.evaluation.datasets]:
+        first, last = mapping(base.get(dataset.name)), mapping(newest.get(dataset.name))
+        old, new = number(first.get("action_error_deg")), number(last.get("action_error_deg"))
+        change = f"{(new - old) / old:+.1%}" if old and new is not None else "-"
+        label = dataset.name if dataset in config.clients else f"{dataset.name} (unseen)"
+        losses = f"{_figure(first.get('loss'), 4)} | {_figure(last.get('loss'), 4)}"
+        yield f"| {label} | {_figure(old, 2)} | {_figure(new, 2)} | {change} | {losses} |"
+
+
+def _message(config: RunConfig, server_round: int, rounds: Sequence[Json]) -> str:
+    line = next((line for line in rounds if line["server_round"] == server_round), {})
+    lost = [f"{name} sat out ({why})" for name, why in _lost(line)]
+    error = _figure(mapping(line.get("summary")).get("action_error_deg"), 2)
+    head = f"round {server_round} of {config.federation.num_rounds} committed, action error {error} deg"
+    return "; ".join([head, *lost])
+
+
+def _lost(line: Json) -> Iterator[tuple[str, str]]:
+    for name, why in failures(line).items():
+        if _sat_out(line, name):
+            yield name, why
+
+
+def _sat_out(line: Json, name: str) -> bool:
+    """Whether a client was to train in the round and gave nothing."""
+    return any(item.get("client") == name and item.get("kind") == "train" for item in line.get("failures", ()))
+
+
+def _figure(value: object, digits: int, unit: int = 1) -> str:
+    known = number(value)
+    return NOTHING if known is None else f"{known / unit:.{digits}f}"

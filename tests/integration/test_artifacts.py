@@ -1,0 +1,112 @@
+"""What a run shows on its pages in Prefect, as the API gives it."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.browser import needs_chromium, page
+from tests.integration.conftest import CommandLine
+
+pytestmark = pytest.mark.slow
+
+
+def post(zk0: CommandLine, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    answer = httpx.post(f"{zk0.environment['PREFECT_API_URL']}{path}", json=body, timeout=30, trust_env=False)
+    answer.raise_for_status()
+    return list(answer.json())
+
+
+@pytest.fixture(scope="module")
+def artifacts(zk0: CommandLine, reference: str) -> dict[str, dict[str, Any]]:
+    """Key -> newest artifact of the reference run."""
+    found = post(zk0, "/artifacts/latest/filter", {"artifacts": {"key": {"like_": "reference-%"}}, "limit": 200})
+    return {item["key"]: item for item in found}
+
+
+def test_the_progress_reaches_the_end(artifacts: dict[str, dict[str, Any]]) -> None:
+    assert artifacts["reference-progress"]["type"] == "progress"
+    assert float(artifacts["reference-progress"]["data"]) == 100
+
+
+def test_every_round_has_a_table(zk0: CommandLine, artifacts: dict[str, dict[str, Any]]) -> None:
+    assert {f"reference-round-00{number}" for number in range(3)} <= set(artifacts)
+    rows = {row["client"]: row for row in json.loads(artifacts["reference-round-002"]["data"])}
+    assert set(rows) == {"kitchen", "workshop"}
+    rounds = zk0.metrics("reference")
+    row, fit = rows["kitchen"], rounds[2]["train"]["kitchen"]
+    assert row["attempts"] == 1
+    assert row["examples"] == fit["num_examples"]
+    assert float(row["training loss"]) == pytest.approx(fit["loss"], abs=1e-4)
+    for column, number in (("action error before, deg", 1), ("action error after, deg", 2)):
+        expected = rounds[number]["evaluate"]["kitchen"]["action_error_deg"]
+        assert float(row[column]) == pytest.approx(expected, abs=0.01)
+    assert float(row["peak RAM, MiB"]) > 100
+    assert float(row["sent, MiB"]) > 0
+
+
+def test_the_charts_are_pictures_and_lie_in_the_run_directory(
+    zk0: CommandLine, artifacts: dict[str, dict[str, Any]]
+) -> None:
+    for name in ("action-error", "held-out-loss", "training-loss", "peak-memory"):
+        artifact = artifacts[f"reference-{name}"]
+        head, _, data = artifact["data"].partition(",")
+        assert (artifact["type"], head) == ("image", "data:image/png;base64")
+        picture = base64.b64decode(data)
+        assert picture.startswith(b"\x89PNG")
+        assert (zk0.outputs / "reference" / "charts" / f"{name}.png").read_bytes() == picture
+
+
+def test_the_summary_has_the_base_beside_the_newest_round(
+    zk0: CommandLine, artifacts: dict[str, dict[str, Any]]
+) -> None:
+    text = artifacts["reference-summary"]["data"]
+    base, newest = (zk0.metrics("reference")[index]["evaluate"]["workshop"]["action_error_deg"] for index in (0, 2))
+    assert f"| workshop | {base:.2f} | {newest:.2f} |" in text
+    assert str(zk0.outputs / "reference" / "run.log") in text
+
+
+def test_flow_and_task_runs_are_tagged_by_run_round_and_client(zk0: CommandLine, reference: str) -> None:
+    flows = {item["name"]: set(item["tags"]) for item in post(zk0, "/flow_runs/filter", {"limit": 200})}
+    assert "run:reference" in flows["reference"]
+    wanted = ["run:reference", "round:2", "client:kitchen"]
+    tasks = post(zk0, "/task_runs/filter", {"task_runs": {"tags": {"all_": wanted}}})
+    assert {item["name"] for item in tasks} == {"fit-002-kitchen", "evaluate-002-kitchen"}
+    rounds = post(zk0, "/flow_runs/filter", {"flow_runs": {"tags": {"all_": ["run:reference", "round:1"]}}})
+    assert [item["name"] for item in rounds] == ["round-001"]
+
+
+def test_failed_attempts_and_a_client_that_sat_out_are_visible(zk0: CommandLine) -> None:
+    """A client whose training always takes too long: tried twice, then the round goes on without it."""
+    config = zk0.config(
+        federation__num_rounds=1,
+        federation__min_train_clients=1,
+        training__steps=400,
+        executor__timeout_s=6,
+        executor__max_retries=1,
+    )
+    folder = zk0.outputs / "sat-out" / "rounds" / "0001" / "clients"
+    zk0.run("run", config, "--name", "sat-out", exit_code=3)
+    attempts = (folder / "kitchen" / "attempts.jsonl").read_text().splitlines()
+    assert len(attempts) == 2
+    assert all('"cause": "timeout"' in line for line in attempts)
+
+
+@needs_chromium
+def test_a_person_finds_rounds_tables_and_charts(
+    zk0: CommandLine, artifacts: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    site = zk0.environment["PREFECT_API_URL"].removesuffix("/api")
+    flows = {item["name"]: item["id"] for item in post(zk0, "/flow_runs/filter", {"limit": 200})}
+    run_page = page(f"{site}/runs/flow-run/{flows['reference']}", tmp_path)
+    assert "run:reference" in run_page
+    assert "round 2 of 2 committed" in run_page
+    listed = page(f"{site}/artifacts", tmp_path)
+    assert "reference-round-002" in listed
+    table = page(f"{site}/artifacts/artifact/{artifacts['reference-round-002']['latest_id']}", tmp_path)
+    assert "peak RAM, MiB" in table
+    chart = page(f"{site}/artifacts/artifact/{artifacts['reference-action-error']['latest_id']}", tmp_path)
+    assert "data:image/png;base64" in chart

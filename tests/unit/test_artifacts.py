@@ -1,0 +1,69 @@
+"""Tables, summary and charts of a run, from its metrics alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tasks.artifacts import round_table, summary
+from tests.conftest import small_run
+from zk0.attempts import failed_causes, note_failure
+from zk0.config import validate_config
+from zk0.errors import ClientError
+from zk0.report.charts import CHARTS, draw_charts
+from zk0.run_store import RunStore
+
+
+def line(server_round: int, error: float, **changes: Any) -> dict[str, Any]:
+    fit = {"loss": 0.5, "num_examples": 30, "duration_s": 2.0, "peak_rss_bytes": 2**30, "update_bytes": 2**20}
+    trained = {} if server_round == 0 else {"kitchen": {**fit, "attempts": 2, "failed_attempts": ["lost"]}}
+    evaluated = {name: {"action_error_deg": error, "loss": 0.4} for name in ("kitchen", "workshop")}
+    record = {"server_round": server_round, "train": trained, "evaluate": evaluated, "failures": []}
+    return {**record, "summary": {"action_error_deg": error}, **changes}
+
+
+LOST = {"client": "workshop", "kind": "train", "cause": "timeout", "message": "took too long", "attempts": 3}
+ROUNDS = [line(0, 8.0), line(1, 6.0, failures=[LOST]), line(2, 4.0)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore.create_or_open(validate_config(small_run(tmp_path / "outputs")), "shown")
+
+
+def test_a_row_says_what_a_client_did_and_what_it_cost(store: RunStore) -> None:
+    row = round_table(store.config, 2, ROUNDS)[0]
+    assert (row["client"], row["attempts"], row["retried after"]) == ("kitchen", 2, "lost")
+    assert (row["action error before, deg"], row["action error after, deg"]) == ("6.00", "4.00")
+    assert (row["peak RAM, MiB"], row["peak VRAM, MiB"], row["sent, MiB"]) == ("1024", "", "1.00")
+
+
+def test_a_client_that_sat_out_is_named_with_its_cause(store: RunStore) -> None:
+    row = round_table(store.config, 1, ROUNDS)[1]
+    assert (row["attempts"], row["failure"]) == (3, "timeout: took too long")
+    assert round_table(store.config, 2, ROUNDS)[1]["rounds sat out"] == "1"
+    assert "- round 1: workshop, timeout: took too long" in summary(store, ROUNDS)
+
+
+def test_the_summary_compares_with_the_base(store: RunStore) -> None:
+    assert "| kitchen | 8.00 | 4.00 | -50.0% | 0.4000 | 0.4000 |" in summary(store, ROUNDS)
+
+
+def test_charts_grow_with_the_rounds(tmp_path: Path) -> None:
+    assert set(draw_charts(tmp_path, ROUNDS[:1])) == {"action-error", "held-out-loss"}
+    first = (tmp_path / "charts" / "action-error.png").read_bytes()
+    assert set(draw_charts(tmp_path, ROUNDS, ["workshop"])) == set(CHARTS)
+    assert (tmp_path / "charts" / "action-error.png").read_bytes() != first
+    with Image.open(tmp_path / "charts" / "action-error.png") as picture:
+        assert picture.size == (800, 450)
+
+
+def test_failed_attempts_are_remembered_by_kind(store: RunStore) -> None:
+    task = store.task("train", 1, "kitchen")
+    note_failure(task, ClientError("timeout", "took too long"))
+    note_failure(task, ClientError("lost", "killed"))
+    note_failure(store.task("evaluate", 1, "kitchen"), ClientError("error", "odd"))
+    with (task.folder / "attempts.jsonl").open("a") as file:
+        file.write('{"torn')
+    assert failed_causes(task.folder, "train") == ["timeout", "lost"]

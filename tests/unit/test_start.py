@@ -1,0 +1,89 @@
+"""zk0.start: which run a start means, and where it begins."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import small_run
+from zk0.config import RunConfig, validate_config
+from zk0.errors import ConfigError
+from zk0.records import Preflight
+from zk0.run_store import RunStore
+from zk0.start import is_finished, new_run, origin_tensors, settle_origin, unfinished
+
+TENSORS = {"lora_A": np.ones((2, 3), np.float32)}
+
+
+def config_of(outputs: Path, **changes: object) -> RunConfig:
+    return validate_config(small_run(outputs, **changes))
+
+
+def committed(config: RunConfig, name: str, rounds: int) -> RunStore:
+    store = RunStore.create_or_open(config, name)
+    for number in range(rounds + 1):
+        store.commit(number, arrays=TENSORS, strategy_tensors={}, strategy_scalars={}, metrics={})
+    return store
+
+
+def check(config: RunConfig) -> Preflight:
+    return Preflight(config=config, frames={}, exchanged_bytes=1)
+
+
+def test_latest_is_settled_to_the_newest_run_that_has_trained(tmp_path: Path) -> None:
+    committed(config_of(tmp_path), "old", 2)
+    committed(config_of(tmp_path, seed=8), "new", 1)
+    committed(config_of(tmp_path, seed=9), "untrained", 0)
+    committed(config_of(tmp_path, peft__r=2), "other-kind", 2)
+    settled = settle_origin(config_of(tmp_path, continue_from="latest"), "next")
+    assert settled.continue_from == "new@1"
+    store, ref = origin_tensors(settled)
+    assert store.info.name == "new"
+    assert store.path(ref).is_file()
+
+
+def test_latest_without_any_run_is_the_base(tmp_path: Path) -> None:
+    assert settle_origin(config_of(tmp_path, continue_from="latest"), "first").continue_from is None
+
+
+def test_the_origin_is_part_of_the_digest(tmp_path: Path) -> None:
+    assert config_of(tmp_path).digest != config_of(tmp_path, continue_from="old@1").digest
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [("missing", "runs there: old"), ("old@7", "committed and kept: 0, 1, 2"), ("Not a name", "pattern")],
+)
+def test_an_origin_that_is_not_there_is_refused(tmp_path: Path, wanted: str, said: str) -> None:
+    committed(config_of(tmp_path), "old", 2)
+    with pytest.raises(ConfigError, match=said):
+        settle_origin(config_of(tmp_path, continue_from=wanted), "next")
+
+
+def test_a_damaged_origin_is_named(tmp_path: Path) -> None:
+    store = committed(config_of(tmp_path), "old", 1)
+    settled = settle_origin(config_of(tmp_path, continue_from="old"), "next")
+    (store.round_folder(1) / "global.safetensors").write_bytes(b"no")
+    with pytest.raises(ConfigError, match=r"continue_from = 'old@1': .*global\.safetensors"):
+        origin_tensors(settled)
+
+
+def test_an_unfinished_run_goes_on_from_where_it_was_settled_to_begin(tmp_path: Path) -> None:
+    finished = committed(config_of(tmp_path), "old", 2)
+    (finished.folder / "final").mkdir()
+    assert is_finished(finished)
+    wanted = config_of(tmp_path, continue_from="latest")
+    first = new_run(wanted, None, "nightly", check)
+    committed(config_of(tmp_path, seed=8), "newer", 2)
+    assert first.config.continue_from == "old@2"
+    assert unfinished(wanted) is not None
+    assert new_run(wanted, None, "nightly", check).info == first.info
+    assert new_run(wanted, first.info.name, "nightly", check).info == first.info
+
+
+def test_a_run_stopped_by_hand_says_so_until_it_goes_on(tmp_path: Path) -> None:
+    store = committed(config_of(tmp_path), "mine", 1)
+    store.mark_stopped()
+    assert RunStore.open(store.folder).stopped
+    with store.lock():
+        assert not store.stopped

@@ -1,0 +1,94 @@
+"""Charts of a run as PNG files in `<run>/charts/`, from the committed rounds alone."""
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from zk0 import atomic
+from zk0.progress import Json, mapping, number
+
+SIZE_INCHES = (8.0, 4.5)
+DPI = 100
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555", "#b8a800")
+"""Okabe and Ito's, told apart by colour-blind readers too; also told apart by the markers."""
+MARKERS = "osD^vP*X"
+
+Points = list[tuple[int, float]]
+
+
+def draw_charts(run_dir: str | Path, rounds: Sequence[Json], unseen: Iterable[str] = ()) -> dict[str, Path]:
+    """Draw every chart that the rounds have figures for, replacing the earlier ones.
+
+    Args:
+        run_dir: the run directory.
+        rounds: lines of metrics.jsonl, by server_round.
+        unseen: names of the settings that no client trains on, drawn dashed.
+
+    Returns:
+        Name -> file.
+    """
+    written = {}
+    for name, (title, unit, part, key, scale) in CHARTS.items():
+        series = _series(rounds, part, key, scale)
+        if series:
+            path = Path(run_dir) / "charts" / f"{name}.png"
+            atomic.write_bytes(path, _png(title, unit, series, set(unseen)))
+            written[name] = path
+    return written
+
+
+def _bytes_to_gib(value: float) -> float:
+    return value / 2**30
+
+
+def _as_is(value: float) -> float:
+    return value
+
+
+CHARTS: dict[str, tuple[str, str, str, str, Callable[[float], float]]] = {
+    "action-error": ("Action error on held-out episodes", "degrees", "evaluate", "action_error_deg", _as_is),
+    "held-out-loss": ("Loss on held-out episodes", "loss", "evaluate", "loss", _as_is),
+    "training-loss": ("Training loss at the end of each fit", "loss", "train", "loss", _as_is),
+    "fit-duration": ("Duration of each fit", "seconds", "train", "duration_s", _as_is),
+    "peak-memory": ("Peak memory of each fit", "GiB", "train", "peak_rss_bytes", _bytes_to_gib),
+}
+"""Name -> title, unit, part of the round's metrics, key, scale."""
+
+
+def _series(rounds: Sequence[Json], part: str, key: str, scale: Callable[[float], float]) -> dict[str, Points]:
+    series: dict[str, Points] = {}
+    for line in rounds:
+        for name, figures in mapping(line.get(part)).items():
+            value = number(mapping(figures).get(key))
+            if value is not None:
+                series.setdefault(str(name), []).append((int(line["server_round"]), scale(value)))
+    return series
+
+
+def _png(title: str, unit: str, series: dict[str, Points], unseen: set[str]) -> bytes:
+    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)  # no pyplot: its state is global, and this runs beside other threads
+    axes: Axes = figure.add_subplot()
+    for index, (name, points) in enumerate(series.items()):
+        axes.plot(
+            [point[0] for point in points],
+            [point[1] for point in points],
+            label=f"{name} (unseen)" if name in unseen else name,
+            color=COLOURS[index % len(COLOURS)],
+            marker=MARKERS[index % len(MARKERS)],
+            linestyle="--" if name in unseen else "-",
+        )
+    axes.set(title=title, xlabel="round", ylabel=unit)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
