@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.service import CommandLine
 from tests.integration.browser import needs_chromium, page
-from tests.integration.conftest import CommandLine
 
 pytestmark = pytest.mark.slow
 

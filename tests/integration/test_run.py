@@ -9,7 +9,8 @@ import httpx
 import pytest
 from safetensors.numpy import load_file
 
-from tests.integration.conftest import CommandLine, kill, worker_of
+from benchmarks.service import CommandLine
+from tests.integration.conftest import kill, worker_of
 
 pytestmark = pytest.mark.slow
 

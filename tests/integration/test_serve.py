@@ -8,9 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.service import CommandLine, ServedCommandLine, state_of
 from tests.integration.browser import needs_chromium, page
-from tests.integration.conftest import CommandLine
-from tests.integration.service import ServedCommandLine, state_of
 
 pytestmark = pytest.mark.slow
 
