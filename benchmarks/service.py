@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -23,6 +24,8 @@ from zk0.records import ClientResult
 
 ROOT = Path(__file__).parents[1]
 FLOW = "federated-training"
+TLS = ssl.create_default_context()
+"""Made once: httpx would read all certificates of the system for each request, even without TLS."""
 CLIENTS = ("kitchen", "workshop")
 
 
@@ -200,12 +203,12 @@ class ServedCommandLine(CommandLine):
 
     def nightly(self) -> str | None:
         with contextlib.suppress(httpx.HTTPError):
-            answer = httpx.get(f"{self.api}/deployments/name/{FLOW}/nightly", timeout=10, trust_env=False)
+            answer = httpx.get(f"{self.api}/deployments/name/{FLOW}/nightly", timeout=10, trust_env=False, verify=TLS)
             return str(answer.json()["id"]) if answer.is_success else None
         return None
 
     def flow_run(self, flow_run_id: str) -> dict[str, Any]:
-        answer = httpx.get(f"{self.api}/flow_runs/{flow_run_id}", timeout=30, trust_env=False)
+        answer = httpx.get(f"{self.api}/flow_runs/{flow_run_id}", timeout=30, trust_env=False, verify=TLS)
         answer.raise_for_status()
         return dict(answer.json())
 
@@ -215,7 +218,7 @@ class ServedCommandLine(CommandLine):
         return [item for item in found if not item["auto_scheduled"]]
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        answer = httpx.post(f"{self.api}{path}", json=body, timeout=30, trust_env=False)
+        answer = httpx.post(f"{self.api}{path}", json=body, timeout=30, trust_env=False, verify=TLS)
         answer.raise_for_status()
         return answer.json()
 

@@ -1,6 +1,7 @@
 """The command: kills, looks whether every run ends as an undisturbed one, and writes the table."""
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ console = Console(soft_wrap=True, highlight=False)
 
 def main() -> int:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     records = report.Records(options.log or options.folder / "chaos.jsonl", options.seed)
     cards = records.remaining(deck(options.seed, options.kills))
     console.print(f"{len(cards)} kills to do in {options.folder}")

@@ -16,7 +16,7 @@ from benchmarks.chaos.phases import Progress
 from benchmarks.chaos.plan import shots
 from benchmarks.chaos.victims import CLIENT, EVERYTHING, FLOW, FORKSERVER, SERVE, SERVER, WORKER, Table
 from benchmarks.chaos.watch import Kill, Shot, Watch
-from benchmarks.service import CLIENTS, CommandLine, ServedCommandLine
+from benchmarks.service import CLIENTS, TLS, CommandLine, ServedCommandLine
 from zk0.run_store import RunStore
 from zk0.start import is_finished
 
@@ -27,12 +27,12 @@ BACK_S = 300.0
 END_S = 420.0
 """A run that does not end so long after its last kill is lost."""
 CONFIGS: dict[str, dict[str, Any]] = {
-    "two rounds, FedAvg": {"training__steps": 6, "checkpoint__every_steps": 2},
-    "four rounds, FedProx": {
-        "training__steps": 4,
+    "two rounds, FedAvg": {"training__steps": 3, "checkpoint__every_steps": 2},
+    "three rounds, FedProx": {
+        "training__steps": 3,
         "checkpoint__every_steps": 2,
         "checkpoint__keep": 2,
-        "federation__num_rounds": 4,
+        "federation__num_rounds": 3,
         "federation__strategy": "fedprox",
         "federation__proximal_mu": 0.01,
         "data__normalization": "federated",
@@ -204,7 +204,7 @@ class Campaign:
                 raise run.watch.fault
             if time.monotonic() > deadline:
                 raise Lost(f"{run.name} did not {what} in {limit_s:.0f} s")
-            time.sleep(0.1)
+            time.sleep(0.25)
 
     def _supervise(self, run: RunUnderFire) -> None:
         """Do what systemd does, and the person who repeats a command; note what is back."""
@@ -230,7 +230,7 @@ class Campaign:
 
     def _serving(self) -> bool:
         try:
-            answer = httpx.get(f"{self.service.api}/health", timeout=1, trust_env=False)
+            answer = httpx.get(f"{self.service.api}/health", timeout=1, trust_env=False, verify=TLS)
         except httpx.HTTPError:
             return False
         return answer.is_success and self.service.nightly() is not None

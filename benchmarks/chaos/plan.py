@@ -6,14 +6,25 @@ from benchmarks.chaos.phases import AIMS, ANY, PHASES
 from benchmarks.chaos.victims import CLIENT, EVERYTHING, FLOW, FORKSERVER, SERVE, SERVER, WORKER
 from benchmarks.chaos.watch import Shot
 
-_STEPS = ("sampling", "fit", "aggregation", "evaluation", "commit: metrics.json", "commit: manifest.json", ANY, ANY)
-_DECK = (
-    *((FLOW, phase) for phase in (*AIMS, *AIMS, ANY, ANY)),
-    *((EVERYTHING, phase) for phase in (*AIMS, ANY)),
-    *((CLIENT, phase) for phase in ("preparation", *["fit"] * 3, *["writing an update"] * 4, *["evaluation"] * 3)),
-    *((FORKSERVER, phase) for phase in ("preparation", *["fit"] * 3, "writing an update", "evaluation", ANY)),
-    *((victim, phase) for victim in (SERVER, WORKER, SERVE) for phase in _STEPS),
+_ALL = tuple(AIMS)
+_SOME = (
+    "sampling",
+    "fit",
+    "writing an update",
+    "aggregation",
+    "evaluation",
+    "commit: metrics.json",
+    "commit: manifest.json",
 )
+_DECK = (
+    *((FLOW, phase) for phase in (*_ALL, *_ALL, ANY, ANY)),
+    *((EVERYTHING, phase) for phase in (*_SOME, "final policy", ANY)),
+    *((CLIENT, phase) for phase in ("preparation", *["fit", "writing an update"] * 5, *["evaluation"] * 4)),
+    *((FORKSERVER, phase) for phase in ("preparation", *["fit"] * 4, *["writing an update", "evaluation"] * 2)),
+    *((FORKSERVER, phase) for phase in ("final policy", ANY)),
+    *((victim, phase) for victim in (SERVER, WORKER, SERVE) for phase in (*_SOME, "between rounds", ANY, ANY, ANY)),
+)
+"""A hundred kills, every phase twice by the death of the flow's process alone."""
 LONGEST_RANDOM_S = 20.0
 """Of the pause before a kill at any moment."""
 

@@ -84,7 +84,7 @@ class Watch(threading.Thread):
     def run(self) -> None:
         try:
             while not self._stop_asked.is_set():
-                for event in self._tree.read(0.02):
+                for event in self._tree.read(0.05):
                     self._note(event)
                     self._aim(event)
                 self._aim(None)
