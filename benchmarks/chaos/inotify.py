@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 MODIFY, MOVED_TO, CREATE, OPEN = 0x2, 0x80, 0x100, 0x20
-_DIRECTORY, _OVERFLOW = 0x40000000, 0x4000
+_CLOSE, _DIRECTORY, _OVERFLOW = 0x18, 0x40000000, 0x4000
 _HEADER = struct.Struct("iIII")  # watch, mask, cookie, length of the name
 _C = ctypes.CDLL(None, use_errno=True)
 
@@ -75,7 +75,8 @@ class Tree:
 
     def _watch(self, folder: str) -> list[Event]:
         path = os.fsencode(self._root / folder)
-        number = _C.inotify_add_watch(self._descriptor, path, MODIFY | MOVED_TO | CREATE | OPEN)
+        # Closings are asked for to keep openings apart: the kernel makes equal events in succession one.
+        number = _C.inotify_add_watch(self._descriptor, path, MODIFY | MOVED_TO | CREATE | OPEN | _CLOSE)
         if number >= 0:  # a folder that is gone again needs none
             self._folders[number] = folder
         return []

@@ -16,6 +16,14 @@ from benchmarks.chaos.phases import PHASES
 from benchmarks.chaos.victims import VICTIMS
 
 HEADING = "## A hundred kills"
+METHOD = """\
+Victims and phases come from a deck that the seed shuffles. A kill is aimed by watching the run directory (inotify), and
+counted under the phase that it hit: told by the temporary files, the results and the lines of run.log that were there
+when the killed process was gone. A kill in a step of the commit came before that file was whole. Nothing is done by
+hand but what `deployments/zk0.service` does, `zk0 serve` started again five seconds after its death; and some runs are
+a `zk0 run` that is repeated after its death, or left to `zk0 serve`. When a run has ended, its tensors, policy and
+metrics are compared with an undisturbed run's, every result must have been written once and none begun again, no
+process of it may live, and Prefect may believe no flow or task run alive."""
 Rows = list[tuple[str, list[str]]]
 
 
@@ -81,6 +89,7 @@ def markdown(records: Records, command: str) -> str:
             f"{half} kills left a file half written."
         ),
     ]
+    parts += ["", METHOD]
     for title, (head, rows) in _content(records).items():
         parts += ["", f"**{title}**", "", f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
         parts += [f"| {' | '.join((name, *cells))} |" for name, cells in rows]

@@ -82,6 +82,9 @@ def test_a_tree_is_watched_from_before_it_exists(tmp_path: Path) -> None:
     changes = [event for event in tree.read(1.0) if event.what != OPEN]
     assert changes[0] == Event(f"rounds/0000/.manifest.json.{os.getpid()}.tmp", CREATE)
     assert changes[-1] == Event("rounds/0000/manifest.json", MOVED_TO)
+    for _ in range(2):
+        (tmp_path / "run" / "rounds" / "0000" / "manifest.json").read_bytes()
+    assert tree.read(1.0).count(Event("rounds/0000/manifest.json", OPEN)) == 2
     tree.close()
 
 
