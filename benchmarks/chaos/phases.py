@@ -47,8 +47,9 @@ class Progress:
     """The newest committed round."""
     said: str = ""
     """What the process that advances the run has written to run.log since it took the lock."""
-    reads: tuple[str, ...] = ()
-    """The last two files that were opened for the state of the round before: sampling and aggregation open it so."""
+    verified: int = 0
+    """How often the round before was opened to be verified since the round's flow began: by the round itself, by
+    sampling, and by aggregation."""
 
     @property
     def current(self) -> int:
@@ -64,9 +65,14 @@ class Progress:
         return re.search(rf"- round {self.current}: \d+ updates aggregated", self.said) is not None
 
     @property
-    def loading_state(self) -> bool:
-        """Whether the strategy's state of the round before was just loaded, having been verified."""
-        return self.reads == ("strategy.json", "strategy.json")
+    def sampling(self) -> bool:
+        """Whether the clients of the round are being sampled."""
+        return self.verified >= 2 and not self.sampled
+
+    @property
+    def aggregating(self) -> bool:
+        """Whether the updates of the round are being aggregated."""
+        return self.verified >= 3 and self.sampled and not self.aggregated
 
     def all_have(self, kind: str) -> bool:
         """Whether every client has finished this in the round under way."""
@@ -97,11 +103,11 @@ _manifest = re.compile(rf"{ROUND}/manifest\.json$")
 AIMS: Mapping[str, tuple[Aim, float]] = {
     "preparation": (lambda event, _: event.path == "rounds/0000/clients/server/init.lock", 4.0),
     "between rounds": (lambda event, _: event.path == "metrics.jsonl" and bool(event.what & MODIFY), 1.5),
-    "sampling": (lambda _, run: run.loading_state and not run.sampled, 0.01),
+    "sampling": (lambda _, run: run.sampling, 0.002),
     "fit": (lambda event, _: event.path.endswith(("/progress.json", "/train.lock")), 1.0),
     "writing an update": (lambda event, _: _update(event), 0.001),
     "aggregation": (
-        lambda event, run: run.sampled and not run.aggregated and (run.loading_state or _aggregated(event)),
+        lambda event, run: run.aggregating or (run.sampled and not run.aggregated and _aggregated(event)),
         0.01,
     ),
     "evaluation": (lambda event, _: event.path.endswith("/evaluate.lock"), 1.5),
@@ -154,7 +160,7 @@ def _before_clients(run: Progress) -> str | None:
     """The phase of a later round before its clients are known in this attempt."""
     if run.sampled:
         return None
-    if run.loading_state:
+    if run.sampling:
         return "sampling"
     return "between rounds" if run.said else "starting"
 

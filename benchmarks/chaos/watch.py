@@ -13,7 +13,8 @@ from benchmarks.chaos.phases import AIMS, ANY, Progress, is_work, phase_of
 from benchmarks.chaos.victims import CLIENT, EVERYTHING, FLOW
 
 _RESULT = re.compile(r"rounds/(\d+)/clients/([^/]+)/(train|evaluate|init|statistics)\.json$")
-_STATE = re.compile(r"rounds/(\d+)/(strategy|manifest)\.json$")
+_MANIFEST = re.compile(r"rounds/(\d+)/manifest\.json$")
+_BEGUN = "Beginning subflow run"
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Watch(threading.Thread):
     def _note(self, event: Event) -> None:
         run, now = self.run_seen, time.monotonic()
         if event.path == "run.lock" and event.what & MODIFY:
-            self.locked_at, self._log_start, run.said, run.reads = now, self._log_end, "", ()
+            self.locked_at, self._log_start, run.said, run.verified = now, self._log_end, "", 0
         elif event.path == "run.log":
             self._read_log()
         elif is_work(event) and self.locked_at:
@@ -106,12 +107,11 @@ class Watch(threading.Thread):
             self.touched[event.path] = now
         if (found := _RESULT.match(event.path)) and event.what & (MOVED_TO | CREATE):
             self._note_result((int(found[1]), found[2], found[3]), event.path)
-        if (found := _STATE.match(event.path)) and found[2] == "manifest" and event.what & (MOVED_TO | CREATE):
-            run.committed = max(run.committed, int(found[1]))
-        if (found := _STATE.match(event.path)) and event.what & OPEN and int(found[1]) == run.current - 1:
-            run.reads = (*run.reads[-1:], f"{found[2]}.json")
-        elif event.what & CREATE and event.path.endswith(".tmp"):
-            run.reads = ()
+        if found := _MANIFEST.match(event.path):
+            if event.what & (MOVED_TO | CREATE):
+                run.committed = max(run.committed, int(found[1]))
+            elif event.what & OPEN and int(found[1]) == run.current - 1:
+                run.verified += 1
 
     def _note_result(self, what: tuple[int, str, str], path: str) -> None:
         try:
@@ -125,7 +125,10 @@ class Watch(threading.Thread):
             log.seek(self._log_start)
             content = log.read()
         self._log_end = self._log_start + len(content)
-        self.run_seen.said = content.decode(errors="replace")
+        said = content.decode(errors="replace")
+        if said.count(_BEGUN) > self.run_seen.said.count(_BEGUN):
+            self.run_seen.verified = 0
+        self.run_seen.said = said
 
     # -- killing ----------------------------------------------------------------------------------------------------
 

@@ -67,7 +67,7 @@ def test_each_phase_is_told_by_what_lies_there(run: Progress) -> None:
     atomic.append_line(run.folder / "metrics.jsonl", json.dumps({"summary": {}, "server_round": 1}))
     run.said = ""
     assert phase_of(run, {DEAD}) == "starting"
-    run.said, run.reads = "x - hello\n", ("strategy.json", "strategy.json")
+    run.said, run.verified = "x - hello\n", 2
     assert phase_of(run, {DEAD}) == "sampling"
     (run.folder / "rounds/.trash-0000").mkdir()
     assert phase_of(run, {DEAD}) == "commit: prune"
