@@ -15,6 +15,7 @@ from rich.markup import escape
 from benchmarks.chaos import report
 from benchmarks.chaos.campaign import CONFIGS, WAYS, Campaign, Line, Lost, story
 from benchmarks.chaos.plan import deck
+from benchmarks.chaos.watch import be_prompt
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -22,6 +23,7 @@ console = Console(soft_wrap=True, highlight=False)
 def main() -> int:
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    be_prompt()  # a thread that waits for the interpreter's lock is as slow as its holder
     records = report.Records(options.log or options.folder / "chaos.jsonl", options.seed)
     cards = records.remaining(deck(options.seed, options.kills))
     console.print(f"{len(cards)} kills to do in {options.folder}")
