@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Callable
 
 import httpx
 import psutil
@@ -87,17 +89,28 @@ def test_a_killed_worker_is_tried_again(zk0: CommandLine, reference: str) -> Non
     assert "SIGKILL" in (zk0.outputs / "worker-killed" / "run.log").read_text()
 
 
+def fork_server_of(process: subprocess.Popen[str]) -> psutil.Process | None:
+    children = psutil.Process(process.pid).children()
+    return next((child for child in children if "multiprocessing.forkserver" in " ".join(child.cmdline())), None)
+
+
 def test_the_death_of_the_fork_server_is_no_clients_failure(zk0: CommandLine) -> None:
     config = zk0.config(training__steps=20, federation__num_rounds=1, executor__max_retries=0)
     clients = zk0.outputs / "forked" / "rounds" / "0001" / "clients"
-    both = [clients / name / "progress.json" for name in CLIENTS]
-    process = zk0.start_until(lambda: all(path.is_file() for path in both), "run", config, "--name", "forked")
+    process = zk0.start("run", config, "--name", "forked")
+
+    def kill_fork_server_when(seen: Callable[[], bool]) -> None:
+        while not seen() or (server := fork_server_of(process)) is None:
+            assert process.poll() is None
+            time.sleep(0.05)
+        server.kill()
+
+    kill_fork_server_when(lambda: True)  # while it imports, and a worker waits to be started
+    kill_fork_server_when(lambda: all((clients / name / "progress.json").is_file() for name in CLIENTS))
     workers = [worker_of(clients / name, "train") for name in CLIENTS]
-    for child in psutil.Process(process.pid).children():
-        if any("multiprocessing.forkserver" in word for word in child.cmdline()):
-            child.kill()
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
+    assert "Traceback" not in output
     assert [zk0.result("forked", 1, name).pid for name in CLIENTS] == [worker.pid for worker in workers if worker]
     assert not list(clients.glob("*/attempts.jsonl"))
 

@@ -11,6 +11,8 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import ForkServerProcess
 from typing import Any, TypeVar
 
 import psutil
@@ -25,6 +27,8 @@ from zk0.run_store import find_finished
 ADOPTED_POLL_S = 0.5
 FORK_SERVER_GONE = 255
 """Exit code that multiprocessing gives to every worker whose fork server has died, while the worker itself lives on."""
+STARTS = 3
+"""Fork servers that may die under one piece of work before it is given up: the kernel kills some if memory is short."""
 Result = TypeVar("Result")
 
 
@@ -45,10 +49,28 @@ class ProcessExecutor:
         multiprocessing.forkserver.ensure_running()
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call a function in a worker process and hand its (small) result, or its error, back."""
-        self.warm_up()
-        with ProcessPoolExecutor(1, mp_context=self._context) as pool:
-            return pool.submit(function, *arguments).result()
+        """Call a function in a worker process and hand its (small) result, or its error, back.
+
+        Args:
+            function: may be called again where its process, or the fork server, dies.
+            arguments: of the function.
+
+        Raises:
+            ClientError: it died every time.
+        """
+        for _ in range(STARTS):
+            self.warm_up()
+            with ProcessPoolExecutor(1, mp_context=self._context) as pool:
+                try:
+                    future = pool.submit(function, *arguments)
+                except (EOFError, ConnectionError) as error:
+                    logger.warning("the fork server died: starting another ({})", error)
+                    continue
+                try:
+                    return future.result()
+                except BrokenProcessPool as error:
+                    logger.warning("the process of {} died: starting another ({})", function.__name__, error)
+        raise ClientError("lost", f"{function.__name__}: its process was killed {STARTS} times; is memory short?")
 
     def run(self, task: ClientTask) -> ClientResult:
         """See `Executor.run`."""
@@ -59,9 +81,7 @@ class ProcessExecutor:
         return self._start(task) if adopted is None else self._adopt(task, adopted)
 
     def _start(self, task: ClientTask) -> ClientResult:
-        self.warm_up()
-        process = self._context.Process(target=worker.work, args=(task.model_dump_json(),), name=f"zk0-{task.client}")
-        process.start()
+        process = self._started(task)
         process.join(self._config.timeout_s)
         if process.exitcode is None:
             _kill_tree(process.pid)
@@ -71,6 +91,19 @@ class ProcessExecutor:
         process.close()
         survivor = _live_worker(task) if exit_code == FORK_SERVER_GONE else None
         return _outcome(task, exit_code) if survivor is None else self._adopt(task, survivor)
+
+    def _started(self, task: ClientTask) -> ForkServerProcess:
+        """A process that does the task."""
+        for _ in range(STARTS):
+            self.warm_up()
+            name = f"zk0-{task.client}"
+            process = self._context.Process(target=worker.work, args=(task.model_dump_json(),), name=name)
+            try:
+                process.start()
+                return process
+            except (EOFError, ConnectionError) as error:
+                logger.warning("the fork server died: starting another ({})", error)
+        raise ClientError("lost", f"{task.kind} of {task.client!r}: {STARTS} fork servers died; is memory short?")
 
     def _adopt(self, task: ClientTask, process: psutil.Process) -> ClientResult:
         """Wait for a worker that an orchestrator or fork server left behind: its work is not run twice."""
