@@ -97,20 +97,25 @@ def _aim_at_commit(name: str) -> Aim:
     return aim
 
 
+def _written(*ends: str) -> Aim:
+    """A file was written; that it was opened is no sign, since the watcher opens locks too."""
+    return lambda event, _: bool(event.what & (MODIFY | MOVED_TO)) and event.path.endswith(ends)
+
+
 _update = _temporary(rf"{ROUND}/clients/[^/]+", "update.safetensors", "train.json")
 _aggregated = _temporary(ROUND, "strategy.json", "global.safetensors")
 _manifest = re.compile(rf"{ROUND}/manifest\.json$")
 AIMS: Mapping[str, tuple[Aim, float]] = {
-    "preparation": (lambda event, _: event.path == "rounds/0000/clients/server/init.lock", 4.0),
+    "preparation": (_written("rounds/0000/clients/server/init.lock"), 4.0),
     "between rounds": (lambda event, _: event.path == "metrics.jsonl" and bool(event.what & MODIFY), 1.5),
     "sampling": (lambda _, run: run.sampling, 0.002),
-    "fit": (lambda event, _: event.path.endswith(("/progress.json", "/train.lock")), 1.0),
+    "fit": (_written("/progress.json", "/train.lock"), 1.0),
     "writing an update": (lambda event, _: _update(event), 0.001),
     "aggregation": (
         lambda event, run: run.aggregating or (run.sampled and not run.aggregated and _aggregated(event)),
         0.01,
     ),
-    "evaluation": (lambda event, _: event.path.endswith("/evaluate.lock"), 1.5),
+    "evaluation": (_written("/evaluate.lock"), 1.5),
     **{phase: (_aim_at_commit(name), 0.0) for phase, name in zip(COMMIT, COMMIT_FILES, strict=True)},
     "commit: metrics.jsonl": (
         lambda event, _: bool(event.what & MOVED_TO and _manifest.match(event.path)),
