@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FILES = [path for folder in ("zk0", "tasks", "flows") for path in sorted((ROOT / folder).rglob("*.py"))]
+FILES = [path for folder in ("zk0", "tasks", "flows", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
 LONGEST_FUNCTION = 60
 
 # What each room may import of ours; a room that is not named may be imported by every other.
@@ -67,6 +67,11 @@ def test_imports_go_one_way(path: Path) -> None:
 
 def test_nothing_imports_the_command_line() -> None:
     assert not [relative(path) for path in FILES if "zk0.cli" in imports(path)]
+
+
+def test_benchmarks_do_not_import_tests() -> None:
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        assert not [name for name in imports(path) if name.split(".")[0] == "tests"], relative(path)
 
 
 @pytest.mark.parametrize("library", ONLY_IN)
