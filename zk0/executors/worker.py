@@ -17,6 +17,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from zk0.atomic import storage_errors
 from zk0.config import RunConfig
 from zk0.errors import BadInputError, ClientError
 from zk0.records import ClientTask, Preflight
@@ -37,9 +38,14 @@ def failure_path(task: ClientTask) -> Path:
 
 @contextmanager
 def worker_lock(task: ClientTask) -> Iterator[bool]:
-    """Try to take the task's lock; gives False where a live worker holds it."""
-    task.folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(lock_path(task), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Try to take the task's lock; gives False where a live worker holds it.
+
+    Raises:
+        StorageError: the lock cannot be opened.
+    """
+    with storage_errors(lock_path(task), "written"):
+        task.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock_path(task), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
