@@ -46,6 +46,33 @@ def small_config(tmp_path: Path) -> Callable[..., RunConfig]:
     return lambda **changes: validate_config(small_run(tmp_path / "outputs", **changes))
 
 
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Make a file system of so many bytes (`64k`, `300m`) that lives in memory."""
+    disks: list[Path] = []
+
+    def make(size: str) -> Path:
+        disk = tmp_path / f"disk-{size}"
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("needs the right to mount a tmpfs")
+        disks.append(disk)
+        return disk
+
+    yield make
+    for disk in disks:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(disk: Path, but: int = 0) -> Path:
+    """Fill a disk up but for so many bytes; gives the file that does it."""
+    filler = disk / "filler"
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - but)
+    return filler
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -16,6 +16,7 @@ import pytest
 from loguru import logger
 from numpy.typing import NDArray
 
+from tests.conftest import fill
 from zk0 import atomic
 from zk0.config import RunConfig
 from zk0.errors import ConfigError, RunNameError, StorageError
@@ -395,12 +396,39 @@ def test_death_at_every_single_step_of_a_commit(tmp_path: Path) -> None:
     assert store.committed_rounds() == [0, 1]
 
 
+class TornFile:
+    """A file whose last write before death is done by half."""
+
+    def __init__(self, file: Any, is_last: Callable[[], bool]) -> None:
+        self._file = file
+        self._is_last = is_last
+
+    def write(self, data: Any) -> None:
+        if self._is_last():
+            self._file.write(memoryview(data)[: len(data) // 2])
+            self._file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._file.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> "TornFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
 def _die_at_step(number: int) -> None:
-    count = iter(range(1, 10_000))
+    steps = iter(range(1, 10_000))
+
+    def is_last() -> bool:
+        return next(steps) == number
 
     def deadly(original: Callable[..., Any]) -> Callable[..., Any]:
         def step(*args: Any, **kwargs: Any) -> Any:
-            if next(count) == number:
+            if is_last():
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(*args, **kwargs)
 
@@ -409,30 +437,9 @@ def _die_at_step(number: int) -> None:
     for name in ("fsync", "replace", "rename", "unlink", "mkdir"):
         setattr(os, name, deadly(getattr(os, name)))
 
-    class TornFile:
-        def __init__(self, file: Any) -> None:
-            self._file = file
-
-        def write(self, data: Any) -> None:
-            half = memoryview(data)[: len(data) // 2]
-            if next(count) == number:
-                self._file.write(half)
-                self._file.flush()
-                os.kill(os.getpid(), signal.SIGKILL)
-            self._file.write(data)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._file, name)
-
-        def __enter__(self) -> "TornFile":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            self._file.close()
-
     plain_open = Path.open
     Path.open = lambda path, mode="r", *a, **k: (  # type: ignore[method-assign, assignment, misc]
-        TornFile(plain_open(path, mode, *a, **k)) if mode in ("wb", "ab+") else plain_open(path, mode, *a, **k)
+        TornFile(plain_open(path, mode, *a, **k), is_last) if mode in ("wb", "ab+") else plain_open(path, mode, *a, **k)
     )
 
 
@@ -454,6 +461,29 @@ with store.lock():
         store.commit(r, arrays=arrays, strategy_tensors={}, strategy_scalars={}, metrics={"loss": float(r)})
         store.prune(keep=2)
 """
+
+
+def test_a_disk_that_fills_up_at_every_point_of_a_commit(make_disk: Callable[[str], Path]) -> None:
+    """With 0, 1, 2... free pages: an error until the commit fits, the round before whole, and no damage ever."""
+    disk = make_disk("1m")
+    store = RunStore.create_or_open(make_config(disk), "run")
+    before = commit(store, 0)
+    refused: list[str] = []
+    while True:
+        filler = fill(disk, but=len(refused) * os.sysconf("SC_PAGE_SIZE"))
+        try:
+            commit(store, 1, [fit(store, 1, "left", before)])
+            break
+        except StorageError as error:
+            refused.append(str(error))
+        finally:
+            filler.unlink()
+        assert store.resume_point() == before
+        _forget_round(store, 1)
+    assert all("No space left" in text for text in refused)
+    assert len(refused) >= 8
+    assert store.damage == []
+    assert store.committed_rounds() == [0, 1]
 
 
 def test_sigkill_among_commits_leaves_a_resume_point(store: RunStore) -> None:
