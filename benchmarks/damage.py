@@ -15,6 +15,7 @@ import ctypes
 import dataclasses
 import hashlib
 import io
+import json
 import os
 import random
 import shutil
@@ -93,16 +94,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", type=int, help="so many cases, drawn by the seed; all when left out")
     parser.add_argument("--seed", type=int, default=0, help="of the sample and of the flipped bits")
+    parser.add_argument("--log", type=Path, help="add every outcome to this file, and skip those that are in it")
     parser.add_argument("--out", type=Path, help="write the table as Markdown to this file")
     options = parser.parse_args()
     lose_the_right_to_read_everything()
     with tempfile.TemporaryDirectory(prefix="zk0-damage-") as scratch, prefect_server(Path(scratch)):
-        outcomes = damage_all(Path(scratch), options.sample, random.Random(options.seed))
+        outcomes = damage_all(Path(scratch), options.sample, random.Random(options.seed), options.log)
     report(outcomes, options.out)
     sys.exit(any(outcome.fault for outcome in outcomes))
 
 
-def damage_all(scratch: Path, sample: int | None, rng: random.Random) -> list[Outcome]:
+def damage_all(scratch: Path, sample: int | None, rng: random.Random, log: Path | None) -> list[Outcome]:
     """Every case (or a sample), each on its own copy of the killed run."""
     killed = killed_run(scratch)
     folder = scratch / "outputs" / NAME
@@ -110,14 +112,25 @@ def damage_all(scratch: Path, sample: int | None, rng: random.Random) -> list[Ou
     files = sorted(path.relative_to(killed).as_posix() for path in killed.rglob("*") if path.is_file())
     cases = [(file, damage) for file in files for damage in DAMAGES]
     cases = sorted(rng.sample(cases, sample)) if sample else cases
-    outcomes = []
+    outcomes = read_outcomes(log)
+    done = {(outcome.file, outcome.damage) for outcome in outcomes}
+    cases = [case for case in cases if case not in done]
     for number, (file, damage) in enumerate(cases, 1):
         started = time.monotonic()
         outcome = try_one(killed, folder, file, damage, expected, rng)
         outcomes.append(outcome)
+        if log is not None:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
         verdict = outcome.fault or ("goes on" if outcome.exit_code == 0 else "refused")
         print(f"{number}/{len(cases)} {file} {damage}: {verdict} ({time.monotonic() - started:.0f} s)", flush=True)
     return outcomes
+
+
+def read_outcomes(log: Path | None) -> list[Outcome]:
+    if log is None or not log.is_file():
+        return []
+    return [Outcome(**json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
 def try_one(killed: Path, folder: Path, file: str, damage: str, expected: str, rng: random.Random) -> Outcome:

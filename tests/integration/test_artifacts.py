@@ -101,8 +101,11 @@ def test_a_person_finds_rounds_tables_and_charts(zk0: CommandLine, artifacts: di
     flows = {item["name"]: item["id"] for item in post(zk0, "/flow_runs/filter", {"limit": 200})}
     details = {key: f"{site}/artifacts/artifact/{item['latest_id']}" for key, item in artifacts.items()}
     with browser() as page:
-        rounds = ("run:reference", "round-000", "round-001", "round-002")
-        sees(page, f"{site}/runs/flow-run/{flows['reference']}", *rounds, picture="run")
+        sees(page, f"{site}/runs/flow-run/{flows['reference']}", "run:reference", "federated-training", picture="run")
+        page.get_by_text("Subflow Runs").first.click()
+        for name in ("round-000", "round-001", "round-002"):
+            expect(page.get_by_text(name).first).to_be_visible()
+        keep(page, "rounds")
         sees(page, f"{site}/artifacts", "reference-round-002", "reference-action-error", picture="artifacts")
         sees(page, details["reference-round-002"], "peak RAM, MiB", "kitchen", picture="round-table")
         page.goto(details["reference-action-error"])
