@@ -120,8 +120,8 @@ def damage_all(scratch: Path, sample: int | None, rng: random.Random, log: Path 
         outcome = try_one(killed, folder, file, damage, expected, rng)
         outcomes.append(outcome)
         if log is not None:
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+            with log.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
         verdict = outcome.fault or ("goes on" if outcome.exit_code == 0 else "refused")
         print(f"{number}/{len(cases)} {file} {damage}: {verdict} ({time.monotonic() - started:.0f} s)", flush=True)
     return outcomes
