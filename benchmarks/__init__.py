@@ -1,1 +1,1 @@
-"""One command per claim."""
+"""One command per claim: each measures what a document says, and its test."""

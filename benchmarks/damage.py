@@ -32,6 +32,8 @@ import tomli_w
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.service import free_port
+
 NAME = "damaged"
 REFUSED = (2, 4)
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
@@ -284,14 +286,6 @@ def prefect_server(scratch: Path) -> Iterator[None]:
         yield
     finally:
         server.discard()
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def lose_the_right_to_read_everything() -> None:

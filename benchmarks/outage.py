@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import tomli_w
 
-from benchmarks.damage import CONFIG, free_port
+from benchmarks.damage import CONFIG
+from benchmarks.service import free_port
 
 if TYPE_CHECKING:
     from flows.server import Server

@@ -2,43 +2,17 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
+from benchmarks.service import free_port, small_run
 from zk0.config import RunConfig, validate_config
-
-CLIENTS = ("kitchen", "workshop")
-
-
-def small_run(outputs: Path, **changes: Any) -> dict[str, Any]:
-    """A run of two shipped clients that takes seconds: two rounds of two steps; `changes` are dotted keys."""
-    data: dict[str, Any] = {
-        "seed": 7,
-        "outputs_dir": str(outputs),
-        "federation": {"num_rounds": 2, "min_train_clients": 2},
-        "clients": [{"name": name, "repo_id": f"zk0/{name}", "root": f"asset:datasets/{name}"} for name in CLIENTS],
-        "policy": {"path": "asset:base", "device": "cpu"},
-        "peft": {"r": 4, "lora_alpha": 8},
-        "training": {"steps": 2, "batch_size": 4, "lr": 1e-3},
-        "data": {"normalization": "base"},
-        "evaluation": {"frame_stride": 24, "holdout_episodes": 2},
-        "executor": {"max_parallel": 2, "retry_delay_s": 0.1},
-    }
-    for key, value in changes.items():
-        node = data
-        *parents, last = key.split("__")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    return data
 
 
 @pytest.fixture
@@ -76,12 +50,6 @@ def fill(disk: Path, but: int = 0) -> Path:
                 continue
         file.truncate(max(0, file.tell() - but))
     return filler
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

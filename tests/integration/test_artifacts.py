@@ -8,8 +8,8 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+from benchmarks.service import CommandLine
 from tests.integration.browser import browser, keep, needs_chromium, sees
-from tests.integration.conftest import CommandLine
 
 pytestmark = pytest.mark.slow
 

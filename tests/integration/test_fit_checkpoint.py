@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import small_run
+from benchmarks.service import small_run
 from tests.integration.conftest import worker_of
 from zk0 import atomic, fit_checkpoint
 from zk0.config import ExecutorConfig, validate_config

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.service import CommandLine
 from tests.conftest import fill
-from tests.integration.conftest import CommandLine
 
 pytestmark = pytest.mark.slow
 

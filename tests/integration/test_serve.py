@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from benchmarks.service import CommandLine, ServedCommandLine, state_of
 from tests.integration.browser import browser, needs_chromium, sees
-from tests.integration.conftest import CommandLine
-from tests.integration.service import ServedCommandLine, state_of
 
 pytestmark = pytest.mark.slow
 

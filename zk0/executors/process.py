@@ -22,6 +22,8 @@ from zk0.records import ClientResult, ClientTask
 from zk0.run_store import find_finished
 
 ADOPTED_POLL_S = 0.5
+FORK_SERVER_GONE = 255
+"""Exit code that multiprocessing gives to every worker whose fork server has died, while the worker itself lives on."""
 Result = TypeVar("Result")
 
 
@@ -52,11 +54,8 @@ class ProcessExecutor:
         if (found := find_finished(task)) is not None:
             logger.info("{} of {} in round {} is already done", task.kind, task.client, task.server_round)
             return found
-        with worker.worker_lock(task) as free:
-            adopted = None if free else _holder(task)
-        if adopted is not None:
-            return self._adopt(task, adopted)
-        return self._start(task)
+        adopted = _live_worker(task)
+        return self._start(task) if adopted is None else self._adopt(task, adopted)
 
     def _start(self, task: ClientTask) -> ClientResult:
         self.warm_up()
@@ -69,10 +68,11 @@ class ProcessExecutor:
             raise self._timed_out(task)
         exit_code = process.exitcode
         process.close()
-        return _outcome(task, exit_code)
+        survivor = _live_worker(task) if exit_code == FORK_SERVER_GONE else None
+        return _outcome(task, exit_code) if survivor is None else self._adopt(task, survivor)
 
     def _adopt(self, task: ClientTask, process: psutil.Process) -> ClientResult:
-        """Wait for a worker that an earlier orchestrator left behind: its work is not run twice."""
+        """Wait for a worker that an orchestrator or fork server left behind: its work is not run twice."""
         logger.info("{} of {} in round {}: adopted PID {}", task.kind, task.client, task.server_round, process.pid)
         deadline = process.create_time() + self._config.timeout_s
         while time.time() < deadline:
@@ -88,6 +88,12 @@ class ProcessExecutor:
         return ClientError(
             "timeout", f"{task.kind} of {task.client!r} took longer than executor.timeout_s = {limit:g} s; it was ended"
         )
+
+
+def _live_worker(task: ClientTask) -> psutil.Process | None:
+    """The worker that does this task now, whoever started it."""
+    with worker.worker_lock(task) as free:
+        return None if free else _holder(task)
 
 
 def _holder(task: ClientTask) -> psutil.Process | None:

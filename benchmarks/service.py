@@ -1,24 +1,127 @@
-"""`zk0 serve` with a Prefect home, port and folder of its own, and what tests ask of it."""
+"""zk0 as a user runs it, in a folder of its own: what the benchmarks and the tests start runs with."""
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+import tomli_w
 
-from tests.conftest import free_port
-from tests.integration.conftest import CommandLine
+from zk0 import atomic
+from zk0.records import ClientResult
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 FLOW = "federated-training"
+TLS = ssl.create_default_context()
+"""Made once: httpx would read all certificates of the system for each request, even without TLS."""
+CLIENTS = ("kitchen", "workshop")
+
+
+def small_run(outputs: Path, **changes: Any) -> dict[str, Any]:
+    """A run of two shipped clients that takes seconds: two rounds of two steps; `changes` are dotted keys."""
+    data: dict[str, Any] = {
+        "seed": 7,
+        "outputs_dir": str(outputs),
+        "federation": {"num_rounds": 2, "min_train_clients": 2},
+        "clients": [{"name": name, "repo_id": f"zk0/{name}", "root": f"asset:datasets/{name}"} for name in CLIENTS],
+        "policy": {"path": "asset:base", "device": "cpu"},
+        "peft": {"r": 4, "lora_alpha": 8},
+        "training": {"steps": 2, "batch_size": 4, "lr": 1e-3},
+        "data": {"normalization": "base"},
+        "evaluation": {"frame_stride": 24, "holdout_episodes": 2},
+        "executor": {"max_parallel": 2, "retry_delay_s": 0.1},
+    }
+    for key, value in changes.items():
+        node = data
+        *parents, last = key.split("__")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return data
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class CommandLine:
+    """`zk0` in a folder of its own, against the session's Prefect server."""
+
+    folder: Path
+    environment: dict[str, str] = field(repr=False)
+
+    @property
+    def outputs(self) -> Path:
+        return self.folder / "outputs"
+
+    def config(self, **changes: Any) -> Path:
+        """Write the small run's config with changes to a TOML file."""
+        data = small_run(self.outputs, **changes)
+        name = hashlib.sha256(repr(sorted(changes.items())).encode()).hexdigest()[:8]
+        path = self.folder / f"config-{name}.toml"
+        path.write_text(tomli_w.dumps(data))
+        return path
+
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "zk0.cli", *map(str, arguments)],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str | Path, exit_code: int = 0) -> str:
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=400)
+        assert process.returncode == exit_code, output
+        return output
+
+    def start_until(self, seen: Callable[[], bool], *arguments: str | Path) -> subprocess.Popen[str]:
+        """Start a command and come back as soon as `seen` holds."""
+        process = self.start(*arguments)
+        deadline = time.monotonic() + 300
+        while not seen():
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, "not seen in time"
+            time.sleep(0.02)
+        return process
+
+    def digest(self, name: str, server_round: int) -> str:
+        """SHA-256 of a round's global tensors."""
+        path = self.outputs / name / "rounds" / f"{server_round:04d}" / "global.safetensors"
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def result(self, name: str, server_round: int, client: str, kind: str = "train") -> ClientResult:
+        path = self.outputs / name / "rounds" / f"{server_round:04d}" / "clients" / client / f"{kind}.json"
+        return ClientResult.model_validate(atomic.read_sealed(path))
+
+    def info(self, name: str) -> dict[str, Any]:
+        """The run's run.json."""
+        return dict(json.loads((self.outputs / name / "run.json").read_text()))
+
+    def metrics(self, name: str) -> list[dict[str, Any]]:
+        lines = (self.outputs / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
 
 
 class ServedCommandLine(CommandLine):
@@ -39,8 +142,12 @@ class ServedCommandLine(CommandLine):
 
     def serve(self, *arguments: str | Path) -> None:
         """Start `zk0 serve` and come back when it watches."""
-        log = self.folder / "serve.log"
-        with log.open("a") as output:
+        self.launch(*arguments)
+        self.until(lambda: self.nightly() is not None, 240)
+
+    def launch(self, *arguments: str | Path) -> None:
+        """Start `zk0 serve` and come back at once."""
+        with (self.folder / "serve.log").open("a") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "zk0.cli", "serve", *map(str, arguments), "--outputs", str(self.outputs)],
                 cwd=self.folder,
@@ -51,7 +158,6 @@ class ServedCommandLine(CommandLine):
                 text=True,
                 start_new_session=True,
             )
-        self.until(lambda: self.nightly() is not None, 240)
 
     def stop(self) -> int:
         """SIGTERM to `zk0 serve` alone; gives its exit code."""
@@ -98,12 +204,12 @@ class ServedCommandLine(CommandLine):
 
     def nightly(self) -> str | None:
         with contextlib.suppress(httpx.HTTPError):
-            answer = httpx.get(f"{self.api}/deployments/name/{FLOW}/nightly", timeout=10, trust_env=False)
+            answer = httpx.get(f"{self.api}/deployments/name/{FLOW}/nightly", timeout=10, trust_env=False, verify=TLS)
             return str(answer.json()["id"]) if answer.is_success else None
         return None
 
     def flow_run(self, flow_run_id: str) -> dict[str, Any]:
-        answer = httpx.get(f"{self.api}/flow_runs/{flow_run_id}", timeout=30, trust_env=False)
+        answer = httpx.get(f"{self.api}/flow_runs/{flow_run_id}", timeout=30, trust_env=False, verify=TLS)
         answer.raise_for_status()
         return dict(answer.json())
 
@@ -113,7 +219,7 @@ class ServedCommandLine(CommandLine):
         return [item for item in found if not item["auto_scheduled"]]
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        answer = httpx.post(f"{self.api}{path}", json=body, timeout=30, trust_env=False)
+        answer = httpx.post(f"{self.api}{path}", json=body, timeout=30, trust_env=False, verify=TLS)
         answer.raise_for_status()
         return answer.json()
 
