@@ -100,7 +100,8 @@ class Watch(threading.Thread):
         if event.path == "run.lock" and event.what & MODIFY:
             self.locked_at, self._log_start, run.said, run.verified = now, self._log_end, "", 0
         elif event.path == "run.log":
-            self._read_log()
+            if event.what & MODIFY:  # reading it is an event too
+                self._read_log()
         elif is_work(event) and self.locked_at:
             self.last_work = now
         if event.path.endswith(".lock") and event.what & MODIFY:
