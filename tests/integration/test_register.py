@@ -13,7 +13,10 @@ from pydantic import SecretStr
 from flows.register import PRIMARY, register, register_automations
 from zk0.errors import BadInputError
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning"),  # apprise, under Prefect's blocks
+]
 
 
 @pytest.fixture(scope="module")
