@@ -113,7 +113,7 @@ def damage_all(scratch: Path, sample: int | None, rng: random.Random, log: Path 
     expected = resume_undisturbed(killed, folder)
     files = sorted(path.relative_to(killed).as_posix() for path in killed.rglob("*") if path.is_file())
     cases = [(file, damage) for file in files for damage in DAMAGES]
-    cases = sorted(rng.sample(cases, sample)) if sample else cases
+    cases = rng.sample(cases, sample or len(cases))
     outcomes = read_outcomes(log)
     done = {(outcome.file, outcome.damage) for outcome in outcomes}
     cases = [case for case in cases if case not in done]

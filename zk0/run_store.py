@@ -97,7 +97,10 @@ class RunStore:
         if _exists(folder / RUN_FILE):
             return cls._reopen(folder, config)
         if _exists(folder) and any(not path.name.endswith(".tmp") for path in _listdir(folder)):
-            raise RunNameError(f"{folder}: exists and is not a run of zk0; choose another --name or move it away")
+            raise RunNameError(
+                f"{folder}: exists and has no {RUN_FILE}, so it is not a run of zk0; choose another --name or move it "
+                "away"
+            )
         return cls._create(folder, config)
 
     @classmethod
@@ -112,6 +115,11 @@ class RunStore:
             RunNameError: there is no such run; names those that are there.
         """
         folder = _absolute(where) / name if name else _absolute(where)
+        if not _exists(folder / RUN_FILE) and _exists(folder / "rounds"):
+            raise RunNameError(
+                f"{folder}: its {RUN_FILE} is missing, so nothing says what its rounds are of; put that file back, or "
+                "move the folder away and start anew"
+            )
         if not _exists(folder / RUN_FILE):
             known = ", ".join(store.info.name for store in cls.list_runs(folder.parent)) or "none"
             raise RunNameError(f"no run {folder.name!r} in {folder.parent}; runs there: {known}")
