@@ -20,6 +20,10 @@ STARTUP_TIMEOUT_S = 180
 """The first start migrates a new database: 35 s on two cores, more on a busy machine."""
 
 
+JOINED_TIMEOUT_S = 15
+"""A server that was there when it was looked for, and is not now, has probably died."""
+
+
 class _Place(NamedTuple):
     """Where a local server listens, and keeps its files."""
 
@@ -49,10 +53,11 @@ class Server:
         Raises:
             Zk0Error: the started server did not come up.
         """
-        deadline = time.monotonic() + STARTUP_TIMEOUT_S
+        deadline = time.monotonic() + (JOINED_TIMEOUT_S if self.started is None else STARTUP_TIMEOUT_S)
         while not answers(self.url):
-            ended = self.started is not None and self.started.poll() is not None
-            if ended or time.monotonic() > deadline:
+            if self.started is None and time.monotonic() > deadline:
+                raise Zk0Error(f"the Prefect server at {self.url} was there and is gone; try again")
+            if self.started is not None and (self.started.poll() is not None or time.monotonic() > deadline):
                 raise Zk0Error(f"the Prefect server at {self.url} did not come up; see {self.log}")
             time.sleep(0.2)
         return self.url

@@ -35,8 +35,10 @@ def test_the_deployment_has_a_schedule_a_form_and_a_limit(served: ServedCommandL
 def test_a_person_finds_the_form(served: ServedCommandLine) -> None:
     site = served.api.removesuffix("/api")
     with browser() as page:
-        words = ("overrides", "the directory of a run that is to go on", "continue_from=latest")
+        words = ("overrides", "the directory of a run that is to go on")
         sees(page, f"{site}/deployments/deployment/{served.nightly()}/run", *words, picture="form")
+        values = page.locator("input, textarea").evaluate_all("fields => fields.map(field => field.value)")
+        assert "continue_from=latest" in values
 
 
 def test_notifications_are_registered_and_nothing_else(served: ServedCommandLine) -> None:
