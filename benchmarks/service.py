@@ -20,6 +20,7 @@ import httpx
 import psutil
 import tomli_w
 
+from zk0 import atomic
 from zk0.records import ClientResult
 
 ROOT = Path(__file__).parents[1]
@@ -112,7 +113,7 @@ class CommandLine:
 
     def result(self, name: str, server_round: int, client: str, kind: str = "train") -> ClientResult:
         path = self.outputs / name / "rounds" / f"{server_round:04d}" / "clients" / client / f"{kind}.json"
-        return ClientResult.model_validate_json(path.read_text())
+        return ClientResult.model_validate(atomic.read_sealed(path))
 
     def info(self, name: str) -> dict[str, Any]:
         """The run's run.json."""

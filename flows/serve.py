@@ -17,7 +17,7 @@ import psutil
 from loguru import logger
 from prefect import get_client
 from prefect.exceptions import PrefectException
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
 from flows import recovery, register
 from flows.server import Server, ensure_server, ui_url
@@ -28,6 +28,8 @@ SWEEP_S = 3.0
 """Pause between two looks at server, worker and runs."""
 MARK = "ZK0_SERVE"
 """Environment variable of everything that a service started, directly or not: its Prefect home."""
+PASSING = (httpx.HTTPError, PrefectException, OSError)
+"""What a server that has just died answers."""
 WORKER_STOP_S = 20.0
 STOP_S = 10.0
 
@@ -82,7 +84,7 @@ class Service:
                 self._server = ensure_server(self._options.host)
                 self._end_left_over_workers()
                 self._server.wait()
-                with self._api():
+                with contextlib.suppress(*PASSING), self._api():  # `_look` does it again
                     self._register()
                 self._say(f"Prefect UI: {ui_url(self._server.url)}\nruns: {self._options.outputs}\nCtrl-C ends it")
                 while not self._stop.is_set():
@@ -102,7 +104,7 @@ class Service:
                     self._worker = self._start_worker()
                 with get_client(sync_client=True) as client:
                     self._registered = recovery.sweep(client, self._options.outputs, self._memory)
-        except (Zk0Error, httpx.HTTPError, PrefectException, OSError) as error:
+        except (Zk0Error, *PASSING) as error:
             logger.warning("zk0 serve: {}: {}", type(error).__name__, error)
 
     def _bring_server_back(self) -> Server:
@@ -133,7 +135,8 @@ class Service:
     @contextlib.contextmanager
     def _api(self) -> Iterator[None]:
         assert self._server is not None
-        with temporary_settings({PREFECT_API_URL: self._server.url}):
+        # With the retries of a flow, one call to a server that has died would last for minutes, and nobody starts it.
+        with temporary_settings({PREFECT_API_URL: self._server.url, PREFECT_CLIENT_MAX_RETRIES: 1}):
             yield
 
     @contextlib.contextmanager

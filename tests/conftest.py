@@ -1,5 +1,6 @@
 """What the tests share: the shipped assets as real datasets, small configs, a real Prefect server."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -18,6 +19,37 @@ from zk0.config import RunConfig, validate_config
 def small_config(tmp_path: Path) -> Callable[..., RunConfig]:
     """Make the small run's config with changes: small_config(training__steps=3)."""
     return lambda **changes: validate_config(small_run(tmp_path / "outputs", **changes))
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Make a file system of so many bytes (`64k`, `300m`) that lives in memory."""
+    disks: list[Path] = []
+
+    def make(size: str) -> Path:
+        disk = tmp_path / f"disk-{size}"
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("needs the right to mount a tmpfs")
+        disks.append(disk)
+        return disk
+
+    yield make
+    for disk in disks:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(disk: Path, but: int = 0) -> Path:
+    """Fill a disk up but for so many bytes; gives the file that does it."""
+    filler = disk / "filler"
+    block = b"\0" * (1 << 20)
+    with filler.open("wb", buffering=0) as file:
+        with contextlib.suppress(OSError):  # no space left
+            while file.write(block):
+                continue
+        file.truncate(max(0, file.tell() - but))
+    return filler
 
 
 @pytest.fixture(scope="session")

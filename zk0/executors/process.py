@@ -4,7 +4,6 @@ What this does not cover: it is no sandbox. A worker has the user's rights, netw
 for isolation.
 """
 
-import json
 import multiprocessing
 import multiprocessing.forkserver
 import signal
@@ -19,7 +18,7 @@ import psutil
 from loguru import logger
 
 from zk0.config import ExecutorConfig
-from zk0.errors import ClientError
+from zk0.errors import ClientError, StorageError
 from zk0.executors import worker
 from zk0.records import ClientResult, ClientTask
 from zk0.run_store import find_finished
@@ -146,11 +145,11 @@ def _outcome(task: ClientTask, exit_code: int | None) -> ClientResult:
     if (found := find_finished(task)) is not None:
         return found
     what = f"{task.kind} of {task.client!r}"
-    failure = worker.failure_path(task)
-    if failure.is_file():
-        record = json.loads(failure.read_text(encoding="utf-8"))
-        raise ClientError(record["cause"], f"{what}: {record['message']}")
+    if (failure := worker.read_failure(task)) is not None:
+        raise failure
     log = task.folder / "client.log"
+    if exit_code == worker.STORAGE_EXIT_CODE:
+        raise StorageError(f"{what}: the run directory cannot be written: {_last_line(log)}; see {log}")
     if exit_code is None:
         raise ClientError("lost", f"{what}: the adopted worker ended without a result; see {log}")
     if exit_code < 0:
