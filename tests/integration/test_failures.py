@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,16 @@ def test_without_a_quorum_the_run_stops_and_says_why(zk0: CommandLine, broken: P
     assert "1 of 2 clients gave an update and federation.min_train_clients is 2" in " ".join(output.split())
     assert "workshop" in output
     assert [line["server_round"] for line in zk0.metrics("no-quorum")] == [0], "the old weights were committed again"
+
+
+def test_two_orchestrators_that_start_the_same_work_at_once_get_one_result(
+    small_config: Callable[..., RunConfig],
+) -> None:
+    """Neither sees a lock yet when it looks: the second worker steps back, or finds the work done."""
+    store, executor, state = prepared(small_config())
+    task = store.task("train", 1, "kitchen", state)
+    with ThreadPoolExecutor(3) as threads:
+        results = [future.result() for future in [threads.submit(executor.run, task) for _ in range(3)]]
+    assert len({result.pid for result in results}) == 1
+    log = (task.folder / "client.log").read_text()
+    assert log.count("train starts in round 1") == 1

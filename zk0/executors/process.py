@@ -88,7 +88,7 @@ class ProcessExecutor:
             raise self._timed_out(task)
         exit_code = process.exitcode
         process.close()
-        survivor = _live_worker(task) if exit_code == FORK_SERVER_GONE else None
+        survivor = _live_worker(task) if exit_code in (FORK_SERVER_GONE, worker.HELD_EXIT_CODE) else None
         return _outcome(task, exit_code) if survivor is None else self._adopt(task, survivor)
 
     def _started(self, task: ClientTask) -> ForkServerProcess:

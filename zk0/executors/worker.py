@@ -21,11 +21,14 @@ from zk0 import atomic
 from zk0.config import RunConfig
 from zk0.errors import BadInputError, ClientError, StorageError
 from zk0.records import ClientTask, Preflight
+from zk0.run_store import find_finished
 
 STORAGE = "storage"
 """Cause of a worker that could not write or read the run directory: the run's fault, not the client's."""
 FAILURE_EXIT_CODE = 3
 """Exit code of a worker that wrote a typed failure; any other death is judged from outside."""
+HELD_EXIT_CODE = 5
+"""Exit code of a worker that found another one at the same work."""
 STORAGE_EXIT_CODE = StorageError.exit_code
 """Exit code of a worker that could not even write why it ended."""
 
@@ -84,7 +87,9 @@ def work(payload: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with worker_lock(task) as mine:
         if not mine:
-            raise ClientError("error", f"{lock_path(task)} is held: another worker does the same work")
+            sys.exit(HELD_EXIT_CODE)
+        if find_finished(task) is not None:
+            return  # by another worker, between our start and now: it had not taken the lock when we were asked for
         log = task.folder / "client.log"
         failure_path(task).unlink(missing_ok=True)
         try:
