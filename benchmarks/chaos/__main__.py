@@ -29,9 +29,10 @@ def main() -> int:
     console.print(f"{len(cards)} kills to do in {options.folder}")
     campaign = Campaign(options.folder, console.print)
     try:
-        campaign.start()
-        while cards or len(records.runs) < options.runs:
-            number = len(records.runs)
+        if cards:
+            campaign.start()
+        while cards or len(records.mine) < min(options.runs, options.kills):
+            number = len(records.mine)
             run = attack(campaign, number, _deal(cards, number, options.runs), options.seed)
             records.add(run)
             cards = records.remaining(deck(options.seed, options.kills))
@@ -39,8 +40,7 @@ def main() -> int:
         campaign.close()
     console.print(report.tables(records))
     if options.out:
-        command = f"uv run python -m benchmarks.chaos --kills {options.kills} --runs {options.runs}"
-        report.write_section(options.out, report.markdown(records, f"{command} --seed {options.seed}"))
+        report.write_section(options.out, report.markdown(records))
     return 0 if records.all_well else 1
 
 
@@ -89,7 +89,7 @@ def _deal(cards: list[tuple[str, str]], done: int, runs: int) -> list[tuple[str,
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.chaos", description=__doc__)
-    parser.add_argument("--kills", type=int, default=10, help="how many")
+    parser.add_argument("--kills", type=int, default=10, help="how many; 0: only the table of --log")
     parser.add_argument("--runs", type=int, default=2, help="over how many runs at least")
     parser.add_argument("--seed", type=int, default=1, help="of victims, phases and moments")
     parser.add_argument("--out", type=Path, help="a Markdown file that gets the table as a section")

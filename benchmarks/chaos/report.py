@@ -33,7 +33,12 @@ class Records:
     def __init__(self, path: Path, seed: int) -> None:
         self._path, self._seed = path, seed
         lines = path.read_text().splitlines() if path.is_file() else []
-        self.runs = [record for text in lines if (record := json.loads(text))["seed"] == seed]
+        self.runs: list[dict[str, Any]] = [json.loads(text) for text in lines]
+
+    @property
+    def mine(self) -> list[dict[str, Any]]:
+        """The runs of this seed; those of others are in the table too."""
+        return [run for run in self.runs if run["seed"] == self._seed]
 
     @property
     def kills(self) -> list[dict[str, Any]]:
@@ -45,7 +50,7 @@ class Records:
 
     def remaining(self, cards: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """The cards that are not played yet."""
-        played = Counter((kill["victim"], kill["aimed_at"]) for kill in self.kills)
+        played = Counter((kill["victim"], kill["aimed_at"]) for run in self.mine for kill in run["kills"])
         left = []
         for card in cards:
             played[card] -= 1
@@ -72,18 +77,23 @@ def tables(records: Records) -> Group:
     return Group(*parts)
 
 
-def markdown(records: Records, command: str) -> str:
+def markdown(records: Records) -> str:
     """The section of a document."""
     runs, kills = records.runs, records.kills
     bad = [run for run in runs if run["wrong"]]
+    seeds = sorted({run["seed"] for run in runs})
     first, last = min(run["ended_at"] for run in runs)[:10], max(run["ended_at"] for run in runs)[:10]
     when = first if first == last else f"{first} to {last}"
     half = sum(1 for kill in kills if kill["half_written"])
     parts = [
         HEADING,
         "",
+        "```",
+        *(_command([run for run in records.runs if run["seed"] == seed]) for seed in seeds),
+        "```",
+        "",
         (
-            f"`{command}`, {when}, {os.cpu_count()} shared cores, {platform.system()}: {len(kills)} kills (SIGKILL) in "
+            f"{when}, {os.cpu_count()} shared cores, {platform.system()}: {len(kills)} kills (SIGKILL) in "
             f"{len(runs)} runs; {len(runs) - len(bad)} runs ended with the tensors, the policy and the metrics of an "
             f"undisturbed run, with no finished work done twice and nothing left over. "
             f"{half} kills left a file half written."
@@ -95,6 +105,11 @@ def markdown(records: Records, command: str) -> str:
         parts += [f"| {' | '.join((name, *cells))} |" for name, cells in rows]
     parts += ["", *(f"- {run['run']}: {'; '.join(run['wrong'])}" for run in bad)]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _command(runs: list[dict[str, Any]]) -> str:
+    kills = sum(len(run["kills"]) for run in runs)
+    return f"uv run python -m benchmarks.chaos --kills {kills} --runs {len(runs)} --seed {runs[0]['seed']}"
 
 
 def write_section(path: Path, section: str) -> None:

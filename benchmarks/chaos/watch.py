@@ -114,7 +114,7 @@ class Watch(threading.Thread):
             self._note_result((int(found[1]), found[2], found[3]), event.path)
         if found := _MANIFEST.match(event.path):
             if event.what & (MOVED_TO | CREATE):
-                run.committed = max(run.committed, int(found[1]))
+                run.committed, run.verified = max(run.committed, int(found[1])), 0
             elif event.what & OPEN and int(found[1]) == run.current - 1:
                 run.verified += 1
 

@@ -108,8 +108,9 @@ def test_a_campaign_goes_on_and_its_section_is_replaced(tmp_path: Path) -> None:
     assert records.remaining(cards) == cards[1:]
     path = tmp_path / "reliability.md"
     path.write_text(f"# Reliability\n\n{report.HEADING}\n\nobsolete\n\n## Another\n\nkept\n")
-    report.write_section(path, report.markdown(records, "the command"))
+    report.write_section(path, report.markdown(records))
     text = path.read_text()
     assert "obsolete" not in text
     assert text.endswith("## Another\n\nkept\n")
-    assert "| flow process | 12.0 | 12.0 | 1 |" in text
+    assert "| flow process | 12.0 | 12.0 | 2 |" in text
+    assert "--kills 1 --runs 1 --seed 2" in text

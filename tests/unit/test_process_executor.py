@@ -3,15 +3,23 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Callable
 from multiprocessing import forkserver
 from pathlib import Path
 
+import psutil
 import pytest
 
-from zk0.config import ExecutorConfig
+from zk0.config import ExecutorConfig, RunConfig
 from zk0.errors import ClientError
+from zk0.executors import worker
 from zk0.executors.process import ProcessExecutor
+from zk0.records import ClientResult, ClientTask
+from zk0.run_store import RunStore, find_finished, write_result
 
 
 class LightExecutor(ProcessExecutor):
@@ -42,3 +50,27 @@ def test_a_call_is_made_again_when_its_process_died(tmp_path: Path, victim: str)
 def test_a_call_that_always_dies_is_given_up() -> None:
     with pytest.raises(ClientError, match="killed 3 times"):
         LightExecutor(ExecutorConfig()).call(kill_always)
+
+
+@pytest.fixture
+def task(small_config: Callable[..., RunConfig]) -> ClientTask:
+    return RunStore.create_or_open(small_config(), "run").task("train", 1, "kitchen")
+
+
+def finish(task: ClientTask) -> ClientResult:
+    return write_result(task, tensors=None, num_examples=1, metrics={}, duration_s=0.1, peak_rss_bytes=1)
+
+
+def test_a_worker_that_comes_late_does_nothing(task: ClientTask) -> None:
+    """Its fork server died when it had not taken its lock yet, so a second worker was started and has finished."""
+    result = finish(task)
+    worker.work(task.model_dump_json())
+    assert find_finished(task) == result
+    assert not (task.folder / "client.log").exists()
+
+
+def test_a_worker_without_its_lock_is_waited_for(task: ClientTask) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"])
+    threading.Timer(1.0, finish, [task]).start()
+    assert ProcessExecutor(ExecutorConfig())._adopt(task, psutil.Process(process.pid)).num_examples == 1
+    assert process.wait() == 0

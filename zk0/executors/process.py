@@ -86,9 +86,13 @@ class ProcessExecutor:
             _kill_tree(process.pid)
             process.join()
             raise self._timed_out(task)
-        exit_code = process.exitcode
+        exit_code, pid = process.exitcode, process.pid
         process.close()
-        survivor = _live_worker(task) if exit_code in (FORK_SERVER_GONE, worker.HELD_EXIT_CODE) else None
+        survivor = None
+        if exit_code == FORK_SERVER_GONE:
+            survivor = _process(pid)  # which may have no lock yet
+        elif exit_code == worker.HELD_EXIT_CODE:
+            survivor = _live_worker(task)
         return _outcome(task, exit_code) if survivor is None else self._adopt(task, survivor)
 
     def _started(self, task: ClientTask) -> ForkServerProcess:
@@ -109,9 +113,10 @@ class ProcessExecutor:
         logger.info("{} of {} in round {}: adopted PID {}", task.kind, task.client, task.server_round, process.pid)
         deadline = process.create_time() + self._config.timeout_s
         while time.time() < deadline:
-            with worker.worker_lock(task) as free:
-                if free:
-                    return _outcome(task, None)
+            if not _runs(process):
+                with worker.worker_lock(task) as free:  # a process that it started may have it still
+                    if free:
+                        return _outcome(task, None)
             time.sleep(ADOPTED_POLL_S)
         _kill_tree(process.pid)
         raise self._timed_out(task)
@@ -129,10 +134,26 @@ def _live_worker(task: ClientTask) -> psutil.Process | None:
         return None if free else _holder(task)
 
 
+def _runs(process: psutil.Process) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _holder(task: ClientTask) -> psutil.Process | None:
     """The live worker that holds the task's lock; None where it ended in the meantime."""
     text = worker.lock_path(task).read_text()
-    return psutil.Process(int(text)) if text and psutil.pid_exists(int(text)) else None
+    return _process(int(text)) if text else None
+
+
+def _process(pid: int | None) -> psutil.Process | None:
+    """A process by its id; None where it is gone."""
+    try:
+        return None if pid is None else psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _outcome(task: ClientTask, exit_code: int | None) -> ClientResult:
