@@ -4,8 +4,11 @@ import hashlib
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from benchmarks.chaos.phases import Progress
 from benchmarks.chaos.victims import CLIENT, FLOW, FORKSERVER, SERVE, SERVER, WORKER, Table
@@ -68,13 +71,20 @@ def _done_twice(run: Progress) -> list[str]:
 
 def _believed_alive(service: ServedCommandLine) -> list[str]:
     """Flow and task runs that Prefect has as under way although nothing is."""
+    try:
+        return _live_in_prefect(service)
+    except httpx.HTTPError as error:
+        return [f"Prefect does not answer: {error}"]
+
+
+def _live_in_prefect(service: ServedCommandLine) -> list[str]:
     state = {"state": {"type": {"any_": LIVE}}, "expected_start_time": {"before_": _soon()}}
     flows = [item for item in service.post("/flow_runs/filter", {"flow_runs": state}) if not item["auto_scheduled"]]
     tasks = service.post("/task_runs/filter", {"task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}})
     return [f"Prefect has {item['name']} as {item['state_name']}" for item in (*flows, *tasks)]
 
 
-def _when_settled(look: Any) -> list[str]:
+def _when_settled(look: Callable[[], list[str]]) -> list[str]:
     deadline = time.monotonic() + SETTLE_S
     while (wrong := look()) and time.monotonic() < deadline:
         time.sleep(1.0)
