@@ -150,10 +150,21 @@ class Campaign:
         run.watch.start()
         self._until(run, self._serving, BACK_S, "begin: the server does not answer")
         if way == DEPLOYMENT:
-            run.flow_run = self.service.start_nightly(config=str(path), overrides=[], name=name)
+            self._until(run, lambda: self._start_flow_run(run), BACK_S, "begin: the server takes no flow run")
         else:
             self._start_command(run)
         return run
+
+    def _start_flow_run(self, run: RunUnderFire) -> bool:
+        """Do what `prefect deployment run` does; a server that was just killed may answer that it is too busy."""
+        parameters = {"config": str(run.path), "overrides": [], "name": run.name}
+        body = {"parameters": parameters, "idempotency_key": run.name}
+        try:
+            made = self.service.post(f"/deployments/{self.service.nightly()}/create_flow_run", body)
+        except httpx.HTTPError:
+            return False
+        run.flow_run = str(made["id"])
+        return True
 
     def _start_command(self, run: RunUnderFire) -> None:
         with (self.service.folder / f"{run.name}.log").open("a") as output:
