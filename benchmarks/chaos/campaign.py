@@ -134,6 +134,7 @@ class Campaign:
                 yield line
             self._until(run, lambda: self._ended(run), END_S, "end")
             self._until(run, self._whole, BACK_S, "have its service back")
+            self._supervise(run)  # what came back in the last moment
             self.problems = checks.problems(run.watch.run_seen, self.undisturbed(config), self.service, self.table)
         finally:
             self._waiting.clear()
