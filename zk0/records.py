@@ -54,6 +54,9 @@ class ClientTask(Record):
     """Federated normalisation statistics; None where the base's own are used, and for statistics."""
     proximal_mu: float = 0.0
     """FedProx's mu, as the strategy's configure step sent it."""
+    micro_batch_size: int | None = None
+    """Frames at once, where memory allows no more; None for what the config says. Not part of `key`: the work is the
+    same, and a checkpoint or a result of another micro-batch serves."""
 
     @property
     def key(self) -> str:

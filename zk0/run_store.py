@@ -21,7 +21,7 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from zk0 import atomic
-from zk0.config import NAME_PATTERN, RunConfig, resolve_path, validate_config
+from zk0.config import NAME_PATTERN, WITHOUT_EFFECT, RunConfig, resolve_path, validate_config
 from zk0.errors import ConfigError, RunNameError, StorageError
 from zk0.records import FIT_CHECKPOINT, ArtifactRef, ClientResult, ClientTask, Manifest, Record, RoundState, TaskKind
 
@@ -31,8 +31,6 @@ METRICS_LINES = "metrics.jsonl"
 MANIFEST = "manifest.json"
 STOPPED_FILE = "stopped"
 PACKAGES = ("zk0", "lerobot", "flwr", "prefect", "peft", "torch")
-WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "outputs_dir")
-"""Config keys that RunConfig.digest leaves out: they may change when a run is opened again."""
 
 TensorSource = ArtifactRef | Path | atomic.Tensors
 """A file of the run, a safetensors file anywhere, or name -> array."""
@@ -84,7 +82,7 @@ class RunStore:
     def create_or_open(cls, config: RunConfig, name: str) -> Self:
         """Create the run `name` in config.outputs_dir, or open it when it is there with an equal config.
 
-        Keys that do not change the result (executor, checkpoint, logging, outputs_dir) may differ: an opened run takes
+        Keys that do not change the result (config.WITHOUT_EFFECT) may differ: an opened run takes
         the new ones over, and `lock()` writes them to run.json.
 
         Raises:
