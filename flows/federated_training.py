@@ -14,6 +14,7 @@ from tasks.evaluate import evaluate
 from tasks.fit import fit, prepare
 from tasks.prefect_logs import forward_logs
 from zk0.errors import ClientError
+from zk0.memory_sampler import phase
 from zk0.records import ClientFailure, ClientResult, ClientTask, RoundState
 from zk0.run_store import RunStore
 
@@ -112,8 +113,9 @@ def gather(
             futures.append(patient.submit(item, executor))
     results: list[ClientResult] = []
     failures: list[ClientFailure] = []
-    for item, future in zip(work, futures, strict=True):
-        outcome: object = future.result(raise_on_failure=False)
+    with phase(kind.name):
+        outcomes: list[object] = [future.result(raise_on_failure=False) for future in futures]
+    for item, outcome in zip(work, outcomes, strict=True):
         if isinstance(outcome, ClientResult):
             results.append(outcome)
         elif isinstance(outcome, ClientError) and not all_needed:

@@ -213,8 +213,7 @@ class LoggingConfig(_Part):
 
 
 class MemoryConfig(_Part):
-    """What is watched of memory, and what happens before it runs out. None of it changes the result while it is enough:
-    a fit that runs out is done again in smaller micro-batches, whose result is the same but for float rounding."""
+    """What is watched of memory, and what happens before it runs out; while it is enough the result does not change."""
 
     sample_interval_s: float = Field(default=2.0, ge=0.05)
     """Time from one sample in memory.jsonl to the next, in seconds."""

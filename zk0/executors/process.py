@@ -19,6 +19,7 @@ from loguru import logger
 from zk0.config import ExecutorConfig
 from zk0.errors import ClientError
 from zk0.executors import worker
+from zk0.memory_sampler import killed_for_memory, last_words
 from zk0.records import ClientResult, ClientTask
 from zk0.run_store import find_finished
 
@@ -112,6 +113,8 @@ def _outcome(task: ClientTask, exit_code: int | None) -> ClientResult:
         record = json.loads(failure.read_text(encoding="utf-8"))
         raise ClientError(record["cause"], f"{what}: {record['message']}")
     log = task.folder / "client.log"
+    if exit_code in (None, -signal.SIGKILL) and killed_for_memory(task.folder):
+        raise ClientError("out_of_memory", f"{what}: killed by the kernel, out of memory; {last_words(task.folder)}")
     if exit_code is None:
         raise ClientError("lost", f"{what}: the adopted worker ended without a result; see {log}")
     if exit_code < 0:

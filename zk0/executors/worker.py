@@ -25,6 +25,13 @@ FAILURE_EXIT_CODE = 3
 """Exit code of a worker that wrote a typed failure; any other death is judged from outside."""
 
 
+NO_MEMORY = "can't allocate memory"
+"""In the text of torch's plain RuntimeError where the CPU's memory ends; on a GPU it has a type of its own."""
+
+OOM_SCORE_ADJ = 500
+"""Of 1000: the kernel counts a worker as if it used half of the memory more than it does."""
+
+
 def lock_path(task: ClientTask) -> Path:
     """Held by the worker while it lives; the kernel frees it however the worker dies."""
     return task.folder / f"{task.kind}.lock"
@@ -59,6 +66,7 @@ def work(payload: str) -> None:
     """Entry point of a worker process; `payload` is a ClientTask as JSON."""
     task = ClientTask.model_validate_json(payload)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _die_first()
     with worker_lock(task) as mine:
         if not mine:
             raise ClientError("error", f"{lock_path(task)} is held: another worker does the same work")
@@ -102,11 +110,28 @@ def _work(task: ClientTask, log: Path) -> None:
     try:
         client_app.run_task(task)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        _fail(task, ClientError("out_of_memory", f"out of memory: {error}"))
+        _fail(task, ClientError("out_of_memory", f"out of memory: {_first_line(error)}"))
+    except RuntimeError as error:
+        if NO_MEMORY not in str(error):
+            raise
+        _fail(task, ClientError("out_of_memory", f"out of memory: {_first_line(error)}"))
     except BadInputError as error:
         _fail(task, ClientError("bad_data", str(error)))
     except ClientError as error:
         _fail(task, error)
+
+
+def _die_first() -> None:
+    """Let the kernel, where memory ends, kill this worker rather than the orchestrator or anything else."""
+    path = Path("/proc/self/oom_score_adj")
+    try:
+        path.write_text(str(max(OOM_SCORE_ADJ, int(path.read_text(encoding="ascii")))), encoding="ascii")
+    except (OSError, ValueError):
+        return  # not Linux, or not allowed
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _fail(task: ClientTask, error: ClientError) -> None:
