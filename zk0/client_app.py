@@ -291,7 +291,7 @@ def _dataset(config: RunConfig, name: str) -> DatasetConfig:
 
 
 def _progress(task: ClientTask, steps: int, sampler: MemorySampler) -> training.OnStep:
-    """Tell the live view how far the fit is (its loss costs nothing, so it is not synced), and the sampler of the GPU."""
+    """Tell the live view how far the fit is, without syncing, for its loss costs nothing; and the sampler of the GPU."""
     path, last = task.folder / "progress.json", 0.0
 
     def on_step(step: int, loss: float) -> None:

@@ -23,7 +23,7 @@ MEMORY_FILE = "memory.jsonl"
 SYNC_INTERVAL_S = 5.0
 """Every sample is flushed to the kernel; after this time it is on the disk, too."""
 MAX_BYTES = 4 * 2**20
-"""Above this size about half of the samples are dropped, evenly: a run of weeks keeps its whole history, only coarser."""
+"""Above this size half of the samples are dropped, evenly: a run of weeks keeps its whole history, only coarser."""
 GIB = 2**30
 
 

@@ -74,7 +74,7 @@ def test_the_file_stays_small_and_keeps_its_oldest_and_newest_samples(tmp_path, 
     phases = [int(line["phase"]) for line in read_samples(tmp_path) if line["phase"].isdigit()]
     assert phases == sorted(phases)
     gaps = [later - earlier for earlier, later in pairwise(phases)]
-    assert phases[0] < 20, "the beginning is gone"
+    assert phases[0] < 60, "the beginning is gone"
     assert max(gaps) < 60, "the history has a hole"
     assert set(range(1450, 1500)) <= set(phases)
 
