@@ -150,7 +150,15 @@ def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySample
     frames = data.build_dataset(dataset, built.config, config.data, episodes)
     seed = derive_seed(config.seed, 0, task.client, "evaluate")
     sampler.enter("evaluate")
-    metrics = evaluate(built, preprocessor, postprocessor, frames, config.evaluation, seed=seed)
+    metrics = evaluate(
+        built,
+        preprocessor,
+        postprocessor,
+        frames,
+        config.evaluation,
+        seed=seed,
+        micro_batch_size=task.micro_batch_size,
+    )
     return Outcome(None, metrics.pop("num_examples"), metrics)
 
 
@@ -291,7 +299,7 @@ def _dataset(config: RunConfig, name: str) -> DatasetConfig:
 
 
 def _progress(task: ClientTask, steps: int, sampler: MemorySampler) -> training.OnStep:
-    """Tell the live view how far the fit is, without syncing, for its loss costs nothing; and the sampler of the GPU."""
+    """Tell the live view how far the fit is (not synced: a lost file costs nothing), and the sampler of the GPU."""
     path, last = task.folder / "progress.json", 0.0
 
     def on_step(step: int, loss: float) -> None:

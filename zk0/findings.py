@@ -79,11 +79,16 @@ def ran_out(task: ClientTask, size: int, figures: str) -> Finding:
     """
     run_dir = Path(task.run_dir)
     before = read(run_dir, task.client, task.kind)
-    note = Note(micro_batch_size=size, server_round=task.server_round, figures=figures, at=_now())
-    notes = [*(before.notes if before else []), note][-KEPT:]
+    notes = [*(before.notes if before else []), note(size, task.server_round, figures)][-KEPT:]
     finding = Finding(client=task.client, kind=task.kind, micro_batch_size=size // 2, notes=notes)
     _write(run_dir, finding)
     return finding
+
+
+def note(size: int, server_round: int, figures: str) -> Note:
+    """A note of now."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Note(micro_batch_size=size, server_round=server_round, figures=figures, at=now)
 
 
 def expect(run_dir: Path, client: str, kind: TaskKind, size: int, estimate: Note) -> None:
@@ -98,7 +103,3 @@ def expect(run_dir: Path, client: str, kind: TaskKind, size: int, estimate: Note
 
 def _write(run_dir: Path, finding: Finding) -> None:
     atomic.write_json(path_of(run_dir, finding.client, finding.kind), finding.model_dump(mode="json"))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -9,6 +9,7 @@ KL term, a mean over frames, is weighted like its main term, by steps.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,18 +49,38 @@ class MicroBatchedPolicy(nn.Module):
 
     def forward(self, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any] | None]:
         """Loss of the whole batch (scalar tensor), and the policy's outputs for the last micro-batch."""
-        draws = draw(self.policy, batch)
-        parts = list(split({**batch, **draws}, len(batch[ACTION]), self.size))
-        weights = [_weight(self.policy, part) for part in parts]
+        parts = divide(self.policy, batch, self.size)
         before: float = 0.0
-        for index, (part, weight) in enumerate(zip(parts, weights, strict=True)):
-            own = {name: part.pop(name) for name in draws}
-            loss, outputs = self.policy.forward(part, **{name.removeprefix(_DRAW): own[name] for name in own})
-            loss = loss * (weight / sum(weights))
+        for index, part in enumerate(parts):
+            loss, outputs = self.policy.forward(part.batch, **part.draws)
+            loss = loss * part.share
             if index + 1 < len(parts):
                 self._accelerator.backward(loss)
                 before += loss.item()
         return loss + before, outputs
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A part of a batch."""
+
+    batch: dict[str, Any]
+    """Its frames."""
+    draws: dict[str, torch.Tensor]
+    """Arguments of the policy's forward pass: its part of the random draws."""
+    share: float
+    """What its loss counts in the whole batch's."""
+
+
+def divide(policy: Policy, batch: dict[str, Any], size: int) -> list[MicroBatch]:
+    """Cut a batch, with its draws, into micro-batches of `size` frames."""
+    draws = {f"{_DRAW}{name}": value for name, value in draw(policy, batch).items()}
+    parts = list(split({**batch, **draws}, len(batch[ACTION]), size))
+    own = [{name.removeprefix(_DRAW): part.pop(name) for name in draws} for part in parts]
+    weights = [_weight(policy, part) for part in parts]
+    return [
+        MicroBatch(part, drawn, weight / sum(weights)) for part, drawn, weight in zip(parts, own, weights, strict=True)
+    ]
 
 
 _DRAW = "zk0_draw."
@@ -70,12 +91,30 @@ def draw(policy: Policy, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Noise and time for a batch, drawn as SmolVLA's model draws them; nothing for a policy that takes none."""
     if policy.config.type != "smolvla":
         return {}
-    inner = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+    inner = _inner(policy)
     actions = inner.prepare_action(batch)
     return {
-        f"{_DRAW}noise": inner.model.sample_noise(actions.shape, actions.device),
-        f"{_DRAW}time": inner.model.sample_time(actions.shape[0], actions.device),
+        "noise": inner.model.sample_noise(actions.shape, actions.device),
+        "time": inner.model.sample_time(actions.shape[0], actions.device),
     }
+
+
+def predict(policy: Policy, observation: dict[str, Any], frames: int, size: int) -> torch.Tensor:
+    """A chunk of actions for each frame, in micro-batches: what `predict_action_chunk` gives for the whole batch."""
+    drawn = {}
+    if policy.config.type == "smolvla":
+        model = _inner(policy).model
+        shape = (frames, model.config.chunk_size, model.config.max_action_dim)
+        drawn = {f"{_DRAW}noise": model.sample_noise(shape, next(policy.parameters()).device)}
+    chunks = []
+    for part in split({**observation, **drawn}, frames, size):
+        own = {name.removeprefix(_DRAW): part.pop(name) for name in drawn}
+        chunks.append(policy.predict_action_chunk(part, **own))
+    return torch.cat(chunks)
+
+
+def _inner(policy: Policy) -> Any:
+    return policy.get_base_model() if hasattr(policy, "get_base_model") else policy
 
 
 def split(batch: dict[str, Any], frames: int, size: int) -> Iterator[dict[str, Any]]:

@@ -30,6 +30,8 @@ LOCK_FILE = "run.lock"
 METRICS_LINES = "metrics.jsonl"
 MANIFEST = "manifest.json"
 STOPPED_FILE = "stopped"
+KEPT_DAMAGED = 3
+"""Damaged rounds, set aside to be looked at, that are kept."""
 PACKAGES = ("zk0", "lerobot", "flwr", "prefect", "peft", "torch")
 
 TensorSource = ArtifactRef | Path | atomic.Tensors
@@ -405,11 +407,14 @@ class RunStore:
         return atomic.read_tensors(tensors) if _exists(tensors) else {}, atomic.read_json(folder / "strategy.json")
 
     def prune(self, keep: int, best_round: int | None = None) -> None:
-        """Remove committed rounds but the `keep` newest, round 0 and the best one."""
+        """Remove committed rounds but the `keep` newest, round 0 and the best one; and old damaged ones set aside."""
         committed = self.committed_rounds()
         atomic.sweep_trash(self.folder / "rounds")
         for server_round in set(committed) - {0, best_round, *committed[-keep:]}:
             atomic.remove_folder(self.round_folder(server_round))
+        damaged = sorted((self.folder / "rounds").glob("*.damaged-*"), key=lambda path: path.stat().st_mtime)
+        for path in damaged[:-KEPT_DAMAGED]:
+            atomic.remove_folder(path)
 
     def _ref(self, path: Path, digest: atomic.Digest) -> ArtifactRef:
         return ArtifactRef(path=path.relative_to(self.folder).as_posix(), sha256=digest.sha256, size=digest.size)

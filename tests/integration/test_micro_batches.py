@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from zk0 import data, micro_batches, policy, training
 from zk0.config import RunConfig
+from zk0.evaluation import evaluate
 from zk0.micro_batches import MicroBatchedPolicy
 
 MakeConfig = Callable[..., RunConfig]
@@ -91,6 +92,24 @@ def test_a_micro_batch_of_the_whole_batch_is_no_other_path(config: RunConfig) ->
 def test_the_config_key_does_the_same(config: RunConfig) -> None:
     smaller = config.model_copy(update={"training": config.training.model_copy(update={"micro_batch_size": 2})})
     assert distance(fit(smaller)[0], fit(config, micro=2)[0]) == 0.0
+
+
+def test_an_evaluation_in_micro_batches_gives_the_same_figures(small_config: MakeConfig) -> None:
+    config = small_config(evaluation__frame_stride=8)
+    dataset = config.clients[0]
+    meta = data.open_metadata(dataset)
+    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+    built = policy.build_policy(base, config.peft, meta, dataset.rename_map)
+    before, after = policy.build_processors(base, None, dataset.rename_map)
+    frames = data.build_dataset(dataset, built.config, config.data, [0, 1])
+
+    def figures(size: int | None, seed: int = 5) -> dict[str, Any]:
+        return evaluate(built, before, after, frames, config.evaluation, seed=seed, micro_batch_size=size)
+
+    whole, parts = figures(None), figures(3)
+    assert parts.pop("joint_error") == pytest.approx(whole.pop("joint_error"), rel=1e-4)
+    assert parts == pytest.approx(whole, rel=1e-4)
+    assert figures(3, seed=6)["loss"] != pytest.approx(whole["loss"], rel=1e-3), "would show nothing"
 
 
 class Regression(torch.nn.Module):

@@ -27,11 +27,12 @@ ALLOWED = {
     "data": {"atomic", "config", "errors", "records"},
     "policy": {"config", "data", "errors", "records"},
     "run_store": {"atomic", "config", "errors", "records"},
-    "start": {"config", "errors", "records", "run_store"},
+    "start": {"config", "errors", "findings", "memory", "records", "run_store"},
     "fit_checkpoint": {"atomic", "errors", "records"},
     "micro_batches": {"policy"},
     "training": {"config", "data", "errors", "fit_checkpoint", "micro_batches", "policy", "records"},
-    "evaluation": {"config", "data", "errors", "policy", "records", "training"},
+    "probe": {"cgroup", "config", "data", "errors", "memory", "policy", "records", "training"},
+    "evaluation": {"config", "data", "errors", "micro_batches", "policy", "records", "training"},
     "aggregation": {"atomic", "config", "errors", "records", "run_store", "seeding"},
 }
 ONLY_IN = {

@@ -11,11 +11,14 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 from loguru import logger
 
+from zk0.cgroup import machine_oom_kills
 from zk0.config import ExecutorConfig
 from zk0.errors import ClientError
 from zk0.executors import worker
@@ -24,6 +27,7 @@ from zk0.records import ClientResult, ClientTask
 from zk0.run_store import find_finished
 
 ADOPTED_POLL_S = 0.5
+LONGEST_LINE = 1000
 Result = TypeVar("Result")
 
 
@@ -44,10 +48,21 @@ class ProcessExecutor:
         multiprocessing.forkserver.ensure_running()
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call a function in a worker process and hand its (small) result, or its error, back."""
+        """Call a function in a worker process and hand its (small) result, or its error, back.
+
+        Raises:
+            ClientError: the process was killed.
+        """
         self.warm_up()
-        with ProcessPoolExecutor(1, mp_context=self._context) as pool:
-            return pool.submit(function, *arguments).result()
+        kills = machine_oom_kills()
+        try:
+            with ProcessPoolExecutor(1, mp_context=self._context) as pool:
+                return pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            if machine_oom_kills() > kills:
+                why = "the kernel has killed for want of memory; free some, or lower executor.max_parallel"
+                raise ClientError("out_of_memory", f"{function.__name__}: the worker process died: {why}") from error
+            raise ClientError("lost", f"{function.__name__}: the worker process was killed") from error
 
     def run(self, task: ClientTask) -> ClientResult:
         """See `Executor.run`."""
@@ -123,9 +138,14 @@ def _outcome(task: ClientTask, exit_code: int | None) -> ClientResult:
     raise ClientError("error", f"{what}: {_last_line(log)} (exit code {exit_code}; see {log})")
 
 
-def _last_line(log: Any) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+def _last_line(log: Path) -> str:
+    """The last line of a log that says something, cut to a length for a message; the log may be huge."""
+    if not log.is_file():
+        return "no output"
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 64 * 1024))
+        lines = file.read().decode("utf-8", errors="replace").split("\n")
+    return next((line.strip()[-LONGEST_LINE:] for line in reversed(lines) if line.strip()), "no output")
 
 
 def _kill_tree(pid: int | None) -> None:

@@ -77,11 +77,13 @@ def work(payload: str) -> None:
 
 
 def preflight(config: RunConfig) -> Preflight:
-    """`client_app.preflight` in a worker process."""
+    """`client_app.preflight` in a worker process, and the estimate of a fit's memory where the config asks for it."""
+    _die_first()
     _quiet()
-    from zk0 import client_app
+    from zk0 import client_app, probe
 
-    return client_app.preflight(config)
+    found = client_app.preflight(config)
+    return found.model_copy(update={"memory": probe.estimate(found.config)}) if config.memory.probe else found
 
 
 def aggregate_statistics(files: list[str]) -> dict[str, NDArray[Any]]:
