@@ -23,7 +23,7 @@ from zk0.config import DatasetConfig, RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError
 from zk0.evaluation import evaluate
 from zk0.fit_checkpoint import FitCheckpoint
-from zk0.memory import peak_rss_bytes, peak_vram
+from zk0.memory import gib, peak_rss_bytes, peak_vram
 from zk0.memory_sampler import MemorySampler, peak_metrics
 from zk0.records import ArtifactRef, ClientResult, ClientTask, Preflight
 from zk0.run_store import write_result
@@ -71,7 +71,10 @@ def run_task(task: ClientTask) -> ClientResult:
         )
     if task.kind == "train":
         FitCheckpoint(task).remove()
-    logger.info("{} done in {:.1f} s: {} examples", task.kind, result.duration_s, result.num_examples)
+    used = f"{gib(result.metrics['peak_ram_bytes'])} ({result.metrics['peak_ram_percent']} %) of memory"
+    if vram := result.metrics.get("peak_vram_bytes"):
+        used += f", {gib(vram)} ({result.metrics['peak_vram_percent']} %) of the GPU's"
+    logger.info("{} done in {:.1f} s: {} examples; at most {}", task.kind, result.duration_s, result.num_examples, used)
     return result
 
 

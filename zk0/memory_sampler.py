@@ -353,16 +353,19 @@ def last_words(folder: Path) -> str:
     return f"used {peak.get('peak_gib')} GiB, {limit}" + (f", and {vram} GiB on the GPU" if vram else "")
 
 
-def killed_for_memory(folder: Path) -> bool:
+def killed_for_memory(folder: Path, *, ever: bool = False) -> bool:
     """Whether the kernel has killed for want of memory in the cgroup of the process that last sampled itself here.
 
-    True where the cgroup's count has risen since its last sample: told of a process that was killed by SIGKILL, which
-    says nothing itself.
+    Args:
+        folder: where that process sampled itself.
+        ever: since its first sample, for a process that lives and has lost a child; else since its last, for one that
+            was killed by SIGKILL, which says nothing itself.
     """
     samples = read_samples(folder)
     if not samples:
         return False
-    before, group = samples[-1].get("oom_kills"), samples[-1].get("cgroup")
+    own = [sample for sample in samples if sample.get("pid") == samples[-1].get("pid")]
+    before, group = own[0 if ever else -1].get("oom_kills"), own[-1].get("cgroup")
     now = cgroup.kills_in(Path(str(group))) if group else cgroup.machine_oom_kills()
     return isinstance(before, int) and now is not None and now > before
 

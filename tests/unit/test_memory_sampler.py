@@ -134,6 +134,16 @@ def test_only_a_kill_since_the_last_sample_counts(tmp_path):
         assert memory_sampler.killed_for_memory(tmp_path) is told
 
 
+def test_a_process_that_lost_a_child_looks_back_to_its_beginning(tmp_path):
+    group = tmp_path / "group"
+    group.mkdir()
+    (group / "memory.events").write_text("oom_kill 4\n")
+    lines = [{"pid": pid, "oom_kills": kills, "cgroup": str(group)} for pid, kills in ((1, 2), (2, 3), (2, 4))]
+    (tmp_path / MEMORY_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert not memory_sampler.killed_for_memory(tmp_path)
+    assert memory_sampler.killed_for_memory(tmp_path, ever=True)
+
+
 def test_peaks_become_metrics():
     peaks = {"load": Peak(ram=100, capacity=1000), "train": Peak(ram=300, capacity=1000, vram=50, vram_total=200)}
     assert peak_metrics(peaks) == {

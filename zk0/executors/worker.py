@@ -105,7 +105,7 @@ def save_policy(payload: str, folder: str, merge: bool) -> None:
 def _work(task: ClientTask, log: Path) -> None:
     import torch
 
-    from zk0 import client_app, logs
+    from zk0 import client_app, logs, memory_sampler
 
     config = client_app.read_config(Path(task.run_dir))
     logs.setup_worker(log, task.client, task.server_round, config.logging)
@@ -114,7 +114,8 @@ def _work(task: ClientTask, log: Path) -> None:
     except (torch.OutOfMemoryError, MemoryError) as error:
         _fail(task, ClientError("out_of_memory", f"out of memory: {_first_line(error)}"))
     except RuntimeError as error:
-        if NO_MEMORY not in str(error):
+        # A DataLoader process that the kernel took shows here as a plain RuntimeError.
+        if NO_MEMORY not in str(error) and not memory_sampler.killed_for_memory(task.folder, ever=True):
             raise
         _fail(task, ClientError("out_of_memory", f"out of memory: {_first_line(error)}"))
     except BadInputError as error:
