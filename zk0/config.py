@@ -218,7 +218,7 @@ class MemoryConfig(_Part):
     sample_interval_s: float = Field(default=2.0, ge=0.05)
     """Time from one sample in memory.jsonl to the next, in seconds."""
     soft_limit: float | str = 0.9
-    """How much memory (not the GPU's) a fit may come to use before it ends itself with a checkpoint and is done again in
+    """How much of the host's memory a fit may come to use before it ends itself with a checkpoint and is done again in
     half the micro-batch: a share of what it can have (above 0, at most 1), or a size such as "6g"; 0 for no limit."""
     probe: bool = True
     """Try one small step before a new run, to estimate what a fit needs and to begin with a micro-batch that fits."""
