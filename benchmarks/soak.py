@@ -8,7 +8,6 @@ table and ends with PASS or FAIL.
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.service import free_port
 from zk0.config import load_config
 
 MIB = 2**20
@@ -202,12 +202,6 @@ def describe(process: psutil.Process) -> str:
         return f"PID {process.pid}: {' '.join(process.cmdline())[:120]}"
     except psutil.Error:
         return f"PID {process.pid}"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from prefect import Flow, Task, flow, tags
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.advance import advanced_run
+from flows.patience import patiently
 from tasks.aggregate import Aggregated, aggregate, aggregate_statistics, sample
 from tasks.artifacts import show
 from tasks.checkpoint import commit, export_final
@@ -33,12 +34,12 @@ def federated_training(config: str = "sim", overrides: list[str] = [], name: str
     """
     with advanced_run(config, overrides, name) as store, forward_logs():
         run_dir = str(store.folder)
-        state = store.resume_point() or in_subflow(round_zero, store, 0, run_dir)
-        show(run_dir, state.server_round)
+        state = store.resume_point() or patiently(in_subflow)(round_zero, store, 0, run_dir)
+        patiently(show)(run_dir, state.server_round)
         for server_round in range(state.server_round + 1, store.config.federation.num_rounds + 1):
-            state = in_subflow(federated_round, store, server_round, run_dir, server_round)
-            show(run_dir, server_round)
-        return export_final(run_dir)
+            state = patiently(in_subflow)(federated_round, store, server_round, run_dir, server_round)
+            patiently(show)(run_dir, server_round)
+        return patiently(export_final)(run_dir)
 
 
 @flow(name="round", persist_result=False)

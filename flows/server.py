@@ -7,8 +7,10 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
+from loguru import logger
 from prefect.settings import get_current_settings
 
 from zk0.errors import BadInputError, Zk0Error
@@ -16,6 +18,18 @@ from zk0.errors import BadInputError, Zk0Error
 LOOPBACK = "127.0.0.1"
 STARTUP_TIMEOUT_S = 180
 """The first start migrates a new database: 35 s on two cores, more on a busy machine."""
+
+
+class _Place(NamedTuple):
+    """Where a local server listens, and keeps its files."""
+
+    host: str
+    port: int
+    home: Path
+
+
+_local: dict[str, _Place] = {}
+"""API URL -> the local server there, which is ours to start."""
 
 
 @dataclass
@@ -36,7 +50,7 @@ class Server:
             Zk0Error: the started server did not come up.
         """
         deadline = time.monotonic() + STARTUP_TIMEOUT_S
-        while not _healthy(self.url):
+        while not answers(self.url):
             ended = self.started is not None and self.started.poll() is not None
             if ended or time.monotonic() > deadline:
                 raise Zk0Error(f"the Prefect server at {self.url} did not come up; see {self.log}")
@@ -45,7 +59,7 @@ class Server:
 
     def answers(self) -> bool:
         """Whether it answers now."""
-        return _healthy(self.url)
+        return answers(self.url)
 
     def discard(self) -> None:
         """End a server that we started for a run that does not take place."""
@@ -68,7 +82,7 @@ def ensure_server(bind: str = LOOPBACK) -> Server:
     """
     settings = get_current_settings()
     if settings.api.url:
-        if not _healthy(settings.api.url):
+        if not answers(settings.api.url):
             raise BadInputError(
                 f"PREFECT_API_URL = {settings.api.url!r}: no Prefect server answers there; start it, or unset it "
                 "(`unset PREFECT_API_URL`, `prefect config unset PREFECT_API_URL`) and zk0 starts a local one"
@@ -77,13 +91,14 @@ def ensure_server(bind: str = LOOPBACK) -> Server:
     host = LOOPBACK if bind in ("0.0.0.0", "::", "localhost") else bind  # noqa: S104 - compared, not bound
     port = settings.server.api.port
     url = f"http://{host}:{port}/api"
-    if _healthy(url):
+    _local[url] = _Place(bind, port, Path(settings.home))
+    if answers(url):
         return Server(url)
     if _listening(host, port):
         raise BadInputError(
             f"PREFECT_SERVER_API_PORT = {port}: another program listens there; set a free port in that variable"
         )
-    return _start(url, bind, port, Path(settings.home))
+    return _start(url, *_local[url])
 
 
 def ui_url(api_url: str) -> str:
@@ -114,11 +129,19 @@ def _start(url: str, host: str, port: int, home: Path) -> Server:
     return Server(url, process, log)
 
 
-def _healthy(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a Prefect server answers at an API URL now."""
     try:
         return httpx.get(f"{url.rstrip('/')}/health", timeout=5, trust_env=False).is_success
     except httpx.HTTPError:
         return False
+
+
+def bring_back(url: str) -> None:
+    """Start the local server again that `ensure_server` found or started; one that was configured is left alone."""
+    if url in _local and not _listening(_local[url].host, _local[url].port):
+        logger.warning("the Prefect server at {} is gone: starting it again", url)
+        _start(url, *_local[url])
 
 
 def _listening(host: str, port: int) -> bool:

@@ -129,6 +129,8 @@ def summary(store: RunStore, rounds: Sequence[Json]) -> str:
     ]
     if sat_out := [f"round {line['server_round']}: {name}, {why}" for line in rounds for name, why in _lost(line)]:
         parts += ["", "## Clients that sat out a round", "", *(f"- {text}" for text in sat_out)]
+    if store.damage:
+        parts += ["", "## Files found damaged", "", *(f"- {text}" for text in store.damage)]
     return "\n".join(parts)
 
 

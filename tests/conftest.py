@@ -1,44 +1,18 @@
 """What the tests share: the shipped assets as real datasets, small configs, a real Prefect server."""
 
+import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
+from benchmarks.service import free_port, small_run
 from zk0.config import RunConfig, validate_config
-
-CLIENTS = ("kitchen", "workshop")
-
-
-def small_run(outputs: Path, **changes: Any) -> dict[str, Any]:
-    """A run of two shipped clients that takes seconds: two rounds of two steps; `changes` are dotted keys."""
-    data: dict[str, Any] = {
-        "seed": 7,
-        "outputs_dir": str(outputs),
-        "federation": {"num_rounds": 2, "min_train_clients": 2},
-        "clients": [{"name": name, "repo_id": f"zk0/{name}", "root": f"asset:datasets/{name}"} for name in CLIENTS],
-        "policy": {"path": "asset:base", "device": "cpu"},
-        "peft": {"r": 4, "lora_alpha": 8},
-        "training": {"steps": 2, "batch_size": 4, "lr": 1e-3},
-        "data": {"normalization": "base"},
-        "evaluation": {"frame_stride": 24, "holdout_episodes": 2},
-        "executor": {"max_parallel": 2, "retry_delay_s": 0.1},
-        "memory": {"probe": False},  # some seconds; it has tests of its own
-    }
-    for key, value in changes.items():
-        node = data
-        *parents, last = key.split("__")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    return data
 
 
 @pytest.fixture
@@ -47,10 +21,35 @@ def small_config(tmp_path: Path) -> Callable[..., RunConfig]:
     return lambda **changes: validate_config(small_run(tmp_path / "outputs", **changes))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Make a file system of so many bytes (`64k`, `300m`) that lives in memory."""
+    disks: list[Path] = []
+
+    def make(size: str) -> Path:
+        disk = tmp_path / f"disk-{size}"
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("needs the right to mount a tmpfs")
+        disks.append(disk)
+        return disk
+
+    yield make
+    for disk in disks:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(disk: Path, but: int = 0) -> Path:
+    """Fill a disk up but for so many bytes; gives the file that does it."""
+    filler = disk / "filler"
+    block = b"\0" * (1 << 20)
+    with filler.open("wb", buffering=0) as file:
+        with contextlib.suppress(OSError):  # no space left
+            while file.write(block):
+                continue
+        file.truncate(max(0, file.tell() - but))
+    return filler
 
 
 @pytest.fixture(scope="session")

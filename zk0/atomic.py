@@ -20,6 +20,9 @@ from zk0.errors import StorageError
 Tensors = Mapping[str, NDArray[Any]]
 """Name -> array, of any shape and of a plain bool, integer or float dtype."""
 
+CHECKSUM = "checksum"
+"""Key of a sealed record: SHA-256 of all its other keys as JSON."""
+
 _CHUNK_BYTES = 1 << 20
 _REMEDIES = {
     errno.ENOSPC: "free some space on that disk, then resume the run",
@@ -73,6 +76,11 @@ def write_bytes(path: Path, data: bytes) -> Digest:
 def write_json(path: Path, obj: Any) -> Digest:
     """Replace `path` by `obj` as JSON; equal objects give equal bytes."""
     return write_bytes(path, (json.dumps(obj, indent=2, sort_keys=True) + "\n").encode())
+
+
+def write_sealed(path: Path, record: Mapping[str, Any]) -> Digest:
+    """`write_json` with a checksum of the rest in the record, so that `read_sealed` sees a single flipped bit."""
+    return write_json(path, {**record, CHECKSUM: _checksum(record)})
 
 
 def write_tensors(path: Path, tensors: Tensors) -> Digest:
@@ -151,6 +159,15 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
 
 
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read what `write_sealed` wrote; StorageError when it is missing or damaged."""
+    with storage_errors(path, "read"):
+        record = json.loads(path.read_bytes())
+        if not isinstance(record, dict) or record.pop(CHECKSUM, None) != _checksum(record):
+            raise ValueError(f"its {CHECKSUM} does not fit the rest")
+        return record
+
+
 def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
     """Read a safetensors file: name -> array; StorageError when it is missing or damaged."""
     with storage_errors(path, "read"):
@@ -184,6 +201,10 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> Digest:

@@ -17,7 +17,7 @@ from loguru import logger
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from zk0 import data, policy, start, training
+from zk0 import atomic, data, policy, start, training
 from zk0.atomic import file_sha256
 from zk0.config import DatasetConfig, RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError
@@ -215,7 +215,7 @@ def save_policy(task: ClientTask, config: RunConfig, folder: Path, *, merge: boo
 
 def read_config(run_dir: Path) -> RunConfig:
     """The frozen config of a run, from its run.json."""
-    return validate_config(json.loads((run_dir / "run.json").read_text(encoding="utf-8"))["config"])
+    return validate_config(atomic.read_sealed(run_dir / "run.json")["config"])
 
 
 def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:

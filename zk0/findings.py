@@ -65,7 +65,7 @@ def read(run_dir: Path, client: str, kind: TaskKind) -> Finding | None:
         with atomic.storage_errors(path, "read"):
             if not path.exists():
                 return None
-            return Finding.model_validate(atomic.read_json(path))
+            return Finding.model_validate(atomic.read_sealed(path))
     except StorageError as error:
         logger.warning("What was found of {}'s memory is lost: {}", client, str(error).split(";", maxsplit=1)[0])
         return None
@@ -102,4 +102,4 @@ def expect(run_dir: Path, client: str, kind: TaskKind, size: int, estimate: Note
 
 
 def _write(run_dir: Path, finding: Finding) -> None:
-    atomic.write_json(path_of(run_dir, finding.client, finding.kind), finding.model_dump(mode="json"))
+    atomic.write_sealed(path_of(run_dir, finding.client, finding.kind), finding.model_dump(mode="json"))

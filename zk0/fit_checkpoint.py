@@ -176,7 +176,7 @@ class FitCheckpoint:
             for path, digest in zip(paths, digests, strict=True)
         ]
         manifest = FitManifest(key=self._key, tensors=refs[0], state=refs[1])
-        atomic.write_json(self.folder / MANIFEST, manifest.model_dump(mode="json"))
+        atomic.write_sealed(self.folder / MANIFEST, manifest.model_dump(mode="json"))
         self._whole = {path.name for path in paths}
         self._sweep()
         return sum(digest.size for digest in digests)
@@ -189,7 +189,7 @@ class FitCheckpoint:
         """
         path = self.folder / MANIFEST
         with atomic.storage_errors(path, "read"):
-            manifest = FitManifest.model_validate(atomic.read_json(path))
+            manifest = FitManifest.model_validate(atomic.read_sealed(path))
         if manifest.key != self._key:
             raise StorageError(f"{path}: is of another fit, {manifest.key[:12]}...; this one is {self._key[:12]}...")
         for ref in (manifest.tensors, manifest.state):

@@ -323,12 +323,15 @@ def thin_out(path: Path) -> None:
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a folder's memory.jsonl, oldest first, torn ones left out; none where there is no such file."""
+    """The lines of a folder's memory.jsonl, oldest first, torn ones left out; none where the file cannot be read."""
     path = folder / MEMORY_FILE
-    if not path.is_file():
-        return []
-    with atomic.storage_errors(path, "read"):
+    try:
         texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        logger.warning("memory samples cannot be read: {}", error)
+        return []
     samples = []
     for text in texts:
         try:

@@ -28,6 +28,7 @@ from zk0.records import FIT_CHECKPOINT, ArtifactRef, ClientResult, ClientTask, M
 RUN_FILE = "run.json"
 LOCK_FILE = "run.lock"
 METRICS_LINES = "metrics.jsonl"
+DAMAGE_LINES = "damage.log"
 MANIFEST = "manifest.json"
 STOPPED_FILE = "stopped"
 KEPT_DAMAGED = 3
@@ -77,8 +78,6 @@ class RunStore:
         self.folder = folder
         self.info = info
         self.config = config
-        self.damage: list[str] = []
-        """What `resume_point` found damaged and set aside, one line each."""
 
     @classmethod
     def create_or_open(cls, config: RunConfig, name: str) -> Self:
@@ -148,7 +147,7 @@ class RunStore:
             versions={package: _version(package) for package in PACKAGES},
         )
         with _writable(config.outputs_dir):
-            atomic.write_json(folder / RUN_FILE, info.model_dump(mode="json"))
+            atomic.write_sealed(folder / RUN_FILE, info.model_dump(mode="json"))
         return cls(folder, info, config)
 
     @classmethod
@@ -228,7 +227,7 @@ class RunStore:
         config = self.config.model_dump(mode="json")
         if config != self.info.config:
             self.info = self.info.model_copy(update={"config": config})
-            atomic.write_json(self.folder / RUN_FILE, self.info.model_dump(mode="json"))
+            atomic.write_sealed(self.folder / RUN_FILE, self.info.model_dump(mode="json"))
 
     # -- rounds -----------------------------------------------------------------------------------------------------
 
@@ -338,15 +337,15 @@ class RunStore:
             state=state,
             files=sorted(files, key=lambda ref: ref.path),
         )
-        atomic.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        atomic.write_sealed(folder / MANIFEST, manifest.model_dump(mode="json"))
         self._sync_metrics()
         return state
 
     def resume_point(self) -> RoundState | None:
-        """Find the newest round that is whole; call it while holding the lock.
+        """Verify every committed round and find the newest that is whole; call it while holding the lock.
 
-        Newer committed rounds that are damaged are named in the log and in `damage`, and set aside as
-        `rounds/<round>.damaged-<n>`. A newer round without a manifest stays: it holds finished work.
+        Damaged rounds are named in the log and in `damage`, and set aside as `rounds/<round>.damaged-<n>`. A newer
+        round without a manifest stays: it holds finished work.
 
         Returns:
             What the next round starts from, None when no round is whole.
@@ -354,8 +353,8 @@ class RunStore:
         state = None
         for server_round in reversed(self.committed_rounds()):
             try:
-                state = self._verify(server_round)
-                break
+                whole = self._verify(server_round)
+                state = state or whole
             except StorageError as error:
                 if isinstance(error.__cause__, PermissionError):
                     raise  # nothing is wrong with the round
@@ -371,16 +370,15 @@ class RunStore:
         return [number for number in numbers if _exists(self.round_folder(number) / MANIFEST)]
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """One dict per committed round, in order: from metrics.jsonl, else from the round's own file."""
+        """One dict per round that was committed, in order: from its own file, else from its line in metrics.jsonl."""
         committed = self.committed_rounds()
         newest = committed[-1] if committed else -1
         metrics = {number: line for number, line in self._metric_lines().items() if number <= newest}
         for number in committed:
-            if number not in metrics:
-                try:
-                    metrics[number] = atomic.read_json(self.round_folder(number) / "metrics.json")
-                except StorageError as error:
-                    logger.warning("Metrics of round {} left out: {}", number, error)
+            try:
+                metrics[number] = atomic.read_json(self.round_folder(number) / "metrics.json")
+            except StorageError as error:
+                logger.warning("Metrics of round {}: {}", number, error)
         return [metrics[number] for number in sorted(metrics)]
 
     def state(self, server_round: int) -> RoundState:
@@ -416,6 +414,15 @@ class RunStore:
         for path in damaged[:-KEPT_DAMAGED]:
             atomic.remove_folder(path)
 
+    @property
+    def damage(self) -> list[str]:
+        """What was found damaged and set aside so far, one line each, with its time."""
+        path = self.folder / DAMAGE_LINES
+        if not _exists(path):
+            return []
+        with atomic.storage_errors(path, "read"):
+            return path.read_text(encoding="utf-8", errors="replace").splitlines()
+
     def _ref(self, path: Path, digest: atomic.Digest) -> ArtifactRef:
         return ArtifactRef(path=path.relative_to(self.folder).as_posix(), sha256=digest.sha256, size=digest.size)
 
@@ -430,7 +437,7 @@ class RunStore:
         """Check a committed round, file by file; StorageError names the first that is not what it was."""
         path = self.round_folder(server_round) / MANIFEST
         with atomic.storage_errors(path, "read"):
-            manifest = Manifest.model_validate(atomic.read_json(path))
+            manifest = Manifest.model_validate(atomic.read_sealed(path))
         if (manifest.run_id, manifest.state.server_round) != (self.info.id, server_round):
             raise StorageError(f"{path}: is of round {manifest.state.server_round} of run {manifest.run_id}")
         for ref in manifest.files:
@@ -442,8 +449,9 @@ class RunStore:
         names = (folder.with_name(f"{folder.name}.damaged-{number}") for number in count(1))
         target = next(name for name in names if not _exists(name))
         atomic.move(folder, target)
-        self.damage.append(f"round {server_round} is damaged ({reason}); set aside as {target.name}")
-        logger.warning("Run {}: {}", self.info.name, self.damage[-1])
+        text = f"round {server_round} is damaged ({reason}); set aside as {target.name}"
+        atomic.append_line(self.folder / DAMAGE_LINES, f"{_now()} {text}")
+        logger.warning("Run {}: {}", self.info.name, text)
 
     def _metric_lines(self) -> dict[int, dict[str, Any]]:
         """Round -> metrics of every whole line of metrics.jsonl."""
@@ -535,7 +543,7 @@ def write_result(
         peak_rss_bytes=peak_rss_bytes,
         pid=os.getpid(),
     )
-    atomic.write_json(task.folder / f"{task.kind}.json", result.model_dump(mode="json"))
+    atomic.write_sealed(task.folder / f"{task.kind}.json", result.model_dump(mode="json"))
     return result
 
 
@@ -546,7 +554,7 @@ def find_finished(task: ClientTask) -> ClientResult | None:
         return None
     try:
         with atomic.storage_errors(path, "read"):
-            result = ClientResult.model_validate(atomic.read_json(path))
+            result = ClientResult.model_validate(atomic.read_sealed(path))
         if result.key != task.key:
             return None
         if result.tensors:
@@ -600,7 +608,7 @@ def _version(package: str) -> str:
 
 def _read_info(path: Path) -> RunInfo:
     with atomic.storage_errors(path, "read"):
-        return RunInfo.model_validate(atomic.read_json(path))
+        return RunInfo.model_validate(atomic.read_sealed(path))
 
 
 def _parse_holder(content: bytes) -> dict[str, Any]:

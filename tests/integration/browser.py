@@ -1,17 +1,44 @@
-"""Pages as a browser shows them; tests that use it are skipped where Chromium is missing."""
+"""Pages as a person sees them, in headless Chromium; tests that use it are skipped where Chromium is missing."""
 
+import os
 import shutil
-import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Page, expect, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+PATIENCE_MS = 60_000
+PICTURES = os.environ.get("ZK0_TEST_PICTURES")
+"""Folder in which the pages that tests open are kept as PNG; how the pictures in docs/ were made."""
 
 
-def page(url: str, profile: Path) -> str:
-    """The document after its scripts have run."""
-    command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1600"]
-    command += ["--virtual-time-budget=20000", f"--user-data-dir={profile}", "--dump-dom", url]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+@contextmanager
+def browser() -> Iterator[Page]:
+    """One window, 1400 x 1000 pixels."""
+    with sync_playwright() as playwright:
+        window = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        try:
+            page = window.new_page(viewport={"width": 1400, "height": 1000})
+            page.set_default_timeout(PATIENCE_MS)
+            yield page
+        finally:
+            window.close()
+
+
+def sees(page: Page, url: str, *texts: str, picture: str | None = None) -> None:
+    """Open a page and wait until every text can be seen on it."""
+    page.goto(url)
+    for text in texts:
+        expect(page.get_by_text(text).first).to_be_visible(timeout=PATIENCE_MS)
+    keep(page, picture)
+
+
+def keep(page: Page, picture: str | None) -> None:
+    """Write what the window shows, where somebody asked for pictures."""
+    if PICTURES and picture:
+        page.wait_for_timeout(1500)  # its animations
+        page.screenshot(path=Path(PICTURES) / f"{picture}.png")

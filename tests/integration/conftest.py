@@ -1,88 +1,14 @@
 """The command line as a user runs it, and finished runs that several tests look at."""
 
-import hashlib
-import json
 import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-import tomli_w
 
-from tests.conftest import small_run
-from zk0.records import ClientResult
-
-
-@dataclass
-class CommandLine:
-    """`zk0` in a folder of its own, against the session's Prefect server."""
-
-    folder: Path
-    environment: dict[str, str] = field(repr=False)
-
-    @property
-    def outputs(self) -> Path:
-        return self.folder / "outputs"
-
-    def config(self, **changes: Any) -> Path:
-        """Write the small run's config with changes to a TOML file."""
-        data = small_run(self.outputs, **changes)
-        name = hashlib.sha256(repr(sorted(changes.items())).encode()).hexdigest()[:8]
-        path = self.folder / f"config-{name}.toml"
-        path.write_text(tomli_w.dumps(data))
-        return path
-
-    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "zk0.cli", *map(str, arguments)],
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, *arguments: str | Path, exit_code: int = 0) -> str:
-        process = self.start(*arguments)
-        output, _ = process.communicate(timeout=400)
-        assert process.returncode == exit_code, output
-        return output
-
-    def start_until(self, seen: Callable[[], bool], *arguments: str | Path) -> subprocess.Popen[str]:
-        """Start a command and come back as soon as `seen` holds."""
-        process = self.start(*arguments)
-        deadline = time.monotonic() + 300
-        while not seen():
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline, "not seen in time"
-            time.sleep(0.02)
-        return process
-
-    def digest(self, name: str, server_round: int) -> str:
-        """SHA-256 of a round's global tensors."""
-        path = self.outputs / name / "rounds" / f"{server_round:04d}" / "global.safetensors"
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-
-    def result(self, name: str, server_round: int, client: str, kind: str = "train") -> ClientResult:
-        path = self.outputs / name / "rounds" / f"{server_round:04d}" / "clients" / client / f"{kind}.json"
-        return ClientResult.model_validate_json(path.read_text())
-
-    def info(self, name: str) -> dict[str, Any]:
-        """The run's run.json."""
-        return dict(json.loads((self.outputs / name / "run.json").read_text()))
-
-    def metrics(self, name: str) -> list[dict[str, Any]]:
-        lines = (self.outputs / name / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+from benchmarks.service import CommandLine
 
 
 def kill(process: subprocess.Popen[str]) -> None:

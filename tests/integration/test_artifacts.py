@@ -2,14 +2,14 @@
 
 import base64
 import json
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import expect
 
-from tests.integration.browser import needs_chromium, page
-from tests.integration.conftest import CommandLine
+from benchmarks.service import CommandLine
+from tests.integration.browser import browser, keep, needs_chromium, sees
 
 pytestmark = pytest.mark.slow
 
@@ -96,17 +96,21 @@ def test_failed_attempts_and_a_client_that_sat_out_are_visible(zk0: CommandLine)
 
 
 @needs_chromium
-def test_a_person_finds_rounds_tables_and_charts(
-    zk0: CommandLine, artifacts: dict[str, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_person_finds_rounds_tables_and_charts(zk0: CommandLine, artifacts: dict[str, dict[str, Any]]) -> None:
     site = zk0.environment["PREFECT_API_URL"].removesuffix("/api")
     flows = {item["name"]: item["id"] for item in post(zk0, "/flow_runs/filter", {"limit": 200})}
-    run_page = page(f"{site}/runs/flow-run/{flows['reference']}", tmp_path)
-    assert "run:reference" in run_page
-    assert "round 2 of 2 committed" in run_page
-    listed = page(f"{site}/artifacts", tmp_path)
-    assert "reference-round-002" in listed
-    table = page(f"{site}/artifacts/artifact/{artifacts['reference-round-002']['latest_id']}", tmp_path)
-    assert "peak RAM, MiB" in table
-    chart = page(f"{site}/artifacts/artifact/{artifacts['reference-action-error']['latest_id']}", tmp_path)
-    assert "data:image/png;base64" in chart
+    details = {key: f"{site}/artifacts/artifact/{item['latest_id']}" for key, item in artifacts.items()}
+    with browser() as page:
+        sees(page, f"{site}/runs/flow-run/{flows['reference']}", "run:reference", "federated-training", picture="run")
+        page.get_by_text("Subflow Runs").first.click()
+        for name in ("round-000", "round-001", "round-002"):
+            expect(page.get_by_text(name).first).to_be_visible()
+        keep(page, "rounds")
+        sees(page, f"{site}/artifacts", "reference-round-002", "reference-action-error", picture="artifacts")
+        sees(page, details["reference-round-002"], "peak RAM, MiB", "kitchen", picture="round-table")
+        page.goto(details["reference-action-error"])
+        chart = page.locator("img[src^='data:image/png;base64']").first
+        expect(chart).to_be_visible()
+        assert chart.evaluate("image => image.naturalWidth") > 300
+        keep(page, "chart")
+        sees(page, details["reference-summary"], "workshop", picture="summary")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.integration.conftest import CommandLine
+from benchmarks.service import CommandLine
 
 pytestmark = pytest.mark.slow
 ONE_ROUND = {"federation__num_rounds": 1, "training__steps": 1}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import CommandLine
+from benchmarks.service import CommandLine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.conftest import CommandLine
+from benchmarks.service import CommandLine
 from zk0.config import RunConfig, resolve_path
 from zk0.errors import ClientError
 from zk0.executors.process import ProcessExecutor

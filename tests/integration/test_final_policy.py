@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import CommandLine
+from benchmarks.service import CommandLine
 
 pytestmark = pytest.mark.slow
 

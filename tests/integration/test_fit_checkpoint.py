@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import small_run
+from benchmarks.service import small_run
 from tests.integration.conftest import worker_of
-from zk0 import fit_checkpoint
+from zk0 import atomic, fit_checkpoint
 from zk0.config import ExecutorConfig, validate_config
 from zk0.errors import ClientError
 from zk0.executors.process import ProcessExecutor
@@ -72,7 +72,7 @@ class Fit:
 
     def result(self) -> tuple[str, tuple[float, ...], tuple[float, ...]]:
         """Digest of the update, the losses, and the metrics that time does not change."""
-        result = ClientResult.model_validate_json((self.task.folder / "train.json").read_text())
+        result = ClientResult.model_validate(atomic.read_sealed(self.task.folder / "train.json"))
         assert result.tensors is not None
         return (
             result.tensors.sha256,
@@ -164,9 +164,9 @@ def fit(undisturbed: Fit) -> Fit:
 def set_every_steps(fit: Fit, every_steps: int) -> None:
     """As a resumed run takes new values over: the key has no influence on the result."""
     path = Path(fit.task.run_dir) / "run.json"
-    record = json.loads(path.read_text())
+    record = atomic.read_sealed(path)
     record["config"]["checkpoint"]["every_steps"] = every_steps
-    path.write_text(json.dumps(record))
+    atomic.write_sealed(path, record)
 
 
 @pytest.mark.parametrize(

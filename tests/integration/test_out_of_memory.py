@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from benchmarks.service import CommandLine
 from tests.cgroups import limited_cgroup
-from tests.integration.conftest import CommandLine
 from zk0 import findings, guard
 from zk0.attempts import failed_causes
 from zk0.config import RunConfig

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.integration.conftest import CommandLine
+from benchmarks.service import CommandLine
 from zk0.config import RunConfig
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.worker import preflight

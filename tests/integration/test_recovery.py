@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import CommandLine
-from tests.integration.service import ServedCommandLine, state_of
+from benchmarks.service import CommandLine, ServedCommandLine, state_of
 
 pytestmark = pytest.mark.slow
 STEPS = {"training__steps": 6}

@@ -6,10 +6,12 @@ import signal
 import time
 
 import httpx
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from tests.integration.conftest import CommandLine, kill, worker_of
+from benchmarks.service import CLIENTS, CommandLine
+from tests.integration.conftest import kill, worker_of
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +85,21 @@ def test_a_killed_worker_is_tried_again(zk0: CommandLine, reference: str) -> Non
     assert process.returncode == 0, output
     assert zk0.digest("worker-killed", 2) == zk0.digest("reference", 2)
     assert "SIGKILL" in (zk0.outputs / "worker-killed" / "run.log").read_text()
+
+
+def test_the_death_of_the_fork_server_is_no_clients_failure(zk0: CommandLine) -> None:
+    config = zk0.config(training__steps=20, federation__num_rounds=1, executor__max_retries=0)
+    clients = zk0.outputs / "forked" / "rounds" / "0001" / "clients"
+    both = [clients / name / "progress.json" for name in CLIENTS]
+    process = zk0.start_until(lambda: all(path.is_file() for path in both), "run", config, "--name", "forked")
+    workers = [worker_of(clients / name, "train") for name in CLIENTS]
+    for child in psutil.Process(process.pid).children():
+        if any("multiprocessing.forkserver" in word for word in child.cmdline()):
+            child.kill()
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert [zk0.result("forked", 1, name).pid for name in CLIENTS] == [worker.pid for worker in workers if worker]
+    assert not list(clients.glob("*/attempts.jsonl"))
 
 
 def test_a_second_orchestrator_is_told_who_holds_the_run(zk0: CommandLine, reference: str) -> None:

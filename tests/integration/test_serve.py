@@ -3,14 +3,12 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.integration.browser import needs_chromium, page
-from tests.integration.conftest import CommandLine
-from tests.integration.service import ServedCommandLine, state_of
+from benchmarks.service import CommandLine, ServedCommandLine, state_of
+from tests.integration.browser import browser, needs_chromium, sees
 
 pytestmark = pytest.mark.slow
 
@@ -34,14 +32,11 @@ def test_the_deployment_has_a_schedule_a_form_and_a_limit(served: ServedCommandL
 
 
 @needs_chromium
-def test_a_person_finds_the_form(served: ServedCommandLine, tmp_path: Path) -> None:
+def test_a_person_finds_the_form(served: ServedCommandLine) -> None:
     site = served.api.removesuffix("/api")
-    form = page(f"{site}/deployments/deployment/{served.nightly()}/run", tmp_path)
-    for words in (
-        "overrides",
-        "the directory of a run that is to go on",
-    ):
-        assert words in form
+    with browser() as page:
+        words = ("overrides", "the directory of a run that is to go on", "continue_from=latest")
+        sees(page, f"{site}/deployments/deployment/{served.nightly()}/run", *words, picture="form")
 
 
 def test_notifications_are_registered_and_nothing_else(served: ServedCommandLine) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from benchmarks.service import small_run
 from tasks.artifacts import round_table, summary
-from tests.conftest import small_run
 from zk0.attempts import failed_causes, note_failure
 from zk0.config import validate_config
 from zk0.errors import ClientError

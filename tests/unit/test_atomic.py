@@ -3,8 +3,7 @@
 import json
 import os
 import signal
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,6 @@ from safetensors.numpy import load_file
 
 from zk0 import atomic
 from zk0.errors import StorageError
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_bytes_and_json_come_back_with_their_digest(tmp_path: Path) -> None:
@@ -77,7 +64,8 @@ def test_append_starts_a_new_line_after_a_torn_one(tmp_path: Path) -> None:
     assert path.read_text() == "one\nto\nthree\nfour\n"
 
 
-def test_full_disk_is_one_error_and_leaves_the_old_file_alone(tiny_disk: Path) -> None:
+def test_full_disk_is_one_error_and_leaves_the_old_file_alone(make_disk: Callable[[str], Path]) -> None:
+    tiny_disk = make_disk("64k")
     atomic.write_bytes(tiny_disk / "a", b"old")
     with pytest.raises(StorageError, match=r"/a: cannot be written: No space left.*free some space"):
         atomic.write_tensors(tiny_disk / "a", {"w": np.ones(1 << 16)})

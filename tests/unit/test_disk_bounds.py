@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from loguru import logger
 
-from tests.conftest import small_run
+from benchmarks.service import small_run
 from zk0 import findings, logs
 from zk0.attempts import ATTEMPTS_FILE, note_failure
 from zk0.config import LoggingConfig, validate_config

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.conftest import small_run
+from benchmarks.service import small_run
 from zk0 import attempts, findings, guard
 from zk0.config import validate_config
 from zk0.errors import ClientError, QuarantineError

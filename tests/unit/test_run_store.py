@@ -16,6 +16,7 @@ import pytest
 from loguru import logger
 from numpy.typing import NDArray
 
+from tests.conftest import fill
 from zk0 import atomic
 from zk0.config import RunConfig
 from zk0.errors import ConfigError, RunNameError, StorageError
@@ -80,7 +81,7 @@ def test_a_new_run_is_a_pure_function_of_config_and_name(tmp_path: Path) -> None
     one = RunStore.create_or_open(make_config(tmp_path / "a"), "run")
     two = RunStore.create_or_open(make_config(tmp_path / "b"), "run")
     assert one.info.id == two.info.id != RunStore.create_or_open(make_config(tmp_path / "b"), "other").info.id
-    info = atomic.read_json(tmp_path / "a" / "run" / "run.json")
+    info = atomic.read_sealed(tmp_path / "a" / "run" / "run.json")
     assert info["config"] == one.config.model_dump(mode="json")
     assert (info["config_digest"], info["seed"]) == (one.config.digest, 42)
     assert info["versions"].keys() == {"zk0", "lerobot", "flwr", "prefect", "peft", "torch"}
@@ -276,7 +277,7 @@ def test_commit_and_resume_point(store: RunStore) -> None:
     assert list(tensors) == ["m_t/w"]
     assert scalars == {"m_t": ["dict", ["w"]]}
     assert store.load_strategy_state(0) == ({}, {})
-    manifest = atomic.read_json(store.round_folder(1) / "manifest.json")
+    manifest = atomic.read_sealed(store.round_folder(1) / "manifest.json")
     assert [Path(ref["path"]).relative_to("rounds/0001").as_posix() for ref in manifest["files"]] == [
         "clients/left/train.json", "clients/left/update.safetensors",
         "clients/right/train.json", "clients/right/update.safetensors",
@@ -370,7 +371,8 @@ def test_prune_keeps_the_newest_the_base_and_the_best(store: RunStore) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_death_at_every_single_step_of_a_commit(tmp_path: Path) -> None:
-    """A forked child is killed as it enters the n-th fsync, rename or unlink, for every n."""
+    """A forked child is killed in the n-th write (half of it done) or as it enters the n-th fsync, rename, unlink or
+    mkdir, for every n."""
     store = RunStore.create_or_open(make_config(tmp_path), "run")
     before = commit(store, 0)
     step, finished = 0, False
@@ -388,18 +390,45 @@ def test_death_at_every_single_step_of_a_commit(tmp_path: Path) -> None:
         assert [line["server_round"] for line in store.read_metrics()] == list(range(state.server_round + 1))
         if not finished:
             _forget_round(store, 1)
-    assert step > 20
+    assert step > 45
     assert store.damage == []
     assert state == store.resume_point()
     assert store.committed_rounds() == [0, 1]
 
 
+class TornFile:
+    """A file whose last write before death is done by half."""
+
+    def __init__(self, file: Any, is_last: Callable[[], bool]) -> None:
+        self._file = file
+        self._is_last = is_last
+
+    def write(self, data: Any) -> None:
+        if self._is_last():
+            self._file.write(memoryview(data)[: len(data) // 2])
+            self._file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._file.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> "TornFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
 def _die_at_step(number: int) -> None:
-    count = iter(range(1, 10_000))
+    steps = iter(range(1, 10_000))
+
+    def is_last() -> bool:
+        return next(steps) == number
 
     def deadly(original: Callable[..., Any]) -> Callable[..., Any]:
         def step(*args: Any, **kwargs: Any) -> Any:
-            if next(count) == number:
+            if is_last():
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(*args, **kwargs)
 
@@ -407,6 +436,11 @@ def _die_at_step(number: int) -> None:
 
     for name in ("fsync", "replace", "rename", "unlink", "mkdir"):
         setattr(os, name, deadly(getattr(os, name)))
+
+    plain_open = Path.open
+    Path.open = lambda path, mode="r", *a, **k: (  # type: ignore[method-assign, assignment, misc]
+        TornFile(plain_open(path, mode, *a, **k), is_last) if mode in ("wb", "ab+") else plain_open(path, mode, *a, **k)
+    )
 
 
 def _forget_round(store: RunStore, server_round: int) -> None:
@@ -427,6 +461,29 @@ with store.lock():
         store.commit(r, arrays=arrays, strategy_tensors={}, strategy_scalars={}, metrics={"loss": float(r)})
         store.prune(keep=2)
 """
+
+
+def test_a_disk_that_fills_up_at_every_point_of_a_commit(make_disk: Callable[[str], Path]) -> None:
+    """With 0, 1, 2... free pages: an error until the commit fits, the round before whole, and no damage ever."""
+    disk = make_disk("1m")
+    store = RunStore.create_or_open(make_config(disk), "run")
+    before = commit(store, 0)
+    refused: list[str] = []
+    while True:
+        filler = fill(disk, but=len(refused) * os.sysconf("SC_PAGE_SIZE"))
+        try:
+            commit(store, 1, [fit(store, 1, "left", before)])
+            break
+        except StorageError as error:
+            refused.append(str(error))
+        finally:
+            filler.unlink()
+        assert store.resume_point() == before
+        _forget_round(store, 1)
+    assert all("No space left" in text for text in refused)
+    assert len(refused) >= 8
+    assert store.damage == []
+    assert store.committed_rounds() == [0, 1]
 
 
 def test_sigkill_among_commits_leaves_a_resume_point(store: RunStore) -> None:

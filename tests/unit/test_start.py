@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import small_run
+from benchmarks.service import small_run
 from zk0 import findings
 from zk0.config import RunConfig, validate_config
 from zk0.errors import ConfigError

@@ -13,5 +13,6 @@ class Executor(Protocol):
 
         Raises:
             ClientError: it ended without a result.
+            StorageError: the run directory cannot be written or read.
         """
         ...

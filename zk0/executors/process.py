@@ -4,7 +4,6 @@ What this does not cover: it is no sandbox. A worker has the user's rights, netw
 for isolation.
 """
 
-import json
 import multiprocessing
 import multiprocessing.forkserver
 import signal
@@ -20,7 +19,7 @@ from loguru import logger
 
 from zk0.cgroup import machine_oom_kills
 from zk0.config import ExecutorConfig
-from zk0.errors import ClientError
+from zk0.errors import ClientError, StorageError
 from zk0.executors import worker
 from zk0.memory_sampler import killed_for_memory, last_words
 from zk0.records import ClientResult, ClientTask
@@ -28,6 +27,8 @@ from zk0.run_store import find_finished
 
 ADOPTED_POLL_S = 0.5
 LONGEST_LINE = 1000
+FORK_SERVER_GONE = 255
+"""Exit code that multiprocessing gives to every worker whose fork server has died, while the worker itself lives on."""
 Result = TypeVar("Result")
 
 
@@ -69,11 +70,8 @@ class ProcessExecutor:
         if (found := find_finished(task)) is not None:
             logger.info("{} of {} in round {} is already done", task.kind, task.client, task.server_round)
             return found
-        with worker.worker_lock(task) as free:
-            adopted = None if free else _holder(task)
-        if adopted is not None:
-            return self._adopt(task, adopted)
-        return self._start(task)
+        adopted = _live_worker(task)
+        return self._start(task) if adopted is None else self._adopt(task, adopted)
 
     def _start(self, task: ClientTask) -> ClientResult:
         self.warm_up()
@@ -86,10 +84,11 @@ class ProcessExecutor:
             raise self._timed_out(task)
         exit_code = process.exitcode
         process.close()
-        return _outcome(task, exit_code)
+        survivor = _live_worker(task) if exit_code == FORK_SERVER_GONE else None
+        return _outcome(task, exit_code) if survivor is None else self._adopt(task, survivor)
 
     def _adopt(self, task: ClientTask, process: psutil.Process) -> ClientResult:
-        """Wait for a worker that an earlier orchestrator left behind: its work is not run twice."""
+        """Wait for a worker that an orchestrator or fork server left behind: its work is not run twice."""
         logger.info("{} of {} in round {}: adopted PID {}", task.kind, task.client, task.server_round, process.pid)
         deadline = process.create_time() + self._config.timeout_s
         while time.time() < deadline:
@@ -105,6 +104,12 @@ class ProcessExecutor:
         return ClientError(
             "timeout", f"{task.kind} of {task.client!r} took longer than executor.timeout_s = {limit:g} s; it was ended"
         )
+
+
+def _live_worker(task: ClientTask) -> psutil.Process | None:
+    """The worker that does this task now, whoever started it."""
+    with worker.worker_lock(task) as free:
+        return None if free else _holder(task)
 
 
 def _holder(task: ClientTask) -> psutil.Process | None:
@@ -123,13 +128,13 @@ def _outcome(task: ClientTask, exit_code: int | None) -> ClientResult:
     if (found := find_finished(task)) is not None:
         return found
     what = f"{task.kind} of {task.client!r}"
-    failure = worker.failure_path(task)
-    if failure.is_file():
-        record = json.loads(failure.read_text(encoding="utf-8"))
-        raise ClientError(record["cause"], f"{what}: {record['message']}")
+    if (failure := worker.read_failure(task)) is not None:
+        raise failure
     log = task.folder / "client.log"
-    if exit_code in (None, -signal.SIGKILL) and killed_for_memory(task.folder):
+    if exit_code in (None, FORK_SERVER_GONE, -signal.SIGKILL) and killed_for_memory(task.folder):
         raise ClientError("out_of_memory", f"{what}: killed by the kernel, out of memory; {last_words(task.folder)}")
+    if exit_code == worker.STORAGE_EXIT_CODE:
+        raise StorageError(f"{what}: the run directory cannot be written: {_last_line(log)}; see {log}")
     if exit_code is None:
         raise ClientError("lost", f"{what}: the adopted worker ended without a result; see {log}")
     if exit_code < 0:

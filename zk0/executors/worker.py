@@ -5,7 +5,6 @@ Light on purpose: it is imported by the orchestrator too, which never imports to
 
 import errno
 import fcntl
-import json
 import logging
 import os
 import signal
@@ -15,14 +14,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
 from numpy.typing import NDArray
 
+from zk0 import atomic
 from zk0.config import RunConfig
-from zk0.errors import BadInputError, ClientError
+from zk0.errors import BadInputError, ClientError, StorageError
 from zk0.records import ClientTask, Preflight
 
+STORAGE = "storage"
+"""Cause of a worker that could not write or read the run directory: the run's fault, not the client's."""
 FAILURE_EXIT_CODE = 3
 """Exit code of a worker that wrote a typed failure; any other death is judged from outside."""
+STORAGE_EXIT_CODE = StorageError.exit_code
+"""Exit code of a worker that could not even write why it ended."""
 
 
 NO_MEMORY = "can't allocate memory"
@@ -42,11 +47,29 @@ def failure_path(task: ClientTask) -> Path:
     return task.folder / f"{task.kind}.failed.json"
 
 
+def read_failure(task: ClientTask) -> ClientError | StorageError | None:
+    """Why the last worker ended, as far as it could tell; a damaged note is named in the log and tells nothing."""
+    if not failure_path(task).exists():
+        return None
+    try:
+        record = atomic.read_sealed(failure_path(task))
+    except StorageError as error:
+        logger.warning("{}", error)
+        return None
+    message = f"{task.kind} of {task.client!r}: {record['message']}"
+    return StorageError(message) if record["cause"] == STORAGE else ClientError(record["cause"], message)
+
+
 @contextmanager
 def worker_lock(task: ClientTask) -> Iterator[bool]:
-    """Try to take the task's lock; gives False where a live worker holds it."""
-    task.folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(lock_path(task), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Try to take the task's lock; gives False where a live worker holds it.
+
+    Raises:
+        StorageError: the lock cannot be opened.
+    """
+    with atomic.storage_errors(lock_path(task), "written"):
+        task.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock_path(task), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,8 +94,11 @@ def work(payload: str) -> None:
         if not mine:
             raise ClientError("error", f"{lock_path(task)} is held: another worker does the same work")
         log = task.folder / "client.log"
-        _redirect_output(log)
         failure_path(task).unlink(missing_ok=True)
+        try:
+            _redirect_output(log)
+        except StorageError as error:
+            _fail(task, error)
         _work(task, log)
 
 
@@ -88,7 +114,7 @@ def preflight(config: RunConfig) -> Preflight:
 
 def aggregate_statistics(files: list[str]) -> dict[str, NDArray[Any]]:
     """LeRobot's `aggregate_stats` over the clients' statistics files, in a worker process; in and out flat tensors."""
-    from zk0 import atomic, data
+    from zk0 import data
 
     return data.flatten_stats(data.aggregate([data.unflatten_stats(atomic.read_tensors(Path(file))) for file in files]))
 
@@ -107,9 +133,9 @@ def _work(task: ClientTask, log: Path) -> None:
 
     from zk0 import client_app, logs, memory_sampler
 
-    config = client_app.read_config(Path(task.run_dir))
-    logs.setup_worker(log, task.client, task.server_round, config.logging)
     try:
+        config = client_app.read_config(Path(task.run_dir))
+        logs.setup_worker(log, task.client, task.server_round, config.logging)
         client_app.run_task(task)
     except (torch.OutOfMemoryError, MemoryError) as error:
         _fail(task, ClientError("out_of_memory", f"out of memory: {_first_line(error)}"))
@@ -121,6 +147,8 @@ def _work(task: ClientTask, log: Path) -> None:
     except BadInputError as error:
         _fail(task, ClientError("bad_data", str(error)))
     except ClientError as error:
+        _fail(task, error)
+    except StorageError as error:
         _fail(task, error)
 
 
@@ -137,11 +165,14 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _fail(task: ClientTask, error: ClientError) -> None:
-    """Leave the reason where the orchestrator, or the next one, finds it."""
-    scratch = failure_path(task).with_suffix(".tmp")
-    scratch.write_text(json.dumps({"cause": error.cause, "message": str(error)}), encoding="utf-8")
-    scratch.replace(failure_path(task))
+def _fail(task: ClientTask, error: ClientError | StorageError) -> None:
+    """Leave the reason where the orchestrator, or the next one, finds it; on a full disk, in the exit code alone."""
+    cause = error.cause if isinstance(error, ClientError) else STORAGE
+    try:
+        atomic.write_sealed(failure_path(task), {"cause": cause, "message": str(error)})
+    except StorageError:
+        logging.getLogger(__name__).exception("cannot write why %s ended", task.kind)
+        sys.exit(STORAGE_EXIT_CODE)
     sys.exit(FAILURE_EXIT_CODE)
 
 
@@ -155,7 +186,8 @@ def _quiet() -> None:
 
 def _redirect_output(log: Path) -> None:
     """Send stdout and stderr, the interpreter's last words included, to the client's log."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    with atomic.storage_errors(log, "written"):
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.close(descriptor)

@@ -1,0 +1,54 @@
+"""What a flow does while Prefect's server is away: it waits, and does again what Prefect could not even begin."""
+
+import functools
+import time
+from collections.abc import Callable
+
+import httpx
+from loguru import logger
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+from prefect.settings import get_current_settings
+
+from flows.server import STARTUP_TIMEOUT_S, answers, bring_back
+from zk0.errors import Zk0Error
+
+AWAY = (httpx.TransportError, ConcurrencySlotAcquisitionError)
+"""What a client that never reached the server raises at once; one that did retries by itself."""
+RESTART_AFTER_S = 10.0
+"""A server that somebody else starts again has so long to come back."""
+PATIENCE_S = 3600.0
+POLL_S = 1.0
+
+
+def patiently[**P, R](call: Callable[P, R]) -> Callable[P, R]:
+    """A call that is repeated after the server was away; finished work is found in the run directory, not done twice.
+
+    Raises:
+        Zk0Error: the server stayed away for an hour.
+    """
+
+    @functools.wraps(call)
+    def repeated(*args: P.args, **kwargs: P.kwargs) -> R:
+        while True:
+            try:
+                return call(*args, **kwargs)
+            except AWAY as error:
+                logger.warning("Prefect's server is away ({}: {}): waiting for it", type(error).__name__, error)
+                wait_for_server()
+
+    return repeated
+
+
+def wait_for_server() -> None:
+    """Come back when the server answers; a local one that nobody brings back is started again."""
+    url = str(get_current_settings().api.url)
+    away, next_start = 0.0, RESTART_AFTER_S
+    left = time.monotonic()
+    while not answers(url):
+        away = time.monotonic() - left
+        if away > PATIENCE_S:
+            raise Zk0Error(f"no Prefect server at {url} for {away / 60:.0f} minutes; start it, then resume the run")
+        if away > next_start:
+            bring_back(url)
+            next_start = away + STARTUP_TIMEOUT_S
+        time.sleep(POLL_S)
