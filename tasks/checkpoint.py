@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.aggregate import Aggregated
 from tasks.fit import export_policy
-from zk0 import atomic, attempts, leaks
+from zk0 import atomic, attempts, leaks, memory
 from zk0.config import RunConfig
 from zk0.memory_sampler import phase, round_figures
 from zk0.records import ArtifactRef, ClientFailure, ClientResult, RoundState, TaskKind
@@ -42,6 +42,7 @@ def commit(
     store = RunStore.open(run_dir)
     tensors, scalars = store.load_strategy_state(number) if number else ({}, {})
     metrics = round_metrics(store.config, aggregated, results, [*aggregated.failures, *failures])
+    memory.give_back()
     costs = {"duration_s": duration_s, "orchestrator": round_figures()}
     with phase("commit"):
         state = store.commit(
