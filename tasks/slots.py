@@ -9,6 +9,6 @@ def end_slot_services() -> None:
     A task's tags name its round, so every round leaves threads behind that nobody asks again: with four clients six of
     them, six descriptors and some MiB a round, until the process ends. Prefect offers no way to end just these.
     """
-    for service in list(SlotService._instances.values()):  # noqa: SLF001 - held by tests/unit/test_slots.py
+    for service in list(SlotService._instances.values()):  # type: ignore[misc]  # noqa: SLF001 - tests/unit/test_slots.py
         if isinstance(service, SlotService):
             service.drain()
