@@ -5,6 +5,7 @@ import time
 
 from prefect.concurrency.services import ConcurrencySlotAcquisitionWithLeaseService as SlotService
 from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.slots import end_slot_services
 
@@ -13,10 +14,8 @@ def threads() -> set[str]:
     return {thread.name for thread in threading.enumerate()}
 
 
-def test_the_slot_services_end_and_no_other(prefect_environment: dict[str, str]) -> None:
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    with temporary_settings({PREFECT_API_URL: prefect_environment["PREFECT_API_URL"]}):
+def test_the_slot_services_end_and_no_other() -> None:
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):  # nobody is asked for anything
         services = [SlotService.instance(frozenset({f"tag:round:{number}"})) for number in range(3)]
         other = APILogWorker.instance()
         assert sum(name == "ConcurrencySlotAcquisitionWithLeaseServiceThread" for name in threads()) == 1
