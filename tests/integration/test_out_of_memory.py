@@ -17,6 +17,7 @@ from tests.cgroups import limited_cgroup
 from zk0 import findings, guard
 from zk0.attempts import failed_causes
 from zk0.config import RunConfig
+from zk0.errors import QuarantineError
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.worker import NO_MEMORY
 from zk0.memory_sampler import read_samples
@@ -182,9 +183,18 @@ def test_torch_says_what_the_worker_looks_for() -> None:
         torch.empty(1 << 50, dtype=torch.uint8)
 
 
+def test_a_worker_that_no_micro_batch_helps_is_quarantined(small_config: Callable[..., RunConfig]) -> None:
+    with pytest.raises(
+        QuarantineError, match=r"micro-batch 4: .*micro-batch 2: .*micro-batch 1: soft limit: "
+    ) as caught:
+        fit(small_config(training__steps=8, memory__soft_limit="1m"), "hopeless")
+    assert "ended after step 3 of 8" in str(caught.value), "each attempt goes on from the one before"
+
+
 def test_below_one_the_client_is_quarantined_and_the_quorum_decides(zk0: CommandLine) -> None:
     """With a limit below what Python itself needs nothing fits; with more memory and one client released it goes on."""
-    config = zk0.config(federation__num_rounds=2, federation__min_train_clients=1, training__steps=3)
+    # Every attempt gets one step further, from its checkpoint: with few steps the last one would be done.
+    config = zk0.config(federation__num_rounds=2, federation__min_train_clients=1, training__steps=8)
     output = zk0.run("run", config, "--name", "tiny", "--set", "memory.soft_limit=1m", exit_code=3)
     text = " ".join(output.split())
     assert "0 of 2 clients gave an update" in text
