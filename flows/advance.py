@@ -14,6 +14,7 @@ from zk0 import logs, start
 from zk0.config import load_config
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.worker import preflight
+from zk0.memory_sampler import watched
 from zk0.run_store import RUN_FILE, RunStore
 
 RUN_DIR_LABEL = "zk0.run_dir"
@@ -38,7 +39,11 @@ def advanced_run(config: str, overrides: list[str], name: str | None) -> Iterato
             client.update_flow_run_labels(flow_run.id, {RUN_DIR_LABEL: str(store.folder)})
             client.update_flow_run(flow_run.id, name=store.info.name, tags=sorted({*flow_run.tags, tag}))
     logs.setup_orchestrator(store.folder, store.config.logging)
-    with store.lock(), tags(f"run:{store.info.name}"):
+    with (
+        store.lock(),
+        watched(store.folder, store.config.memory.sample_interval_s),
+        tags(f"run:{store.info.name}"),
+    ):
         yield store
 
 

@@ -14,7 +14,9 @@ from tasks.checkpoint import commit, export_final
 from tasks.evaluate import evaluate
 from tasks.fit import fit, prepare
 from tasks.prefect_logs import forward_logs
+from tasks.slots import end_slot_services
 from zk0.errors import ClientError
+from zk0.memory_sampler import phase
 from zk0.records import ClientFailure, ClientResult, ClientTask, RoundState
 from zk0.run_store import RunStore
 
@@ -84,8 +86,11 @@ def in_subflow[**P](
         flow_run_name=f"round-{server_round:03d}",
         task_runner=cast(Any, ThreadPoolTaskRunner)(max_workers=store.config.executor.max_parallel),
     )
-    with tags(f"round:{server_round}"):
-        return named(*args, **kwargs)
+    try:
+        with tags(f"round:{server_round}"):
+            return named(*args, **kwargs)
+    finally:
+        end_slot_services()
 
 
 def evaluation_work(store: RunStore, state: RoundState) -> list[ClientTask]:
@@ -113,8 +118,9 @@ def gather(
             futures.append(patient.submit(item, executor))
     results: list[ClientResult] = []
     failures: list[ClientFailure] = []
-    for item, future in zip(work, futures, strict=True):
-        outcome: object = future.result(raise_on_failure=False)
+    with phase(kind.name):
+        outcomes: list[object] = [future.result(raise_on_failure=False) for future in futures]
+    for item, outcome in zip(work, outcomes, strict=True):
         if isinstance(outcome, ClientResult):
             results.append(outcome)
         elif isinstance(outcome, ClientError) and not all_needed:

@@ -11,11 +11,13 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from zk0 import attempts
 from zk0.config import ExecutorConfig, RunConfig
-from zk0.errors import ClientError
+from zk0.errors import ClientError, QuarantineError
 from zk0.executors import Executor
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.worker import save_policy
+from zk0.guard import run_guarded
 from zk0.records import ClientResult, ClientTask
+from zk0.run_store import RunStore
 
 
 def make_executor(config: ExecutorConfig) -> Executor:
@@ -52,7 +54,10 @@ def run_work(work: ClientTask, config: ExecutorConfig) -> ClientResult:
     """Run one piece of work on the run's executor, its log lines bound to client and round."""
     with logger.contextualize(client=work.client, server_round=work.server_round):
         try:
-            return make_executor(config).run(work)
+            return run_guarded(make_executor(config).run, work, RunStore.open(work.run_dir).config)
+        except QuarantineError as error:
+            logger.warning("{} refused: {}", work.kind, error)
+            raise
         except ClientError as error:
             logger.warning("{} failed ({}): {}", work.kind, error.cause, error)
             attempts.note_failure(work, error)

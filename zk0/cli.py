@@ -72,7 +72,8 @@ def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) 
     store = _open(outputs, name)
 
     def again(check: "Check") -> "RunStore":
-        check(store.config)
+        # What its fits need is known from those that it did.
+        check(store.config.model_copy(update={"memory": store.config.memory.model_copy(update={"probe": False})}))
         return store
 
     _train(store.config, again)
