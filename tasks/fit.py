@@ -16,10 +16,15 @@ from zk0.executors import Executor
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.worker import save_policy
 from zk0.records import ClientResult, ClientTask
+from zk0.run_store import RunStore
 
 
-def make_executor(config: ExecutorConfig) -> Executor:
+def make_executor(work: ClientTask, config: ExecutorConfig) -> Executor:
     """The executor that `executor.kind` names."""
+    if config.kind == "docker":
+        from zk0.executors.docker.executor import DockerExecutor  # the SDK only where it is used
+
+        return DockerExecutor(RunStore.open(work.run_dir).config)
     return ProcessExecutor(config)
 
 
@@ -52,7 +57,7 @@ def run_work(work: ClientTask, config: ExecutorConfig) -> ClientResult:
     """Run one piece of work on the run's executor, its log lines bound to client and round."""
     with logger.contextualize(client=work.client, server_round=work.server_round):
         try:
-            return make_executor(config).run(work)
+            return make_executor(work, config).run(work)
         except ClientError as error:
             logger.warning("{} failed ({}): {}", work.kind, error.cause, error)
             attempts.note_failure(work, error)

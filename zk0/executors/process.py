@@ -57,6 +57,8 @@ class ProcessExecutor:
             adopted = None if free else _holder(task)
         if adopted is not None:
             return self._adopt(task, adopted)
+        if not free and worker.wait_until_free(task, self._config.timeout_s) and find_finished(task) is not None:
+            return self.run(task)  # a container did it: the executor was changed while it worked
         return self._start(task)
 
     def _start(self, task: ClientTask) -> ClientResult:
@@ -92,9 +94,9 @@ class ProcessExecutor:
 
 
 def _holder(task: ClientTask) -> psutil.Process | None:
-    """The live worker that holds the task's lock; None where it ended in the meantime."""
+    """The live worker that holds the task's lock; None where it ended in the meantime, or is in a container."""
     text = worker.lock_path(task).read_text()
-    return psutil.Process(int(text)) if text and psutil.pid_exists(int(text)) else None
+    return psutil.Process(int(text)) if text.isdecimal() and psutil.pid_exists(int(text)) else None
 
 
 def _outcome(task: ClientTask, exit_code: int | None) -> ClientResult:
