@@ -10,16 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from zk0.errors import ConfigError
 
@@ -34,10 +25,8 @@ LATEST = "latest"
 CONTINUE_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}(@\d{1,9})?$"
 """A run's name, with or without the round."""
 
-Size = Annotated[str, Field(pattern=r"^\d+(\.\d+)?[bkmgBKMG]?$")]
+SIZE_PATTERN = r"^\d+(\.\d+)?[bkmgBKMG]?$"
 """Bytes, or with the unit k, m or g: `512m`, `10.24g`."""
-AbsolutePath = Annotated[str, Field(pattern=r"^/.")]
-GpuId = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 
 
 class _Part(BaseModel):
@@ -178,18 +167,30 @@ class DockerConfig(_Part):
 
     image: str = Field(default="zk0:latest", min_length=1)
     """The image, built from the Dockerfile of the same zk0: other versions in it are refused."""
-    gpus: list[GpuId] | None = None
+    gpus: list[str] | None = None
     """GPUs that may be used, by index or UUID, one container on each at a time; `[]` is none. When absent: all that
     `nvidia-smi` lists if the policy trains on `cuda`, else none."""
-    shm_size: Size = "10.24g"
+    shm_size: str = Field(default="10.24g", pattern=SIZE_PATTERN)
     """Size of a container's /dev/shm, through which DataLoader processes hand batches over; counts as its memory."""
-    mem_limit: Size | None = None
+    mem_limit: str | None = Field(default=None, pattern=SIZE_PATTERN)
     """Most memory of a container; what needs more is killed and counts as failed (cause `out_of_memory`). When absent:
     what is free when it starts, less a reserve of a tenth of all memory (at least 2 GiB), divided by max_parallel."""
     cpus: float | None = Field(default=None, gt=0)
     """Processor time that a container may use, in cores; all when absent."""
-    mounts: list[AbsolutePath] = []
+    mounts: list[str] = []
     """Further folders that a container may read, at the same path: such as those that links in a dataset lead to."""
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _indices_are_names(cls, gpus: Any) -> Any:
+        return [str(gpu) if type(gpu) is int else gpu for gpu in gpus] if isinstance(gpus, list) else gpus
+
+    @field_validator("mounts")
+    @classmethod
+    def _absolute(cls, mounts: list[str]) -> list[str]:
+        if odd := [folder for folder in mounts if not folder.startswith("/")]:
+            raise ValueError(f"{odd[0]!r} is not absolute; give the folder's path from / on")
+        return mounts
 
 
 class ExecutorConfig(_Part):

@@ -60,6 +60,10 @@ OTHER_VALUES = {
     ("evaluation", "datasets", 0, "rename_map"): {"x": "y"},
     ("peft", "full_training_modules"): ["x"],
     ("federation", "fraction_train"): 0.5,
+    ("executor", "docker", "gpus"): ["0"],
+    ("executor", "docker", "shm_size"): "1g",
+    ("executor", "docker", "mem_limit"): "6.5g",
+    ("executor", "docker", "mounts"): ["/data"],
 }
 
 

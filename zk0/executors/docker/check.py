@@ -14,7 +14,7 @@ from requests.exceptions import RequestException
 from zk0.config import RunConfig
 from zk0.errors import ConfigError
 from zk0.executors.docker import engine, visible
-from zk0.executors.docker.memory import mem_limit
+from zk0.executors.docker.mem_limit import mem_limit
 from zk0.executors.docker.settings import bind_mount, common_settings, user, wanted_gpus
 from zk0.run_store import PACKAGES, package_version
 
@@ -37,11 +37,14 @@ def check_engine(config: RunConfig) -> None:
                 f"executor.docker.image = {image!r}: the Docker engine has no such image; build it by {BUILD}, or name "
                 "one that `docker images` lists"
             ) from error
-    for folder in visible.read_only_inputs(config):
-        if os.getuid() == 0 and (path := _unreadable(folder)) is not None:
+    for folder in config.executor.docker.mounts:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"executor.docker.mounts: {folder!r} is no folder of this machine; correct or remove it")
+    for source in visible.read_only_inputs(config):
+        if os.getuid() == 0 and (path := _unreadable(source)) is not None:
             raise ConfigError(
                 f"{path}: a container, which runs as user {user()[0]} where zk0 is started by root, may not read it; "
-                f"`chmod -R o+rX {folder}`, or start zk0 as the owner of the data"
+                f"`chmod -R o+rX {source}`, or start zk0 as the owner of the data"
             )
 
 

@@ -44,13 +44,12 @@ def binds(task: ClientTask, config: RunConfig) -> list[Bind]:
 
 
 def read_only_inputs(config: RunConfig) -> Iterator[Path]:
-    """The folders of the user that containers read: datasets with a root, a base on the disk, further mounts."""
+    """The folders of the user that the work needs as a whole: datasets with a root, a base on the disk."""
     for dataset in [*config.clients, *config.evaluation.datasets]:
         if dataset.root is not None and not dataset.root.startswith(ASSET_PREFIX):
             yield resolve_path(dataset.root)
     if (base := _local_base(config)) is not None:
         yield base
-    yield from map(Path, config.executor.docker.mounts)
 
 
 def environment() -> dict[str, str]:
