@@ -4,6 +4,7 @@ import time
 from typing import Any, cast
 
 from prefect import Flow, Task, flow, tags
+from prefect.exceptions import ExternalSignal
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.advance import advanced_run
@@ -11,7 +12,7 @@ from tasks.aggregate import Aggregated, aggregate, aggregate_statistics, sample
 from tasks.artifacts import show
 from tasks.checkpoint import commit, export_final
 from tasks.evaluate import evaluate
-from tasks.fit import fit, prepare
+from tasks.fit import fit, prepare, stop_work
 from tasks.prefect_logs import forward_logs
 from zk0.errors import ClientError
 from zk0.records import ClientFailure, ClientResult, ClientTask, RoundState
@@ -110,10 +111,14 @@ def gather(
     for item in work:
         with tags(f"client:{item.client}"):
             futures.append(patient.submit(item, executor))
+    try:
+        outcomes: list[object] = [future.result(raise_on_failure=False) for future in futures]
+    except (KeyboardInterrupt, ExternalSignal):
+        stop_work(store)
+        raise
     results: list[ClientResult] = []
     failures: list[ClientFailure] = []
-    for item, future in zip(work, futures, strict=True):
-        outcome: object = future.result(raise_on_failure=False)
+    for item, outcome in zip(work, outcomes, strict=True):
         if isinstance(outcome, ClientResult):
             results.append(outcome)
         elif isinstance(outcome, ClientError) and not all_needed:

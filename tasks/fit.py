@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from zk0 import attempts
 from zk0.config import ExecutorConfig, RunConfig
 from zk0.errors import ClientError
-from zk0.executors import Executor
+from zk0.executors import STOPPED, Executor
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.worker import save_policy
 from zk0.records import ClientResult, ClientTask
@@ -33,10 +33,18 @@ def export_policy(work: ClientTask, config: RunConfig, folder: Path, *, merge: b
     ProcessExecutor(config.executor).call(save_policy, work.model_dump_json(), str(folder), merge)
 
 
+def stop_work(store: RunStore) -> None:
+    """End what is at work for a run whose orchestrator was told to end: containers get no signal from a terminal."""
+    if store.config.executor.kind == "docker":
+        from zk0.executors.docker.executor import stop_containers
+
+        stop_containers(str(store.folder))
+
+
 def may_pass(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether another attempt can end otherwise: only a client's own death is retried, and not for bad data."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, ClientError) and error.retriable
+    return isinstance(error, ClientError) and error.retriable and not STOPPED.is_set()
 
 
 def client_task(name: str) -> Callable[[Callable[..., ClientResult]], Task[..., ClientResult]]:

@@ -64,7 +64,7 @@ def check_container(config: RunConfig) -> None:
         settings = common_settings(config, gpus[0] if gpus else None, mem_limit(client, config))
         settings["mounts"] = [bind_mount(visible.Bind(folder, folder)) for folder in config.executor.docker.mounts]
         try:
-            printed = _printed(client, settings | {"command": ["versions"]})
+            printed = output_of(client, settings | {"command": ["versions"]})
         except APIError as error:
             raise ConfigError(_start_failure(config, gpus, engine.reason(error))) from error
     try:
@@ -104,7 +104,7 @@ def _engine() -> Iterator[docker.DockerClient]:
             ) from error
 
 
-def _printed(client: docker.DockerClient, settings: dict[str, Any]) -> str:
+def output_of(client: docker.DockerClient, settings: dict[str, Any]) -> str:
     """What a container prints until it ends."""
     container = client.containers.create(**settings)
     try:

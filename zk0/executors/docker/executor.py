@@ -15,7 +15,7 @@ from loguru import logger
 
 from zk0.config import RunConfig
 from zk0.errors import ClientError
-from zk0.executors import worker
+from zk0.executors import STOPPED, worker
 from zk0.executors.docker import engine
 from zk0.executors.docker.death import client_log, outcome, timed_out, what
 from zk0.executors.docker.gpu_turns import gpu_turn
@@ -24,6 +24,14 @@ from zk0.executors.docker.mem_limit import mem_limit
 from zk0.executors.docker.settings import container_settings, user, wanted_gpus
 from zk0.records import ClientResult, ClientTask
 from zk0.run_store import find_finished
+
+
+def stop_containers(run_dir: str) -> None:
+    """End the containers of a run whose orchestrator was told to end; a killed one's go on, to be adopted."""
+    STOPPED.set()
+    with closing(engine.patiently(engine.connect)) as client:
+        for container in engine.patiently(lambda: engine.labelled(client, {"zk0.run_dir": run_dir})):
+            engine.remove(container)
 
 
 class DockerExecutor:
@@ -78,7 +86,7 @@ class DockerExecutor:
         worker.failure_path(task).unlink(missing_ok=True)
         limit = engine.patiently(lambda: mem_limit(client, self._config))
         settings = container_settings(task, self._config, gpu, limit)
-        _hand_over(settings["mounts"])
+        hand_over(settings["mounts"])
         try:
             container = client.containers.create(**settings)
             container.start()
@@ -120,6 +128,8 @@ class DockerExecutor:
             NotFound: someone removed it.
         """
         while True:
+            if STOPPED.is_set():
+                raise ClientError("lost", f"{what(task)}: the run was ended")
             engine.patiently(container.reload)
             tail.forward()
             state = container.attrs["State"]
@@ -148,7 +158,7 @@ def _keep_words(task: ClientTask, container: Container) -> None:
             log.write(words)
 
 
-def _hand_over(mounts: list[Mount]) -> None:
+def hand_over(mounts: list[Mount]) -> None:
     """What a container writes must belong to its user, who is not the caller where that is root."""
     uid, gid = user()
     for folder in (Path(mount["Source"]) for mount in mounts if not mount["ReadOnly"]):
