@@ -1,4 +1,4 @@
-"""Whole runs with a container for each piece of work: the same bytes, whatever is killed, and clear words beforehand."""
+"""Whole runs with a container for each piece of work: the same bytes whatever is killed, and clear words before one."""
 
 import os
 import signal

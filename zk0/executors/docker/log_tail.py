@@ -5,7 +5,7 @@ from pathlib import Path
 
 from loguru import logger
 
-_OURS = re.compile(r"^\d{4}-\d\d-\d\d [\d:.]+ \| (?P<level>\w+) \|.*? - (?P<message>.*)$")
+_OURS = re.compile(r"^\d{4}-\d\d-\d\d [\d:.]+ \| (?P<level>\w+) \|.*? \| \S+:\d+ - (?P<message>.*)$")
 
 
 class LogTail:
