@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Bring up a Docker engine for the tests, and the image's base where no registry can be reached.
 #
+#   scripts/docker_engine.sh install  from Debian's packages, unless dockerd is there; the tests start one of their own
 #   scripts/docker_engine.sh start    use the engine that answers; else start one, installed from Debian's packages if need be
 #   scripts/docker_engine.sh base     make debian:trixie-slim from Debian's archive, so that the Dockerfile builds unchanged
 #
-# Both need root and a Debian or Ubuntu; where that is missing they say so and fail.
+# All need root and a Debian or Ubuntu; where that is missing they say so and fail.
 set -euo pipefail
 
 needs() {
@@ -19,9 +20,11 @@ needs() {
 
 answers() { docker info >/dev/null 2>&1; }
 
+install() { needs dockerd docker.io iptables; }
+
 start() {
   if command -v docker >/dev/null && answers; then return; fi
-  needs dockerd docker.io iptables
+  install
   if [ "$(id -u)" != 0 ]; then
     echo "the engine does not answer and only root can start it" >&2
     return 1
@@ -59,7 +62,8 @@ base() {
 }
 
 case "${1:-}" in
+  install) install ;;
   start) start ;;
   base) base ;;
-  *) sed -n '2,7s/^# \{0,1\}//p' "$0" && exit 2 ;;
+  *) sed -n '2,8s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac
