@@ -13,6 +13,7 @@ from docker.models.containers import Container
 from docker.types import Mount
 from loguru import logger
 
+from zk0.atomic import storage_errors
 from zk0.config import RunConfig
 from zk0.errors import ClientError
 from zk0.executors import STOPPED, worker
@@ -162,7 +163,8 @@ def hand_over(mounts: list[Mount]) -> None:
     """What a container writes must belong to its user, who is not the caller where that is root."""
     uid, gid = user()
     for folder in (Path(mount["Source"]) for mount in mounts if not mount["ReadOnly"]):
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.getuid() == 0:
-            for path in [folder, *folder.rglob("*")]:
-                os.chown(path, uid, gid, follow_symlinks=False)
+        with storage_errors(folder, "handed over"):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.getuid() == 0:
+                for path in [folder, *folder.rglob("*")]:
+                    os.chown(path, uid, gid, follow_symlinks=False)
