@@ -159,6 +159,7 @@ def _empty_image() -> bytes:
             link = tarfile.TarInfo(name)
             link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
             archive.addfile(link)
+        archive.add("/etc/ld.so.cache", "etc/ld.so.cache")  # where libraries lie beside the usual places
     return buffer.getvalue()
 
 
