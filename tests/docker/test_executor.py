@@ -21,7 +21,7 @@ from zk0.records import ClientResult, ClientTask, RoundState
 from zk0.run_store import RunStore
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
-STEPS = 60
+STEPS = 30
 ORCHESTRATOR = """
 import sys
 from zk0.executors.docker.executor import DockerExecutor

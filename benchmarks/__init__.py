@@ -1,0 +1,1 @@
+"""One command per claim: each measures what a document says, and its test."""
