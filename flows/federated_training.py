@@ -108,10 +108,10 @@ def gather(
     executor = store.config.executor
     patient = kind.with_options(retries=executor.max_retries, retry_delay_seconds=executor.retry_delay_s)
     futures = []
-    for item in work:
-        with tags(f"client:{item.client}"):
-            futures.append(patient.submit(item, executor))
     try:
+        for item in work:
+            with tags(f"client:{item.client}"):
+                futures.append(patient.submit(item, executor))
         outcomes: list[object] = [future.result(raise_on_failure=False) for future in futures]
     except (KeyboardInterrupt, ExternalSignal):
         stop_work(store)
