@@ -67,6 +67,8 @@ def run_work(work: ClientTask, config: ExecutorConfig) -> ClientResult:
         try:
             return make_executor(work, config).run(work)
         except ClientError as error:
+            if STOPPED.is_set():
+                raise  # no attempt of the client's
             logger.warning("{} failed ({}): {}", work.kind, error.cause, error)
             attempts.note_failure(work, error)
             raise

@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docker.models.containers import Container
 
 from tests.docker.conftest import IMAGE, Engine, command_line_config
 from tests.integration.conftest import CommandLine, kill
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1800)]
+PATIENCE_S = 600
+
+
+def fits_of_workshop(engine: Engine) -> list[Container]:
+    """Its running container of round 2."""
+    found = engine.containers(round="2", kind="train", client="workshop")
+    return [container for container in found if container.status == "running"]
 
 
 @pytest.fixture
@@ -25,19 +33,15 @@ def test_a_run_that_loses_orchestrator_and_containers_gives_the_bytes_of_process
 ) -> None:
     config = command_line_config(docked)
     rounds = docked.outputs / "docked" / "rounds"
-    started = docked.start_until(lambda: engine.containers(round="1", kind="train"), "run", config, "--name", "docked")
+    command = ("run", config, "--name", "docked")
+    started = docked.start_until(lambda: engine.containers(round="1", kind="train"), *command, timeout_s=PATIENCE_S)
     kill(started)
     names = {container.name for container in engine.containers(round="1", kind="train")}
     assert names, "the containers died with the orchestrator"
-    resumed = docked.start_until(
-        lambda: [
-            one for one in engine.containers(round="2", kind="train", client="workshop") if one.status == "running"
-        ],
-        *("run", config, "--name", "docked"),
-    )
-    (victim,) = engine.containers(round="2", kind="train", client="workshop")
+    resumed = docked.start_until(lambda: fits_of_workshop(engine), *command, timeout_s=PATIENCE_S)
+    (victim,) = fits_of_workshop(engine)
     victim.kill()
-    output, _ = resumed.communicate(timeout=300)
+    output, _ = resumed.communicate(timeout=PATIENCE_S)
     assert resumed.returncode == 0, output
     log = (docked.outputs / "docked" / "run.log").read_text()
     assert any(f"adopted container {name}" in log or "is already done" in log for name in names)
@@ -56,7 +60,7 @@ def test_a_run_that_loses_orchestrator_and_containers_gives_the_bytes_of_process
 def test_ctrl_c_ends_the_containers_too(docked: CommandLine, engine: Engine) -> None:
     config = command_line_config(docked, training__steps=1000)
     progress = docked.outputs / "stopped" / "rounds" / "0001" / "clients" / "kitchen" / "progress.json"
-    started = docked.start_until(progress.is_file, "run", config, "--name", "stopped")
+    started = docked.start_until(progress.is_file, "run", config, "--name", "stopped", timeout_s=PATIENCE_S)
     os.killpg(started.pid, signal.SIGINT)
     output, _ = started.communicate(timeout=60)
     assert started.returncode == 130, output
