@@ -44,8 +44,18 @@ class Engine:
 
     def start(self) -> None:
         assert self.folder is not None
-        # Containers here have no network, so the engine needs neither a bridge nor a firewall.
-        command = ["dockerd", "--storage-driver=overlay2", "--bridge=none", "--iptables=false", "--host", self.host]
+        # Containers here have no network, so the engine needs neither a bridge nor a firewall. In a network namespace of
+        # its own, because an engine without a bridge removes docker0, which may be that of the machine's engine.
+        command = [
+            "unshare",
+            "--net",
+            "dockerd",
+            "--storage-driver=overlay2",
+            "--bridge=none",
+            "--iptables=false",
+            "--host",
+            self.host,
+        ]
         command += ["--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec"]
         command += ["--pidfile", f"{self.folder}/pid"]
         with (self.folder / "log").open("ab") as log:
@@ -91,7 +101,7 @@ class Engine:
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """An engine of the tests' own where they may start one, else the machine's; with the image in it."""
-    if os.getuid() == 0 and shutil.which("dockerd"):
+    if os.getuid() == 0 and shutil.which("dockerd") and shutil.which("unshare"):
         folder = tmp_path_factory.mktemp("engine")
         made = Engine(f"unix://{folder}/docker.sock", folder)
         made.start()
