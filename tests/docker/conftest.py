@@ -44,7 +44,7 @@ class Engine:
 
     def start(self) -> None:
         assert self.folder is not None
-        # Containers here have no network, so the engine needs neither a bridge nor a firewall. In a network namespace of
+        # Containers here have no network, so the engine needs neither a bridge nor a firewall. It gets a namespace of
         # its own, because an engine without a bridge removes docker0, which may be that of the machine's engine.
         command = [
             "unshare",
