@@ -29,6 +29,9 @@ LATEST = "latest"
 CONTINUE_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}(@\d{1,9})?$"
 """A run's name, with or without the round."""
 
+SIZE_PATTERN = r"^\d+(\.\d+)?[bkmgBKMG]?$"
+"""Bytes, or with the unit k, m or g: `512m`, `10.24g`."""
+
 
 class _Part(BaseModel):
     """A part of the config: immutable, no unknown keys, every field documented by the text under it."""
@@ -175,11 +178,42 @@ class EvaluationConfig(_Part):
     """Datasets of settings that no client trains on, evaluated by the server in every round."""
 
 
+class DockerConfig(_Part):
+    """The containers of `executor.kind = "docker"`: see [docker.md](docker.md)."""
+
+    image: str = Field(default="zk0:latest", min_length=1)
+    """The image, built from the Dockerfile of the same zk0: other versions in it are refused."""
+    gpus: list[str] | None = None
+    """GPUs that may be used, by index or UUID, one container on each at a time; `[]` is none. When absent: all that
+    `nvidia-smi` lists if the policy trains on `cuda`, else none."""
+    shm_size: str = Field(default="10.24g", pattern=SIZE_PATTERN)
+    """Size of a container's /dev/shm, through which DataLoader processes hand batches over; counts as its memory."""
+    mem_limit: str | None = Field(default=None, pattern=SIZE_PATTERN)
+    """Most memory of a container; what needs more is killed and counts as failed (cause `out_of_memory`). When absent:
+    what is free when it starts, less a reserve of a tenth of all memory (at least 2 GiB), divided by max_parallel."""
+    cpus: float | None = Field(default=None, gt=0)
+    """Processor time that a container may use, in cores; all when absent."""
+    mounts: list[str] = []
+    """Further folders that a container may read, at the same path: such as those that links in a dataset lead to."""
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _indices_are_names(cls, gpus: Any) -> Any:
+        return [str(gpu) if type(gpu) is int else gpu for gpu in gpus] if isinstance(gpus, list) else gpus
+
+    @field_validator("mounts")
+    @classmethod
+    def _absolute(cls, mounts: list[str]) -> list[str]:
+        if odd := [folder for folder in mounts if not folder.startswith("/")]:
+            raise ValueError(f"{odd[0]!r} is not absolute; give the folder's path from / on")
+        return mounts
+
+
 class ExecutorConfig(_Part):
     """Where a client's work runs, and what happens when it dies. None of it changes the result of a run."""
 
-    kind: Literal["process"] = "process"
-    """`process`: each fit in a process of its own."""
+    kind: Literal["process", "docker"] = "process"
+    """`process`: each piece of work in a process of its own; `docker`: in a container of its own."""
     max_parallel: int = Field(default=1, ge=1)
     """Clients at work at the same time."""
     timeout_s: float = Field(default=3600.0, gt=0)
@@ -188,6 +222,8 @@ class ExecutorConfig(_Part):
     """Further attempts after a failure that may pass; then the client sits out the round."""
     retry_delay_s: float = Field(default=2.0, ge=0)
     """Pause before a further attempt, in seconds."""
+    docker: DockerConfig = DockerConfig()
+    """The containers of `executor.kind = "docker"`; see [docker.md](docker.md)."""
 
 
 class CheckpointConfig(_Part):

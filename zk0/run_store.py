@@ -152,7 +152,7 @@ class RunStore:
             config_digest=config.digest,
             seed=config.seed,
             created_at=_now(),
-            versions={package: _version(package) for package in PACKAGES},
+            versions={package: package_version(package) for package in PACKAGES},
         )
         with _writable(config.outputs_dir):
             atomic.write_sealed(folder / RUN_FILE, info.model_dump(mode="json"))
@@ -607,7 +607,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """Version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:

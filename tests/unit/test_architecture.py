@@ -37,7 +37,7 @@ ALLOWED = {
 }
 ONLY_IN = {
     "flwr": {"zk0/client_app.py", "zk0/server_app.py", "zk0/aggregation.py"},
-    "docker": {"zk0/executors/docker.py"},
+    "docker": {f"zk0/executors/docker/{name}.py" for name in ("check", "engine", "executor", "mem_limit", "settings")},
 }
 
 

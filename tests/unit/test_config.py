@@ -64,6 +64,10 @@ OTHER_VALUES = {
     ("federation", "fraction_train"): 0.5,
     ("training", "micro_batch_size"): 2,
     ("memory", "soft_limit"): "6g",
+    ("executor", "docker", "gpus"): ["0"],
+    ("executor", "docker", "shm_size"): "1g",
+    ("executor", "docker", "mem_limit"): "6.5g",
+    ("executor", "docker", "mounts"): ["/data"],
 }
 
 

@@ -85,7 +85,13 @@ class ProcessExecutor:
             logger.info("{} of {} in round {} is already done", task.kind, task.client, task.server_round)
             return found
         adopted = _live_worker(task)
-        return self._start(task) if adopted is None else self._adopt(task, adopted)
+        if adopted is not None:
+            return self._adopt(task, adopted)
+        with worker.worker_lock(task) as free:
+            pass
+        if not free and worker.wait_until_free(task, self._config.timeout_s) and find_finished(task) is not None:
+            return self.run(task)  # a container did it: the executor was changed while it worked
+        return self._start(task)
 
     def _start(self, task: ClientTask) -> ClientResult:
         process = self._started(task)
@@ -151,9 +157,9 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _holder(task: ClientTask) -> psutil.Process | None:
-    """The live worker that holds the task's lock; None where it ended in the meantime."""
+    """The live worker that holds the task's lock; None where it ended in the meantime, or is in a container."""
     text = worker.lock_path(task).read_text()
-    return _process(int(text)) if text else None
+    return _process(int(text)) if text.isdecimal() else None
 
 
 def _process(pid: int | None) -> psutil.Process | None:

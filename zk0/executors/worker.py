@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,9 @@ from zk0.run_store import find_finished
 
 STORAGE = "storage"
 """Cause of a worker that could not write or read the run directory: the run's fault, not the client's."""
+CONTAINER_MARK = "ZK0_CONTAINER"
+"""Environment variable inside every container of the Docker executor: the container's name."""
+HELD_POLL_S = 0.5
 FAILURE_EXIT_CODE = 3
 """Exit code of a worker that wrote a typed failure; any other death is judged from outside."""
 HELD_EXIT_CODE = 5
@@ -82,10 +86,30 @@ def worker_lock(task: ClientTask) -> Iterator[bool]:
             yield False
             return
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
+        # A PID of another namespace would mean someone else here.
+        os.write(descriptor, os.environ.get(CONTAINER_MARK, str(os.getpid())).encode())
         yield True
     finally:
         os.close(descriptor)
+
+
+def wait_until_free(task: ClientTask, timeout_s: float) -> bool:
+    """Wait for the end of a worker that holds the task's lock, whoever started it and wherever it runs.
+
+    Args:
+        task: the work.
+        timeout_s: a worker older than this is not waited for, in seconds.
+
+    Returns:
+        Whether it ended.
+    """
+    started = lock_path(task).stat().st_mtime
+    while time.time() < started + timeout_s:
+        with worker_lock(task) as free:
+            if free:
+                return True
+        time.sleep(HELD_POLL_S)
+    return False
 
 
 def work(payload: str) -> None:
@@ -115,6 +139,14 @@ def preflight(config: RunConfig) -> Preflight:
 
     found = client_app.preflight(config)
     return found.model_copy(update={"memory": probe.estimate(found.config)}) if config.memory.probe else found
+
+
+def fetch(config: RunConfig) -> None:
+    """`fetch.fetch` in a worker process."""
+    _quiet()
+    from zk0 import fetch
+
+    fetch.fetch(config)
 
 
 def aggregate_statistics(files: list[str]) -> dict[str, NDArray[Any]]:
