@@ -93,7 +93,7 @@ def markdown(records: Records) -> str:
         "```",
         "",
         (
-            f"{when}, {os.cpu_count()} shared cores, {platform.system()}: {len(kills)} kills (SIGKILL) in "
+            f"{when}, {os.cpu_count()} cores, {platform.system()}: {len(kills)} kills (SIGKILL) in "
             f"{len(runs)} runs; {len(runs) - len(bad)} runs ended with the tensors, the policy and the metrics of an "
             f"undisturbed run, with no finished work done twice and nothing left over. "
             f"{half} kills left a file half written. "
