@@ -19,6 +19,7 @@ from prefect.client.schemas.filters import (
     FlowFilter,
     FlowFilterName,
     FlowRunFilter,
+    FlowRunFilterEndTime,
     FlowRunFilterId,
     FlowRunFilterParentFlowRunId,
     FlowRunFilterState,
@@ -46,6 +47,10 @@ LONGEST_PAUSE_S = 900.0
 DISK_PAUSE_S = 15.0
 FORGET_AFTER = timedelta(days=7)
 """Crashed and failed flow runs older than this are history."""
+STRAGGLERS_AFTER = timedelta(seconds=30)
+"""Events of a task run that are older than its flow run's end by this have come, if they come at all."""
+ROUND = "round"
+"""Name of the flow of a round."""
 TAG = "zk0"
 
 PROGRESS_LABEL = "zk0.progress"
@@ -94,6 +99,7 @@ def sweep(client: SyncPrefectClient, outputs: Path, memory: Memory) -> bool:
     if now >= memory.next_look_at_disk and outputs.is_dir():
         memory.next_look_at_disk = now + DISK_PAUSE_S
         _take_up_abandoned(client, outputs, deployment)
+        _crash_stragglers(client)
     return True
 
 
@@ -226,6 +232,20 @@ def _progress(flow_run: FlowRun) -> str:
     clients = store.round_folder(committed + 1) / "clients"
     finished = [entry for entry in clients.glob("*/*.json") if entry.name in ("train.json", "evaluate.json")]
     return f"{committed}.{len(finished)}"
+
+
+def _crash_stragglers(client: SyncPrefectClient) -> None:
+    """End task runs that Prefect learnt of only after their flow run was set to Crashed: their events come late."""
+    ended = FlowRunFilter(
+        state=FlowRunFilterState(name=None, type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
+        end_time=FlowRunFilterEndTime(before_=datetime.now(UTC) - STRAGGLERS_AFTER, after_=None),
+    )
+    live = TaskRunFilterState(name=None, type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
+    ours = FlowFilter(name=FlowFilterName(any_=[ROUND, FLOW]))
+    for task_run in client.read_task_runs(
+        flow_filter=ours, flow_run_filter=ended, task_run_filter=TaskRunFilter(state=live), limit=200
+    ):
+        client.set_task_run_state(task_run.id, Crashed(message="its flow run has crashed"), force=True)
 
 
 def _crash_children(client: SyncPrefectClient, flow_run_id: UUID, why: str) -> None:

@@ -195,9 +195,14 @@ class Campaign:
         watch, part = run.watch, killed.shot.victim
         if part in (FLOW, EVERYTHING):
             self._waiting.clear()
-        locks = dict(watch.touched)
+        locks, seen = dict(watch.touched), watch.run_seen
+
+        def trained() -> bool:
+            """Whether only the export is left, which writes its first file at its end."""
+            return seen.committed == seen.num_rounds
+
         signs: dict[str, Callable[[], bool]] = {
-            FLOW: lambda: watch.last_work > watch.locked_at > killed.at,
+            FLOW: lambda: watch.locked_at > killed.at and (watch.last_work > watch.locked_at or trained()),
             CLIENT: lambda: any(at > killed.at for lock, at in watch.touched.items() if locks.get(lock) != at),
             SERVER: self._serving,
             FORKSERVER: lambda: bool(self.table.pids(FORKSERVER) - killed.pids),

@@ -89,27 +89,33 @@ def markdown(records: Records) -> str:
         HEADING,
         "",
         "```",
-        *(_command([run for run in records.runs if run["seed"] == seed]) for seed in seeds),
+        "uv run python -m benchmarks.chaos --kills 100 --runs 20 --seed 1 --log chaos.jsonl",
         "```",
         "",
         (
-            f"{when}, {os.cpu_count()} shared cores, {platform.system()}: {len(kills)} kills (SIGKILL) in "
+            f"{when}, {os.cpu_count()} cores, {platform.system()}: {len(kills)} kills (SIGKILL) in "
             f"{len(runs)} runs; {len(runs) - len(bad)} runs ended with the tensors, the policy and the metrics of an "
             f"undisturbed run, with no finished work done twice and nothing left over. "
-            f"{half} kills left a file half written."
+            f"{half} kills left a file half written. "
+            f"({'; '.join(_share([run for run in runs if run['seed'] == seed]) for seed in seeds)}.)"
         ),
     ]
     parts += ["", METHOD]
     for title, (head, rows) in _content(records).items():
-        parts += ["", f"**{title}**", "", f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
+        parts += ["", f"**{title}**", "", f"| {' | '.join(head)} |", _alignment(rows)]
         parts += [f"| {' | '.join((name, *cells))} |" for name, cells in rows]
     parts += ["", *(f"- {run['run']}: {'; '.join(run['wrong'])}" for run in bad)]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _command(runs: list[dict[str, Any]]) -> str:
-    kills = sum(len(run["kills"]) for run in runs)
-    return f"uv run python -m benchmarks.chaos --kills {kills} --runs {len(runs)} --seed {runs[0]['seed']}"
+def _alignment(rows: Rows) -> str:
+    columns = list(zip(*(cells for _, cells in rows), strict=True))
+    right = [all(cell.replace(".", "").isdigit() for cell in column if cell) for column in columns]
+    return "|---" + "".join("|---:" if number else "|---" for number in right) + "|"
+
+
+def _share(runs: list[dict[str, Any]]) -> str:
+    return f"{sum(len(run['kills']) for run in runs)} in {len(runs)} runs with seed {runs[0]['seed']}"
 
 
 def write_section(path: Path, section: str) -> None:

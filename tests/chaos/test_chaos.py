@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(1500)  # two minutes on two idle cores
 @pytest.mark.slow  # seed 205: a kill of each part but the worker, in five phases
 def test_killed_runs_end_as_undisturbed_ones(tmp_path: Path) -> None:
     arguments = ["--kills", "5", "--runs", "1", "--seed", "205", "--folder", str(tmp_path), "--out", "found.md"]
@@ -24,7 +25,7 @@ def test_killed_runs_end_as_undisturbed_ones(tmp_path: Path) -> None:
             stderr=output,
         )
         try:
-            code = command.wait(550)
+            code = command.wait(1400)
         finally:
             if command.poll() is None:
                 command.send_signal(signal.SIGTERM)

@@ -173,11 +173,8 @@ def set_every_steps(fit: Fit, every_steps: int) -> None:
     ("kill", "at", "kept"),
     [
         ("step", 2, False),  # before the first checkpoint
-        ("step", 3, False),  # after the step, before its checkpoint
         ("saved", 3, True),
-        ("step", 4, True),
         ("step", 6, True),
-        ("saved", 6, True),
         ("done", STEPS, True),  # all steps done, no result
     ],
 )

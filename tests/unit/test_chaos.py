@@ -113,4 +113,4 @@ def test_a_campaign_goes_on_and_its_section_is_replaced(tmp_path: Path) -> None:
     assert "obsolete" not in text
     assert text.endswith("## Another\n\nkept\n")
     assert "| flow process | 12.0 | 12.0 | 2 |" in text
-    assert "--kills 1 --runs 1 --seed 2" in text
+    assert "1 in 1 runs with seed 2" in text
