@@ -222,7 +222,11 @@ class ServedCommandLine(CommandLine):
         return [item for item in found if not item["auto_scheduled"]]
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        answer = httpx.post(f"{self.api}{path}", json=body, timeout=30, trust_env=False, verify=TLS)
+        for _ in range(30):  # SQLite is locked at times on a busy machine
+            answer = httpx.post(f"{self.api}{path}", json=body, timeout=30, trust_env=False, verify=TLS)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(1)
         answer.raise_for_status()
         return answer.json()
 

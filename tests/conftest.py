@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import tasks  # noqa: F401 - sets Prefect's defaults, before any test imports Prefect
 from benchmarks.service import free_port, small_run
 from zk0.config import RunConfig, validate_config
 
