@@ -25,9 +25,6 @@ FORMAT = (
 )
 TERSE_FORMAT = "{time:HH:mm:ss} {level: <7} {message}"
 
-KEPT_WORKER_LOGS = 1
-"""Rotated logs that a client keeps in a round beside the one being written: a fit of days must not fill the disk."""
-
 FORWARDED = "zk0_forwarded"
 """Attribute of a `logging` record that a sink of ours made: the bridge drops it, since Loguru has had it already."""
 
@@ -79,8 +76,7 @@ def setup_worker(log_file: str | Path, client: str, server_round: int, config: L
     Raises:
         StorageError: the file cannot be opened.
     """
-    sink = _file_sink(Path(log_file), config) | {"rotation": config.rotation, "retention": KEPT_WORKER_LOGS}
-    _setup([sink], config, client=client, server_round=str(server_round))
+    _setup([_file_sink(Path(log_file), config)], config, client=client, server_round=str(server_round))
 
 
 def add_sink(sink: "Callable[[Message], None]", level: str = "INFO") -> int:

@@ -1,1 +1,0 @@
-"""The Docker executor: `executor.kind = "docker"`. Imported only where a run asks for it."""
