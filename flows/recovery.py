@@ -238,7 +238,8 @@ def _crash_stragglers(client: SyncPrefectClient) -> None:
     """End task runs that Prefect learnt of only after their flow run was set to Crashed: their events come late."""
     ended = FlowRunFilter(
         state=FlowRunFilterState(name=None, type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
-        end_time=FlowRunFilterEndTime(before_=datetime.now(UTC) - STRAGGLERS_AFTER, after_=None),
+        # Validated, not constructed: Prefect's type of a time differs between Python 3.12 and 3.13.
+        end_time=FlowRunFilterEndTime.model_validate({"before_": datetime.now(UTC) - STRAGGLERS_AFTER}),
     )
     live = TaskRunFilterState(name=None, type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
     ours = FlowFilter(name=FlowFilterName(any_=[ROUND, FLOW]))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,12 @@ import pytest
 import tasks  # noqa: F401 - sets Prefect's defaults, before any test imports Prefect
 from benchmarks.service import free_port, small_run
 from zk0.config import RunConfig, validate_config
+
+
+def pytest_configure() -> None:
+    """A shell starts background jobs with SIGINT ignored; runs that tests start would inherit that, and miss Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from loguru import logger
 from zk0 import memory
 from zk0.config import LoggingConfig
 from zk0.errors import ConfigError, StorageError
+from zk0.log_file import LogFile
 
 if TYPE_CHECKING:
     from loguru import HandlerConfig, Message, Record
@@ -57,8 +57,8 @@ def setup_orchestrator(run_dir: str | Path, config: LoggingConfig, stderr_level:
         ConfigError: rotation or retention is not in Loguru's spelling.
         StorageError: run.log cannot be opened.
     """
-    run_log = _file_sink(Path(run_dir) / "run.log", config)
-    run_log |= {"enqueue": True, "rotation": config.rotation, "retention": config.retention, "compression": "zip"}
+    limits = {"rotation": config.rotation, "retention": config.retention, "compression": "zip"}
+    run_log = _file_sink(Path(run_dir) / "run.log", config, **limits) | {"enqueue": True}
     terse: dict[str, Any] = {"sink": _write_stderr, "level": stderr_level, "format": TERSE_FORMAT, "diagnose": False}
     terse["filter"] = _is_news
     _setup([run_log, terse], config, client="server", server_round="-")
@@ -157,23 +157,19 @@ _LEVELS = frozenset({"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"})
 
 def _setup(sinks: list[dict[str, Any]], config: LoggingConfig, client: str, server_round: str) -> None:
     handlers: list[HandlerConfig] = sinks  # type: ignore[assignment]  # loguru's TypedDict is a union by kind of sink
+    logger.configure(handlers=handlers, extra={"client": client, "server_round": server_round}, patcher=_patch)
+    bridge_stdlib(config.level)
+
+
+def _file_sink(path: Path, config: LoggingConfig, **limits: str) -> dict[str, Any]:
     try:
-        logger.configure(handlers=handlers, extra={"client": client, "server_round": server_round}, patcher=_patch)
+        sink = LogFile(path, **limits)
     except ValueError as error:
         raise ConfigError(f"logging.rotation or logging.retention: {error}; use '500 MB' or '10 days'") from error
     except OSError as error:
         raise StorageError(f"cannot write the log: {error}; check space and permissions") from error
-    bridge_stdlib(config.level)
-
-
-def _file_sink(path: Path, config: LoggingConfig) -> dict[str, Any]:
     # diagnose=False: values of local variables in a traceback could be frames of a private recording, or a token.
-    return {"sink": path, "level": config.level, "format": FORMAT, "diagnose": False, "opener": _open_write_through}
-
-
-def _open_write_through(path: str, flags: int) -> int:
-    """Open so that each write is on the disk when it returns: the last lines before a power cut are the wanted ones."""
-    return os.open(path, flags | getattr(os, "O_DSYNC", 0), 0o644)
+    return {"sink": sink, "level": config.level, "format": FORMAT, "diagnose": False, "colorize": False}
 
 
 def _write_stderr(message: "Message") -> None:

@@ -23,6 +23,8 @@ def test_a_full_disk_ends_the_run_with_4_and_the_run_goes_on_with_space(
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 4, output
     assert "No space left" in output
+    assert "free some space" in output
+    assert "Traceback" not in output
     assert not (rounds / "0002" / "manifest.json").exists()
     filler.unlink()
     fit = rounds / "0002" / "clients" / "kitchen" / "train.json"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
+from tests.conftest import fill
 from zk0 import logs
 from zk0.config import LoggingConfig
 from zk0.errors import ConfigError, StorageError
@@ -285,3 +286,23 @@ def test_prefects_tracebacks_stay_off_the_terminal(tmp_path, capsys):
     assert "fit failed" in shown
     assert "a task failed" not in shown
     assert "a task failed" in (tmp_path / "run.log").read_text()
+
+
+def test_a_full_disk_costs_lines_and_no_traceback(make_disk, capfd):
+    disk = make_disk("64k")
+    logs.setup_orchestrator(disk, LoggingConfig())
+    filler = fill(disk)
+    for _ in range(2000):  # more than is left of the last page
+        logger.info("a line that finds no space")
+    logs.complete()
+    filler.unlink()
+    logger.info("with space again")
+    logs.complete()
+    assert "with space again" in (disk / "run.log").read_text()
+    fill(disk)
+    for _ in range(2000):
+        logger.info("a line that finds no space")
+    logger.remove()
+    stderr = capfd.readouterr().err
+    assert stderr.count("run.log: the log cannot be written: No space left on device") == 2
+    assert "Traceback" not in stderr

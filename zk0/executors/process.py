@@ -170,7 +170,9 @@ def _outcome(task: ClientTask, exit_code: int | None) -> ClientResult:
         raise failure
     log = task.folder / "client.log"
     if exit_code == worker.STORAGE_EXIT_CODE:
-        raise StorageError(f"{what}: the run directory cannot be written: {_last_line(log)}; see {log}")
+        why = StorageError(f"{what}: the run directory could not be written; free some space, then resume the run")
+        worker.leave_failure(task, why)  # where it still cannot be written, this raises the very reason
+        raise why
     if exit_code is None:
         raise ClientError("lost", f"{what}: the adopted worker ended without a result; see {log}")
     if exit_code < 0:

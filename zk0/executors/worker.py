@@ -56,6 +56,16 @@ def read_failure(task: ClientTask) -> ClientError | StorageError | None:
     return StorageError(message) if record["cause"] == STORAGE else ClientError(record["cause"], message)
 
 
+def leave_failure(task: ClientTask, error: ClientError | StorageError) -> None:
+    """Write down why the work of a task failed.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    cause = error.cause if isinstance(error, ClientError) else STORAGE
+    atomic.write_sealed(failure_path(task), {"cause": cause, "message": str(error)})
+
+
 @contextmanager
 def worker_lock(task: ClientTask) -> Iterator[bool]:
     """Try to take the task's lock; gives False where a live worker holds it.
@@ -144,9 +154,8 @@ def _work(task: ClientTask, log: Path) -> None:
 
 def _fail(task: ClientTask, error: ClientError | StorageError) -> None:
     """Leave the reason where the orchestrator, or the next one, finds it; on a full disk, in the exit code alone."""
-    cause = error.cause if isinstance(error, ClientError) else STORAGE
     try:
-        atomic.write_sealed(failure_path(task), {"cause": cause, "message": str(error)})
+        leave_failure(task, error)
     except StorageError:
         logging.getLogger(__name__).exception("cannot write why %s ended", task.kind)
         sys.exit(STORAGE_EXIT_CODE)
