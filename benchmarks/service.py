@@ -43,6 +43,7 @@ def small_run(outputs: Path, **changes: Any) -> dict[str, Any]:
         "data": {"normalization": "base"},
         "evaluation": {"frame_stride": 24, "holdout_episodes": 2},
         "executor": {"max_parallel": 2, "retry_delay_s": 0.1},
+        "memory": {"probe": False},  # some seconds; it has tests of its own
     }
     for key, value in changes.items():
         node = data
@@ -96,10 +97,12 @@ class CommandLine:
         assert process.returncode == exit_code, output
         return output
 
-    def start_until(self, seen: Callable[[], bool], *arguments: str | Path) -> subprocess.Popen[str]:
+    def start_until(
+        self, seen: Callable[[], object], *arguments: str | Path, timeout_s: float = 300
+    ) -> subprocess.Popen[str]:
         """Start a command and come back as soon as `seen` holds."""
         process = self.start(*arguments)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + timeout_s
         while not seen():
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline, "not seen in time"

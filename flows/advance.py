@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from loguru import logger
@@ -12,8 +11,9 @@ from prefect.context import FlowRunContext
 
 from zk0 import logs, start
 from zk0.config import load_config
+from zk0.executors.checks import check
 from zk0.executors.process import ProcessExecutor
-from zk0.executors.worker import preflight
+from zk0.memory_sampler import watched
 from zk0.run_store import RUN_FILE, RunStore
 
 RUN_DIR_LABEL = "zk0.run_dir"
@@ -31,14 +31,19 @@ def advanced_run(config: str, overrides: list[str], name: str | None) -> Iterato
     flow_run = context.flow_run if context else None
     mine = (flow_run.labels or {}).get(RUN_DIR_LABEL) if flow_run else None
     store = RunStore.open(str(mine)) if mine else choose_run(config, overrides, name)
-    ProcessExecutor(store.config.executor).warm_up()
+    if store.config.executor.kind == "process":  # else 800 MB for little: only the last export needs a worker here
+        ProcessExecutor(store.config.executor).warm_up()
     if flow_run:
         tag = f"run:{store.info.name}"
         with get_client(sync_client=True) as client:
             client.update_flow_run_labels(flow_run.id, {RUN_DIR_LABEL: str(store.folder)})
             client.update_flow_run(flow_run.id, name=store.info.name, tags=sorted({*flow_run.tags, tag}))
     logs.setup_orchestrator(store.folder, store.config.logging)
-    with store.lock(), tags(f"run:{store.info.name}"):
+    with (
+        store.lock(),
+        watched(store.folder, store.config.memory.sample_interval_s),
+        tags(f"run:{store.info.name}"),
+    ):
         yield store
 
 
@@ -60,5 +65,4 @@ def choose_run(config: str, overrides: list[str], name: str | None) -> RunStore:
         waiting = True
         time.sleep(HOLDER_POLL_S)
 
-    check = partial(ProcessExecutor(wanted.executor).call, preflight)
     return start.new_run(wanted, name, start.stem_of(config), check)

@@ -4,6 +4,7 @@ import time
 from typing import Any, cast
 
 from prefect import Flow, Task, flow, tags
+from prefect.exceptions import ExternalSignal
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.advance import advanced_run
@@ -12,9 +13,11 @@ from tasks.aggregate import Aggregated, aggregate, aggregate_statistics, sample
 from tasks.artifacts import show
 from tasks.checkpoint import commit, export_final
 from tasks.evaluate import evaluate
-from tasks.fit import fit, prepare
+from tasks.fit import fit, prepare, stop_work
 from tasks.prefect_logs import forward_logs
+from tasks.slots import end_slot_services
 from zk0.errors import ClientError
+from zk0.memory_sampler import phase
 from zk0.records import ClientFailure, ClientResult, ClientTask, RoundState
 from zk0.run_store import RunStore
 
@@ -84,8 +87,11 @@ def in_subflow[**P](
         flow_run_name=f"round-{server_round:03d}",
         task_runner=cast(Any, ThreadPoolTaskRunner)(max_workers=store.config.executor.max_parallel),
     )
-    with tags(f"round:{server_round}"):
-        return named(*args, **kwargs)
+    try:
+        with tags(f"round:{server_round}"):
+            return named(*args, **kwargs)
+    finally:
+        end_slot_services()
 
 
 def evaluation_work(store: RunStore, state: RoundState) -> list[ClientTask]:
@@ -108,13 +114,18 @@ def gather(
     executor = store.config.executor
     patient = kind.with_options(retries=executor.max_retries, retry_delay_seconds=executor.retry_delay_s)
     futures = []
-    for item in work:
-        with tags(f"client:{item.client}"):
-            futures.append(patient.submit(item, executor))
+    try:
+        for item in work:
+            with tags(f"client:{item.client}"):
+                futures.append(patient.submit(item, executor))
+        with phase(kind.name):
+            outcomes: list[object] = [future.result(raise_on_failure=False) for future in futures]
+    except (KeyboardInterrupt, ExternalSignal):
+        stop_work(store)
+        raise
     results: list[ClientResult] = []
     failures: list[ClientFailure] = []
-    for item, future in zip(work, futures, strict=True):
-        outcome: object = future.result(raise_on_failure=False)
+    for item, outcome in zip(work, outcomes, strict=True):
         if isinstance(outcome, ClientResult):
             results.append(outcome)
         elif isinstance(outcome, ClientError) and not all_needed:

@@ -7,6 +7,7 @@ from prefect.cache_policies import NO_CACHE
 from zk0.aggregation import RoundPlan, ServerRound
 from zk0.executors import worker
 from zk0.executors.process import ProcessExecutor
+from zk0.memory_sampler import phase
 from zk0.records import ArtifactRef, ClientFailure, ClientResult, Record
 from zk0.run_store import RunStore
 
@@ -31,7 +32,8 @@ def server_round(store: RunStore, number: int) -> ServerRound:
 @task(task_run_name="sample-{number:03d}", cache_policy=NO_CACHE, persist_result=False)
 def sample(run_dir: str, number: int) -> RoundPlan:
     """Choose the round's clients, by the strategy's own sampling."""
-    plan = server_round(RunStore.open(run_dir), number).configure()
+    with phase("sample"):
+        plan = server_round(RunStore.open(run_dir), number).configure()
     logger.info("round {}: {}", number, ", ".join(plan.clients))
     return plan
 
@@ -44,9 +46,10 @@ def aggregate(run_dir: str, number: int, results: list[ClientResult], failures: 
         QuorumError: too few updates.
     """
     store = RunStore.open(run_dir)
-    outcome = server_round(store, number).aggregate(results, store.folder, failures)
-    store.save_strategy_state(number, outcome.strategy_tensors, outcome.strategy_scalars)
-    arrays = store.place(number, "global", outcome.tensors)
+    with phase("aggregate"):
+        outcome = server_round(store, number).aggregate(results, store.folder, failures)
+        store.save_strategy_state(number, outcome.strategy_tensors, outcome.strategy_scalars)
+        arrays = store.place(number, "global", outcome.tensors)
     logger.info("round {}: {} updates aggregated to {}", number, len(results), arrays.sha256[:12])
     return Aggregated(arrays=arrays, metrics=outcome.metrics, failures=tuple(outcome.failures))
 

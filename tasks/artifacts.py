@@ -98,7 +98,10 @@ def round_table(config: RunConfig, server_round: int, rounds: Sequence[Json]) ->
                 "held-out loss": _figure(after.get("loss"), 4),
                 "duration, s": _figure(fit.get("duration_s"), 1),
                 "peak RAM, MiB": _figure(fit.get("peak_rss_bytes"), 0, MIB),
+                "peak RAM, %": _figure(fit.get("peak_ram_percent"), 1),
                 "peak VRAM, MiB": _figure(fit.get("peak_vram_bytes"), 0, MIB),
+                "peak VRAM, %": _figure(fit.get("peak_vram_percent"), 1),
+                "micro-batch": fit.get("micro_batch_size", NOTHING),
                 "sent, MiB": _figure(fit.get("update_bytes"), 2, MIB),
             }
         )

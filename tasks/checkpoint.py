@@ -11,8 +11,9 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.aggregate import Aggregated
 from tasks.fit import export_policy
-from zk0 import atomic, attempts
+from zk0 import atomic, attempts, leaks, memory
 from zk0.config import RunConfig
+from zk0.memory_sampler import phase, round_figures
 from zk0.records import ArtifactRef, ClientFailure, ClientResult, RoundState, TaskKind
 from zk0.run_store import RunStore
 
@@ -41,17 +42,22 @@ def commit(
     store = RunStore.open(run_dir)
     tensors, scalars = store.load_strategy_state(number) if number else ({}, {})
     metrics = round_metrics(store.config, aggregated, results, [*aggregated.failures, *failures])
-    state = store.commit(
-        number,
-        arrays=aggregated.arrays,
-        strategy_tensors=tensors,
-        strategy_scalars=scalars,
-        metrics={**_with_attempts(store, number, metrics), "duration_s": duration_s},
-        results=results,
-        stats=stats,
-    )
-    store.prune(store.config.checkpoint.keep, best_round(store.read_metrics()))
+    memory.give_back()
+    costs = {"duration_s": duration_s, "orchestrator": round_figures()}
+    with phase("commit"):
+        state = store.commit(
+            number,
+            arrays=aggregated.arrays,
+            strategy_tensors=tensors,
+            strategy_scalars=scalars,
+            metrics={**_with_attempts(store, number, metrics), **costs},
+            results=results,
+            stats=stats,
+        )
+        rounds = store.read_metrics()
+        store.prune(store.config.checkpoint.keep, best_round(rounds))
     logger.info("round {} committed: {}", number, metrics["summary"])
+    leaks.warn(rounds)
     return state
 
 

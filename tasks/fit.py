@@ -11,15 +11,21 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from zk0 import attempts
 from zk0.config import ExecutorConfig, RunConfig
-from zk0.errors import ClientError
-from zk0.executors import Executor
+from zk0.errors import ClientError, QuarantineError
+from zk0.executors import STOPPED, Executor
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.worker import save_policy
+from zk0.guard import run_guarded
 from zk0.records import ClientResult, ClientTask
+from zk0.run_store import RunStore
 
 
-def make_executor(config: ExecutorConfig) -> Executor:
+def make_executor(work: ClientTask, config: ExecutorConfig) -> Executor:
     """The executor that `executor.kind` names."""
+    if config.kind == "docker":
+        from zk0.executors.docker.executor import DockerExecutor  # the SDK only where it is used
+
+        return DockerExecutor(RunStore.open(work.run_dir).config)
     return ProcessExecutor(config)
 
 
@@ -28,10 +34,18 @@ def export_policy(work: ClientTask, config: RunConfig, folder: Path, *, merge: b
     ProcessExecutor(config.executor).call(save_policy, work.model_dump_json(), str(folder), merge)
 
 
+def stop_work(store: RunStore) -> None:
+    """End what is at work for a run whose orchestrator was told to end: containers get no signal from a terminal."""
+    if store.config.executor.kind == "docker":
+        from zk0.executors.docker.executor import stop_containers
+
+        stop_containers(str(store.folder))
+
+
 def may_pass(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether another attempt can end otherwise: only a client's own death is retried, and not for bad data."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, ClientError) and error.retriable
+    return isinstance(error, ClientError) and error.retriable and not STOPPED.is_set()
 
 
 def client_task(name: str) -> Callable[[Callable[..., ClientResult]], Task[..., ClientResult]]:
@@ -52,8 +66,13 @@ def run_work(work: ClientTask, config: ExecutorConfig) -> ClientResult:
     """Run one piece of work on the run's executor, its log lines bound to client and round."""
     with logger.contextualize(client=work.client, server_round=work.server_round):
         try:
-            return make_executor(config).run(work)
+            return run_guarded(make_executor(work, config).run, work, RunStore.open(work.run_dir).config)
+        except QuarantineError as error:
+            logger.warning("{} refused: {}", work.kind, error)
+            raise
         except ClientError as error:
+            if STOPPED.is_set():
+                raise  # no attempt of the client's
             logger.warning("{} failed ({}): {}", work.kind, error.cause, error)
             attempts.note_failure(work, error)
             raise

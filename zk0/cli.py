@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zk0.config import RunConfig
-    from zk0.executors.process import ProcessExecutor
     from zk0.run_store import RunStore
     from zk0.start import Check
 
@@ -72,7 +71,8 @@ def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) 
     store = _open(outputs, name)
 
     def again(check: "Check") -> "RunStore":
-        check(store.config)
+        # What its fits need is known from those that it did.
+        check(store.config.model_copy(update={"memory": store.config.memory.model_copy(update={"probe": False})}))
         return store
 
     _train(store.config, again)
@@ -123,10 +123,9 @@ def export(
 def check_data(config: ConfigArgument = None, overrides: SetOption = None) -> None:
     """Check the datasets of a config against each other and the base policy, and train nothing."""
     from zk0.config import load_config
-    from zk0.executors.worker import preflight
+    from zk0.executors.checks import check
 
-    settings = load_config(config, overrides or [])
-    checked = _warm_executor(settings).call(preflight, settings)
+    checked = check(load_config(config, overrides or []))
     for dataset, count in checked.frames.items():
         console.print(f"{dataset}: {count} frames, fits the policy")
 
@@ -166,7 +165,7 @@ def main() -> None:
 
 def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
     """Check everything, bring up the workers and the server meanwhile, and run the flow under the live view."""
-    executor = _warm_executor(config)
+    _warm_up(config)
     import tasks  # noqa: F401, I001 - sets Prefect's defaults, before Prefect is imported
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -175,11 +174,11 @@ def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
     server = ensure_server()
     from flows.federated_training import federated_training
     from zk0 import logs
-    from zk0.executors.worker import preflight
+    from zk0.executors.checks import check
     from zk0.view import LiveView, summary_table
 
     try:
-        store = prepare(partial(executor.call, preflight))
+        store = prepare(check)
         with store.lock():  # says now if another process has the run, and takes over what may change in its config
             logs.setup_orchestrator(store.folder, store.config.logging)
     except Zk0Error:
@@ -198,13 +197,11 @@ def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
     console.print(f"final policy: {final}", highlight=False)
 
 
-def _warm_executor(config: "RunConfig") -> "ProcessExecutor":
+def _warm_up(config: "RunConfig") -> None:
     """The workers' imports take longest: start them before our own."""
     from zk0.executors.process import ProcessExecutor
 
-    executor = ProcessExecutor(config.executor)
-    executor.warm_up()
-    return executor
+    ProcessExecutor(config.executor).warm_up()
 
 
 def _open(outputs: Path, name: str | None) -> "RunStore":

@@ -23,10 +23,12 @@ from zk0.config import DatasetConfig, RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError
 from zk0.evaluation import evaluate
 from zk0.fit_checkpoint import FitCheckpoint
-from zk0.memory import peak_rss_bytes
+from zk0.memory import gib, peak_rss_bytes, peak_vram
+from zk0.memory_sampler import MemorySampler, peak_metrics
 from zk0.records import ArtifactRef, ClientResult, ClientTask, Preflight
 from zk0.run_store import write_result
 from zk0.seeding import derive_seed
+from zk0.soft_limit import SoftLimit
 
 PROGRESS_INTERVAL_S = 0.5
 UNKNOWN_BASE_BYTES = 2 * 2**30
@@ -57,22 +59,26 @@ def run_task(task: ClientTask) -> ClientResult:
     seed_round = 0 if task.kind == "evaluate" else task.server_round  # evaluation: the same noise in every round
     set_seed(derive_seed(config.seed, seed_round, task.client, task.kind))
     logger.info("{} starts in round {}", task.kind, task.server_round)
-    outcome = WORK[task.kind](task, config)
-    result = write_result(
-        task,
-        tensors=outcome.tensors,
-        num_examples=outcome.num_examples,
-        metrics=outcome.metrics | _peak_vram(),
-        duration_s=time.perf_counter() - started,
-        peak_rss_bytes=peak_rss_bytes(),
-    )
+    with MemorySampler(task.folder, config.memory.sample_interval_s, "load") as sampler:
+        outcome = WORK[task.kind](task, config, sampler)
+        result = write_result(
+            task,
+            tensors=outcome.tensors,
+            num_examples=outcome.num_examples,
+            metrics=outcome.metrics | peak_metrics(sampler.take_peaks()),
+            duration_s=time.perf_counter() - started,
+            peak_rss_bytes=peak_rss_bytes(),
+        )
     if task.kind == "train":
         FitCheckpoint(task).remove()
-    logger.info("{} done in {:.1f} s: {} examples", task.kind, result.duration_s, result.num_examples)
+    used = f"{gib(result.metrics['peak_ram_bytes'])} ({result.metrics['peak_ram_percent']} %) of memory"
+    if vram := result.metrics.get("peak_vram_bytes"):
+        used += f", {gib(vram)} ({result.metrics['peak_vram_percent']} %) of the GPU's"
+    logger.info("{} done in {:.1f} s: {} examples; at most {}", task.kind, result.duration_s, result.num_examples, used)
     return result
 
 
-def initialise(task: ClientTask, config: RunConfig) -> Outcome:
+def initialise(task: ClientTask, config: RunConfig, _sampler: MemorySampler) -> Outcome:
     """Make the exchanged tensors of round 0: fresh adapters on the base, or a policy made from scratch."""
     dataset = config.clients[0]
     meta = data.open_metadata(dataset)
@@ -86,7 +92,7 @@ def initialise(task: ClientTask, config: RunConfig) -> Outcome:
     return Outcome(tensors, 0, {"exchanged_tensors": len(tensors), "exchanged_bytes": size})
 
 
-def statistics(task: ClientTask, config: RunConfig) -> Outcome:
+def statistics(task: ClientTask, config: RunConfig, _sampler: MemorySampler) -> Outcome:
     """Counts and moments of the training episodes, and nothing else of the recordings."""
     dataset = _dataset(config, task.client)
     meta = data.open_metadata(dataset)
@@ -96,7 +102,7 @@ def statistics(task: ClientTask, config: RunConfig) -> Outcome:
     return Outcome(data.flatten_stats(renamed), sum(meta.episodes["length"][: len(episodes)]), {})
 
 
-def train(task: ClientTask, config: RunConfig) -> Outcome:
+def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcome:
     """Fit the global policy to this client's training episodes for one round."""
     dataset = _dataset(config, task.client)
     meta = data.open_metadata(dataset)
@@ -105,6 +111,7 @@ def train(task: ClientTask, config: RunConfig) -> Outcome:
     frames = data.build_dataset(dataset, built.config, config.data, episodes)
     seed = derive_seed(config.seed, task.server_round, task.client, "train")
     set_seed(seed)
+    sampler.enter("train")
     outcome = training.fit(
         built,
         preprocessor,
@@ -115,9 +122,11 @@ def train(task: ClientTask, config: RunConfig) -> Outcome:
             first_step=(task.server_round - 1) * config.training.steps,
             total_steps=config.federation.num_rounds * config.training.steps,
             proximal_mu=task.proximal_mu,
+            micro_batch_size=task.micro_batch_size,
         ),
-        _progress(task, config.training.steps),
+        _progress(task, config.training.steps, sampler),
         FitCheckpoint(task, config.checkpoint.every_steps),
+        SoftLimit(config.memory.soft_limit, sampler),
     )
     tail = outcome.losses[-10:]
     metrics = {
@@ -129,11 +138,12 @@ def train(task: ClientTask, config: RunConfig) -> Outcome:
         "steps_per_s": len(outcome.losses) / (outcome.data_s + outcome.update_s),
         "data_s": outcome.data_s,
         "update_s": outcome.update_s,
+        "micro_batch_size": task.micro_batch_size or config.training.micro_batch_size or config.training.batch_size,
     }
     return Outcome(policy.exchanged_tensors(built), frames.num_frames, metrics)
 
 
-def evaluate_held_out(task: ClientTask, config: RunConfig) -> Outcome:
+def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcome:
     """Evaluate the global policy on a client's held-out episodes, or on all of a setting that no client trains on."""
     dataset = _dataset(config, task.client)
     meta = data.open_metadata(dataset)
@@ -142,11 +152,20 @@ def evaluate_held_out(task: ClientTask, config: RunConfig) -> Outcome:
     built, preprocessor, postprocessor = _load_global(task, config, dataset, meta)
     frames = data.build_dataset(dataset, built.config, config.data, episodes)
     seed = derive_seed(config.seed, 0, task.client, "evaluate")
-    metrics = evaluate(built, preprocessor, postprocessor, frames, config.evaluation, seed=seed)
+    sampler.enter("evaluate")
+    metrics = evaluate(
+        built,
+        preprocessor,
+        postprocessor,
+        frames,
+        config.evaluation,
+        seed=seed,
+        micro_batch_size=task.micro_batch_size,
+    )
     return Outcome(None, metrics.pop("num_examples"), metrics)
 
 
-WORK: dict[str, Callable[[ClientTask, RunConfig], Outcome]] = {
+WORK: dict[str, Callable[[ClientTask, RunConfig, MemorySampler], Outcome]] = {
     "init": initialise,
     "statistics": statistics,
     "train": train,
@@ -210,11 +229,6 @@ def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:
         raise ClientError("lost", f"{path}: its SHA-256 is not {ref.sha256[:12]}...; the file was damaged or replaced")
     tensors: dict[str, NDArray[Any]] = load_file(path)
     return tensors
-
-
-def _peak_vram() -> dict[str, int]:
-    """Most bytes that torch held on the GPU in this process; nothing where none was used."""
-    return {"peak_vram_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_initialized() else {}  # type: ignore[no-untyped-call]
 
 
 def _load_global(
@@ -287,12 +301,14 @@ def _dataset(config: RunConfig, name: str) -> DatasetConfig:
     return next(item for item in [*config.clients, *config.evaluation.datasets] if item.name == name)
 
 
-def _progress(task: ClientTask, steps: int) -> training.OnStep:
-    """Tell the live view how far the fit is; a lost file costs nothing, so it is not synced."""
+def _progress(task: ClientTask, steps: int, sampler: MemorySampler) -> training.OnStep:
+    """Tell the live view how far the fit is (not synced: a lost file costs nothing), and the sampler of the GPU."""
     path, last = task.folder / "progress.json", 0.0
 
     def on_step(step: int, loss: float) -> None:
         nonlocal last
+        if (peak := peak_vram()) is not None:
+            sampler.note_vram(peak)  # here, for LeRobot lets it begin anew at every step
         logger.debug("step {} of {}: loss {:.6f}", step, steps, loss)
         now = time.time()
         if now - last < PROGRESS_INTERVAL_S and step < steps:

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 import reprlib
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -20,10 +21,16 @@ ASSET_PREFIX = "asset:"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
+WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "outputs_dir")
+"""Keys that do not change a run's result: RunConfig.digest leaves them out, and they may change under way."""
+
 LATEST = "latest"
 """Value of continue_from: the newest run that fits."""
 CONTINUE_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}(@\d{1,9})?$"
 """A run's name, with or without the round."""
+
+SIZE_PATTERN = r"^\d+(\.\d+)?[bkmgBKMG]?$"
+"""Bytes, or with the unit k, m or g: `512m`, `10.24g`."""
 
 
 class _Part(BaseModel):
@@ -122,6 +129,9 @@ class TrainingConfig(_Part):
     """Optimizer steps of each client in each round."""
     batch_size: int = Field(default=16, ge=1)
     """Frames per step."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Frames that go through the policy at once; a step's gradient is the sum over its micro-batches, so that less
+    memory is needed and the learning stays the same. All of batch_size when absent."""
     lr: float | None = Field(default=None, gt=0)
     """Peak learning rate; the policy's own preset when absent."""
     scheduler: Literal["preset", "constant"] = "preset"
@@ -132,6 +142,15 @@ class TrainingConfig(_Part):
     """DataLoader processes per client; 0 decodes in the fit's own process."""
     num_threads: int = Field(default=1, ge=1)
     """torch CPU threads per client process. Part of the result's identity: float sums depend on it."""
+
+    @model_validator(mode="after")
+    def _micro_is_smaller(self) -> Self:
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ValueError(
+                f"micro_batch_size = {self.micro_batch_size} is more than batch_size = {self.batch_size}; "
+                "lower it, or leave it out"
+            )
+        return self
 
 
 class DataConfig(_Part):
@@ -159,11 +178,42 @@ class EvaluationConfig(_Part):
     """Datasets of settings that no client trains on, evaluated by the server in every round."""
 
 
+class DockerConfig(_Part):
+    """The containers of `executor.kind = "docker"`: see [docker.md](docker.md)."""
+
+    image: str = Field(default="zk0:latest", min_length=1)
+    """The image, built from the Dockerfile of the same zk0: other versions in it are refused."""
+    gpus: list[str] | None = None
+    """GPUs that may be used, by index or UUID, one container on each at a time; `[]` is none. When absent: all that
+    `nvidia-smi` lists if the policy trains on `cuda`, else none."""
+    shm_size: str = Field(default="10.24g", pattern=SIZE_PATTERN)
+    """Size of a container's /dev/shm, through which DataLoader processes hand batches over; counts as its memory."""
+    mem_limit: str | None = Field(default=None, pattern=SIZE_PATTERN)
+    """Most memory of a container; what needs more is killed and counts as failed (cause `out_of_memory`). When absent:
+    what is free when it starts, less a reserve of a tenth of all memory (at least 2 GiB), divided by max_parallel."""
+    cpus: float | None = Field(default=None, gt=0)
+    """Processor time that a container may use, in cores; all when absent."""
+    mounts: list[str] = []
+    """Further folders that a container may read, at the same path: such as those that links in a dataset lead to."""
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _indices_are_names(cls, gpus: Any) -> Any:
+        return [str(gpu) if type(gpu) is int else gpu for gpu in gpus] if isinstance(gpus, list) else gpus
+
+    @field_validator("mounts")
+    @classmethod
+    def _absolute(cls, mounts: list[str]) -> list[str]:
+        if odd := [folder for folder in mounts if not folder.startswith("/")]:
+            raise ValueError(f"{odd[0]!r} is not absolute; give the folder's path from / on")
+        return mounts
+
+
 class ExecutorConfig(_Part):
     """Where a client's work runs, and what happens when it dies. None of it changes the result of a run."""
 
-    kind: Literal["process"] = "process"
-    """`process`: each fit in a process of its own."""
+    kind: Literal["process", "docker"] = "process"
+    """`process`: each piece of work in a process of its own; `docker`: in a container of its own."""
     max_parallel: int = Field(default=1, ge=1)
     """Clients at work at the same time."""
     timeout_s: float = Field(default=3600.0, gt=0)
@@ -172,6 +222,8 @@ class ExecutorConfig(_Part):
     """Further attempts after a failure that may pass; then the client sits out the round."""
     retry_delay_s: float = Field(default=2.0, ge=0)
     """Pause before a further attempt, in seconds."""
+    docker: DockerConfig = DockerConfig()
+    """The containers of `executor.kind = "docker"`; see [docker.md](docker.md)."""
 
 
 class CheckpointConfig(_Part):
@@ -194,6 +246,27 @@ class LoggingConfig(_Part):
     """Size or age at which run.log is rotated (Loguru's spelling)."""
     retention: str = "10 days"
     """Age at which rotated logs are removed (Loguru's spelling)."""
+
+
+class MemoryConfig(_Part):
+    """What is watched of memory, and what happens before it runs out; while it is enough the result does not change."""
+
+    sample_interval_s: float = Field(default=2.0, ge=0.05)
+    """Time from one sample in memory.jsonl to the next, in seconds."""
+    soft_limit: float | str = 0.9
+    """How much of the host's memory a fit may come to use before it ends itself with a checkpoint and is done again in
+    half the micro-batch: a share of what it can have (above 0, at most 1), or a size such as "6g"; 0 for no limit."""
+    probe: bool = True
+    """Try one small step before a new run, to estimate what a fit needs and to begin with a micro-batch that fits."""
+
+    @field_validator("soft_limit")
+    @classmethod
+    def _share_or_size(cls, value: float | str) -> float | str:
+        if isinstance(value, str):
+            size_in_bytes(value)
+        elif not 0 <= value <= 1:
+            raise ValueError(f'{value} is no share from 0 to 1; write a size with its unit, such as "6g"')
+        return value
 
 
 class RunConfig(_Part):
@@ -227,6 +300,8 @@ class RunConfig(_Part):
     """What is saved and kept."""
     logging: LoggingConfig = LoggingConfig()
     """Logs."""
+    memory: MemoryConfig = MemoryConfig()
+    """Memory: what is watched, and the guard."""
 
     @field_validator("clients")
     @classmethod
@@ -254,8 +329,10 @@ class RunConfig(_Part):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over every key that the result depends on: all but executor, checkpoint, logging and outputs_dir."""
-        relevant = self.model_dump(mode="json", exclude={"executor", "checkpoint", "logging", "outputs_dir"})
+        """SHA-256 over every key that the result depends on: all but those in WITHOUT_EFFECT."""
+        relevant = self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+        if self.training.micro_batch_size is None:
+            del relevant["training"]["micro_batch_size"]  # runs that were begun before there was this key stay the same
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
@@ -264,6 +341,18 @@ def resolve_path(path: str) -> Path:
     if path.startswith(ASSET_PREFIX):
         return Path(str(files("zk0") / "assets" / path.removeprefix(ASSET_PREFIX)))
     return Path(path).expanduser()
+
+
+def size_in_bytes(text: str) -> int:
+    """Read a size as Docker spells it: `512m`, `6g`, `1.5G`, `1024` (bytes).
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)b?", text.strip().lower())
+    if found is None or not float(found[1]):
+        raise ValueError(f'{text!r} is no size; write a number with k, m or g, such as "6g"')
+    return int(float(found[1]) * 1024 ** "bkmgt".index(found[2] or "b"))
 
 
 def load_config(source: str | Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:

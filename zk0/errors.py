@@ -66,3 +66,12 @@ class ClientError(Zk0Error):
     def __reduce__(self) -> tuple[type["ClientError"], tuple[FailureCause, str]]:
         """Pickle by both arguments: Exception's own way would lose `cause` between processes."""
         return (type(self), (self.cause, str(self)))
+
+
+class QuarantineError(ClientError):
+    """A client that sits out all further rounds, because no remedy is left."""
+
+    @property
+    def retriable(self) -> bool:
+        """Never: every remedy was tried."""
+        return False

@@ -10,6 +10,7 @@ from lerobot.utils.random_utils import seeded_context
 from numpy.typing import NDArray
 
 from zk0.config import EvaluationConfig
+from zk0.micro_batches import divide, predict
 from zk0.policy import Policy, Processor
 from zk0.training import prepare_batch
 
@@ -22,12 +23,15 @@ def evaluate(
     evaluation: EvaluationConfig,
     *,
     seed: int,
+    micro_batch_size: int | None = None,
 ) -> dict[str, Any]:
     """Compare predicted with recorded actions on held-out frames.
 
     For each frame the policy predicts a chunk; the first `n_action_steps` of it, which are what a robot would carry
     out, are compared with the recorded actions of the same steps, steps past the end of the episode left out. Noise
     comes from the seed, which must be the same in every round, so that rounds differ by the weights alone.
+
+    Where memory is short, `micro_batch_size` frames go through the policy at once; the draws stay those of the batch.
 
     Returns:
         `action_error_deg`: mean absolute error over the arm's joints, in degrees; `gripper_error`: the same for the
@@ -48,9 +52,9 @@ def evaluate(
         for raw in loader:
             recorded, padded = raw[ACTION][:, :horizon], raw[f"{ACTION}_is_pad"][:, :horizon]
             batch = prepare_batch(raw, preprocessor, dataset)
-            loss, _ = policy.forward(dict(batch))
-            losses.append((loss.item(), len(recorded)))
-            predicted = _predict(policy, postprocessor, batch)[:, :horizon]
+            size = micro_batch_size or len(recorded)
+            losses.append((_loss(policy, batch, size), len(recorded)))
+            predicted = _predict(policy, postprocessor, batch, size)[:, :horizon]
             errors.append((predicted - recorded).abs()[~padded].numpy())
     error = np.concatenate(errors).astype(np.float64).mean(axis=0)
     count = sum(size for _, size in losses)
@@ -61,11 +65,21 @@ def evaluate(
     }
 
 
-def _predict(policy: Policy, postprocessor: Processor, batch: dict[str, Any]) -> torch.Tensor:
+def _loss(policy: Policy, batch: dict[str, Any], size: int) -> float:
+    if size >= len(batch[ACTION]):
+        return float(policy.forward(dict(batch))[0].item())
+    parts = divide(policy, batch, size)
+    return sum(float(policy.forward(part.batch, **part.draws)[0].item()) * part.share for part in parts)
+
+
+def _predict(policy: Policy, postprocessor: Processor, batch: dict[str, Any], size: int) -> torch.Tensor:
     """A chunk of actions per frame in the dataset's units: shape (batch, chunk_size, action dimension)."""
     policy.reset()
+    frames = len(batch[ACTION])
     observation = {key: value for key, value in batch.items() if not key.startswith(ACTION)}
-    return torch.as_tensor(postprocessor(policy.predict_action_chunk(observation))).to("cpu", torch.float32)
+    whole = size >= frames
+    chunks = policy.predict_action_chunk(observation) if whole else predict(policy, observation, frames, size)
+    return torch.as_tensor(postprocessor(chunks)).to("cpu", torch.float32)
 
 
 def _by_joint(error: NDArray[Any], dataset: LeRobotDataset) -> dict[str, Any]:

@@ -98,6 +98,7 @@ class FitCheckpoint:
         self._run_dir = Path(task.run_dir)
         self._key = task.key
         self._every_steps = every_steps
+        self._saved_step: int | None = None
         self._whole: set[str] = set()  # names of the files of the whole checkpoint
 
     def restore(self, fit: LiveFit) -> None:
@@ -124,7 +125,12 @@ class FitCheckpoint:
 
     def after_step(self, fit: LiveFit) -> None:
         """Save the fit where a checkpoint is due; one that cannot be written is a warning, for the fit needs none."""
-        if not self._every_steps or fit.step % self._every_steps:
+        if self._every_steps and fit.step % self._every_steps == 0:
+            self.save(fit)
+
+    def save(self, fit: LiveFit) -> None:
+        """Save the fit now, in the same manner."""
+        if fit.step == self._saved_step:
             return
         started = time.perf_counter()
         try:
@@ -132,6 +138,7 @@ class FitCheckpoint:
         except StorageError as error:
             logger.warning("No checkpoint at step {}: {}", fit.step, _without_remedy(error))
         else:
+            self._saved_step = fit.step
             logger.debug("Checkpoint at step {}: {} bytes, {:.4f} s", fit.step, size, time.perf_counter() - started)
 
     def remove(self) -> None:

@@ -25,6 +25,9 @@ FORMAT = (
 )
 TERSE_FORMAT = "{time:HH:mm:ss} {level: <7} {message}"
 
+KEPT_WORKER_LOGS = 1
+"""Rotated logs that a client keeps in a round beside the one being written: a fit of days must not fill the disk."""
+
 FORWARDED = "zk0_forwarded"
 """Attribute of a `logging` record that a sink of ours made: the bridge drops it, since Loguru has had it already."""
 
@@ -76,7 +79,8 @@ def setup_worker(log_file: str | Path, client: str, server_round: int, config: L
     Raises:
         StorageError: the file cannot be opened.
     """
-    _setup([_file_sink(Path(log_file), config)], config, client=client, server_round=str(server_round))
+    sink = _file_sink(Path(log_file), config) | {"rotation": config.rotation, "retention": KEPT_WORKER_LOGS}
+    _setup([sink], config, client=client, server_round=str(server_round))
 
 
 def add_sink(sink: "Callable[[Message], None]", level: str = "INFO") -> int:

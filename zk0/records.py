@@ -54,6 +54,9 @@ class ClientTask(Record):
     """Federated normalisation statistics; None where the base's own are used, and for statistics."""
     proximal_mu: float = 0.0
     """FedProx's mu, as the strategy's configure step sent it."""
+    micro_batch_size: int | None = None
+    """Frames at once, where memory allows no more; None for what the config says. Not part of `key`: the work is the
+    same, and a checkpoint or a result of another micro-batch serves."""
 
     @property
     def key(self) -> str:
@@ -119,6 +122,23 @@ class RoundState(Record):
     """Federated normalisation statistics (written in round 0), or None."""
 
 
+class MemoryEstimate(Record):
+    """What a fit is expected to use, from one small step that was tried; bytes."""
+
+    fixed: int
+    """Weights, gradients, optimizer, and the process itself."""
+    per_frame: int
+    """Activations of one frame."""
+    budget: int
+    """What one fit may use."""
+    whose: str
+    """Whose memory that is, for messages."""
+
+    def fits(self, size: int) -> bool:
+        """Whether so many frames at once are expected to fit."""
+        return self.fixed + size * self.per_frame <= self.budget
+
+
 class Preflight(Record):
     """What the checks before a run found."""
 
@@ -128,6 +148,8 @@ class Preflight(Record):
     """Frames of every dataset, by name."""
     exchanged_bytes: int
     """Estimate of one set of exchanged tensors, in bytes."""
+    memory: MemoryEstimate | None = None
+    """Estimate of a fit's memory; None where none was made."""
 
 
 class Manifest(Record):

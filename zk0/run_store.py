@@ -21,7 +21,7 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from zk0 import atomic
-from zk0.config import NAME_PATTERN, RunConfig, resolve_path, validate_config
+from zk0.config import NAME_PATTERN, WITHOUT_EFFECT, RunConfig, resolve_path, validate_config
 from zk0.errors import ConfigError, RunNameError, StorageError
 from zk0.records import FIT_CHECKPOINT, ArtifactRef, ClientResult, ClientTask, Manifest, Record, RoundState, TaskKind
 
@@ -31,9 +31,9 @@ METRICS_LINES = "metrics.jsonl"
 DAMAGE_LINES = "damage.log"
 MANIFEST = "manifest.json"
 STOPPED_FILE = "stopped"
+KEPT_DAMAGED = 3
+"""Damaged rounds, set aside to be looked at, that are kept."""
 PACKAGES = ("zk0", "lerobot", "flwr", "prefect", "peft", "torch")
-WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "outputs_dir")
-"""Config keys that RunConfig.digest leaves out: they may change when a run is opened again."""
 
 TensorSource = ArtifactRef | Path | atomic.Tensors
 """A file of the run, a safetensors file anywhere, or name -> array."""
@@ -83,7 +83,7 @@ class RunStore:
     def create_or_open(cls, config: RunConfig, name: str) -> Self:
         """Create the run `name` in config.outputs_dir, or open it when it is there with an equal config.
 
-        Keys that do not change the result (executor, checkpoint, logging, outputs_dir) may differ: an opened run takes
+        Keys that do not change the result (config.WITHOUT_EFFECT) may differ: an opened run takes
         the new ones over, and `lock()` writes them to run.json.
 
         Raises:
@@ -152,7 +152,7 @@ class RunStore:
             config_digest=config.digest,
             seed=config.seed,
             created_at=_now(),
-            versions={package: _version(package) for package in PACKAGES},
+            versions={package: package_version(package) for package in PACKAGES},
         )
         with _writable(config.outputs_dir):
             atomic.write_sealed(folder / RUN_FILE, info.model_dump(mode="json"))
@@ -413,11 +413,14 @@ class RunStore:
         return atomic.read_tensors(tensors) if _exists(tensors) else {}, atomic.read_json(folder / "strategy.json")
 
     def prune(self, keep: int, best_round: int | None = None) -> None:
-        """Remove committed rounds but the `keep` newest, round 0 and the best one."""
+        """Remove committed rounds but the `keep` newest, round 0 and the best one; and old damaged ones set aside."""
         committed = self.committed_rounds()
         atomic.sweep_trash(self.folder / "rounds")
         for server_round in set(committed) - {0, best_round, *committed[-keep:]}:
             atomic.remove_folder(self.round_folder(server_round))
+        damaged = sorted((self.folder / "rounds").glob("*.damaged-*"), key=lambda path: path.stat().st_mtime)
+        for path in damaged[:-KEPT_DAMAGED]:
+            atomic.remove_folder(path)
 
     @property
     def damage(self) -> list[str]:
@@ -604,7 +607,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """Version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:

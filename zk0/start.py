@@ -6,9 +6,11 @@ from pathlib import Path
 
 from loguru import logger
 
+from zk0 import findings
 from zk0.config import LATEST, RunConfig
 from zk0.errors import ConfigError, RunNameError, StorageError
-from zk0.records import ArtifactRef, Preflight
+from zk0.memory import gib
+from zk0.records import ArtifactRef, MemoryEstimate, Preflight
 from zk0.run_store import RunStore, check_free_space
 
 Check = Callable[[RunConfig], Preflight]
@@ -43,11 +45,47 @@ def new_run(
         name = found.info.name
     name = name or new_name(stem)
     config = settle_origin(checked.config, name)
+    size = fitting_micro_batch(config, checked.memory)
     # Each kept round, the base, the best and the one under way: global tensors and every client's update;
     # of each fit under way two checkpoints: the tensors and their two moments.
     sets = (config.checkpoint.keep + 3) * (1 + len(config.clients)) + 6 * config.executor.max_parallel
     check_free_space(config.outputs_dir, sets * checked.exchanged_bytes + LOG_BYTES)
-    return RunStore.create_or_open(config, name)
+    store = RunStore.create_or_open(config, name)
+    if size is not None and checked.memory is not None:
+        for client in config.clients:
+            findings.expect(store.folder, client.name, "train", size, _expectation(config, checked.memory))
+    return store
+
+
+def fitting_micro_batch(config: RunConfig, estimate: MemoryEstimate | None) -> int | None:
+    """The largest halving of the config's micro-batch that is expected to fit; None where it fits as it is.
+
+    Raises:
+        ConfigError: not even one frame at once is expected to fit; says what is needed and what is there.
+    """
+    whole = config.training.micro_batch_size or config.training.batch_size
+    if estimate is None or estimate.fits(whole):
+        return None
+    size = whole
+    while size and not estimate.fits(size):
+        size //= 2
+    if not size:
+        raise ConfigError(
+            f"memory: a fit needs about {gib(estimate.fixed + estimate.per_frame)} even with one frame at once, and "
+            f"may use {gib(estimate.budget)} {estimate.whose}; free some memory, lower executor.max_parallel, or raise "
+            "memory.soft_limit"
+        )
+    logger.warning(
+        "{} frames at once are expected to need {}, and a fit may use {} {}: it will be done in micro-batches of {}",
+        *(whole, gib(estimate.fixed + whole * estimate.per_frame), gib(estimate.budget), estimate.whose, size),
+    )
+    return size
+
+
+def _expectation(config: RunConfig, estimate: MemoryEstimate) -> findings.Note:
+    whole = config.training.micro_batch_size or config.training.batch_size
+    need = gib(estimate.fixed + whole * estimate.per_frame)
+    return findings.note(whole, 0, f"estimate before the run: needs {need}, of {gib(estimate.budget)} {estimate.whose}")
 
 
 def is_finished(store: RunStore) -> bool:

@@ -23,10 +23,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from zk0.config import TrainingConfig
 from zk0.errors import ClientError
 from zk0.fit_checkpoint import FitCheckpoint, LiveFit
+from zk0.micro_batches import MicroBatchedPolicy
 from zk0.policy import Policy, Processor
 
 OnStep = Callable[[int, float], None]
 """Called after every step with (steps done, loss)."""
+OverLimit = Callable[[], str | None]
+"""Tells between two steps why the fit must end for want of memory; None where it need not."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class LocalRound:
     """Length of that schedule: num_rounds * steps."""
     proximal_mu: float = 0.0
     """FedProx's mu."""
+    micro_batch_size: int | None = None
+    """Frames at once, where memory allows fewer than the config asks for; None for what the config says."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ def fit(
     local: LocalRound,
     on_step: OnStep | None = None,
     checkpoint: FitCheckpoint | None = None,
+    over_limit: OverLimit | None = None,
 ) -> FitOutcome:
     """Run the local steps of one round, or those after its checkpoint; the policy is changed in place.
 
@@ -111,14 +117,15 @@ def fit(
         local: seed, position in the schedule, mu.
         on_step: told about every step.
         checkpoint: where the fit's state is found and saved.
+        over_limit: asked after every step but the last.
 
     Raises:
-        ClientError: the loss is not finite (cause `bad_data`).
+        ClientError: the loss is not finite (cause `bad_data`), or `over_limit` said so (`out_of_memory`).
     """
     device = torch.device(policy.config.device)
     accelerator = Accelerator(step_scheduler_with_optimizer=False, cpu=device.type == "cpu")
     optimizer, scheduler, clip = _make_optimizer(policy, dataset, training, local)
-    model = ProximalPolicy(policy, local.proximal_mu).to(device)  # copies w_t, which a checkpoint would replace
+    model = _model(policy, training, local, accelerator).to(device)  # copies w_t, which a checkpoint would replace
     tracker = _tracker(dataset, training, accelerator)
     live = LiveFit(policy, optimizer, scheduler)
     if checkpoint is not None:
@@ -137,7 +144,18 @@ def fit(
             on_step(step, live.losses[-1])
         if checkpoint is not None and step < training.steps:  # after the last one comes the result itself
             checkpoint.after_step(live)
+        if over_limit is not None and step < training.steps and (why := over_limit()) is not None:
+            if checkpoint is not None:
+                checkpoint.save(live)
+            raise ClientError("out_of_memory", f"{why}; ended after step {step} of {training.steps}")
     return FitOutcome(live.losses, tracker.lr.val, tracker.grad_norm.val, live.data_s, live.update_s)
+
+
+def _model(policy: Policy, training: TrainingConfig, local: LocalRound, accelerator: Accelerator) -> ProximalPolicy:
+    size = local.micro_batch_size or training.micro_batch_size or training.batch_size
+    if size >= training.batch_size:
+        return ProximalPolicy(policy, local.proximal_mu)
+    return ProximalPolicy(MicroBatchedPolicy(policy, size, accelerator), local.proximal_mu)
 
 
 def _batches(

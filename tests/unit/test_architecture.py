@@ -13,22 +13,31 @@ LONGEST_FUNCTION = 60
 ALLOWED = {
     "errors": set(),
     "seeding": set(),
+    "cgroup": set(),
+    "gpu": set(),
     "memory": set(),
     "config": {"errors"},
+    "memory_sampler": {"atomic", "cgroup", "errors", "gpu", "memory"},
+    "soft_limit": {"config", "memory", "memory_sampler"},
+    "leaks": {"memory", "progress"},
+    "findings": {"atomic", "errors", "records"},
+    "guard": {"attempts", "config", "errors", "findings", "memory_sampler", "records"},
     "records": {"config", "errors"},
     "atomic": {"errors"},
     "data": {"atomic", "config", "errors", "records"},
     "policy": {"config", "data", "errors", "records"},
     "run_store": {"atomic", "config", "errors", "records"},
-    "start": {"config", "errors", "records", "run_store"},
+    "start": {"config", "errors", "findings", "memory", "records", "run_store"},
     "fit_checkpoint": {"atomic", "errors", "records"},
-    "training": {"config", "data", "errors", "fit_checkpoint", "policy", "records"},
-    "evaluation": {"config", "data", "errors", "policy", "records", "training"},
+    "micro_batches": {"policy"},
+    "training": {"config", "data", "errors", "fit_checkpoint", "micro_batches", "policy", "records"},
+    "probe": {"cgroup", "config", "data", "errors", "memory", "policy", "records", "training"},
+    "evaluation": {"config", "data", "errors", "micro_batches", "policy", "records", "training"},
     "aggregation": {"atomic", "config", "errors", "records", "run_store", "seeding"},
 }
 ONLY_IN = {
     "flwr": {"zk0/client_app.py", "zk0/server_app.py", "zk0/aggregation.py"},
-    "docker": {"zk0/executors/docker.py"},
+    "docker": {f"zk0/executors/docker/{name}.py" for name in ("check", "engine", "executor", "mem_limit", "settings")},
 }
 
 

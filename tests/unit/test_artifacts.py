@@ -39,6 +39,16 @@ def test_a_row_says_what_a_client_did_and_what_it_cost(store: RunStore) -> None:
     assert (row["peak RAM, MiB"], row["peak VRAM, MiB"], row["sent, MiB"]) == ("1024", "", "1.00")
 
 
+def test_memory_is_shown_in_bytes_and_percent_with_the_micro_batch(store: RunStore, tmp_path: Path) -> None:
+    last = line(2, 4.0, orchestrator={"pid": 1, "rss_bytes": 2**28})
+    last["train"]["kitchen"] |= {"peak_ram_percent": 12.5, "peak_vram_bytes": 2**31, "peak_vram_percent": 50.0}
+    last["train"]["kitchen"] |= {"micro_batch_size": 2}
+    row = round_table(store.config, 2, [*ROUNDS[:2], last])[0]
+    assert (row["peak RAM, %"], row["peak VRAM, MiB"], row["peak VRAM, %"]) == ("12.5", "2048", "50.0")
+    assert row["micro-batch"] == 2
+    assert set(draw_charts(tmp_path, [*ROUNDS[:2], last])) == set(CHARTS)
+
+
 def test_a_client_that_sat_out_is_named_with_its_cause(store: RunStore) -> None:
     row = round_table(store.config, 1, ROUNDS)[1]
     assert (row["attempts"], row["failure"]) == (3, "timeout: took too long")
@@ -53,7 +63,7 @@ def test_the_summary_compares_with_the_base(store: RunStore) -> None:
 def test_charts_grow_with_the_rounds(tmp_path: Path) -> None:
     assert set(draw_charts(tmp_path, ROUNDS[:1])) == {"action-error", "held-out-loss"}
     first = (tmp_path / "charts" / "action-error.png").read_bytes()
-    assert set(draw_charts(tmp_path, ROUNDS, ["workshop"])) == set(CHARTS)
+    assert set(draw_charts(tmp_path, ROUNDS, ["workshop"])) == set(CHARTS) - {"peak-vram", "orchestrator-memory"}
     assert (tmp_path / "charts" / "action-error.png").read_bytes() != first
     with Image.open(tmp_path / "charts" / "action-error.png") as picture:
         assert picture.size == (800, 450)

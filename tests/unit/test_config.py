@@ -1,13 +1,15 @@
 """zk0.config: what is refused and how it is said, overrides, paths, the digest, and the shipped configs."""
 
 import copy
+import hashlib
+import json
 import types
 import typing
 
 import pytest
 from pydantic import BaseModel
 
-from zk0.config import RunConfig, load_config, resolve_path, shipped_configs, validate_config
+from zk0.config import RunConfig, load_config, resolve_path, shipped_configs, size_in_bytes, validate_config
 from zk0.errors import ConfigError
 from zk0.sim.settings import CLIENTS, UNSEEN
 
@@ -51,7 +53,7 @@ LEAVES = [
     and not (typing.get_origin(field.annotation) is typing.Literal and len(typing.get_args(field.annotation)) == 1)
 ]
 """Every key that can have another value."""
-WITHOUT_EFFECT = {"executor", "checkpoint", "logging", "outputs_dir"}
+WITHOUT_EFFECT = {"executor", "checkpoint", "logging", "memory", "outputs_dir"}
 OTHER_VALUES = {
     ("federation", "proximal_mu"): 0.5,
     ("policy", "type"): "act",
@@ -60,6 +62,12 @@ OTHER_VALUES = {
     ("evaluation", "datasets", 0, "rename_map"): {"x": "y"},
     ("peft", "full_training_modules"): ["x"],
     ("federation", "fraction_train"): 0.5,
+    ("training", "micro_batch_size"): 2,
+    ("memory", "soft_limit"): "6g",
+    ("executor", "docker", "gpus"): ["0"],
+    ("executor", "docker", "shm_size"): "1g",
+    ("executor", "docker", "mem_limit"): "6.5g",
+    ("executor", "docker", "mounts"): ["/data"],
 }
 
 
@@ -127,6 +135,9 @@ def test_so100_is_what_it_says():
         (("clients", 0, "rename_map"), {"x": 1}, ["clients.0.rename_map.x = 1", "string"]),
         (("training", "steps"), 0, ["training.steps = 0", "greater than or equal to 1"]),
         (("training", "lr"), float("nan"), ["training.lr = nan", "finite"]),
+        (("training", "micro_batch_size"), 64, ["micro_batch_size = 64 is more than batch_size = 16", "lower it"]),
+        (("memory", "soft_limit"), 6, ["memory.soft_limit", "no share from 0 to 1", "6g"]),
+        (("memory", "soft_limit"), "lots", ["memory.soft_limit", "'lots' is no size", "6g"]),
         (("federation", "fraction_train"), 1.5, ["federation.fraction_train = 1.5", "less than or equal to 1"]),
         (("federation", "strategy"), "fedmagic", ["federation.strategy = 'fedmagic'", "'fedavg' or 'fedprox'"]),
         (("federation", "proximal_mu"), 0.1, ["proximal_mu = 0.1", "strategy = 'fedprox'"]),
@@ -262,7 +273,23 @@ def test_every_key_is_described(path, field):
 
 
 def test_optional_types_are_the_only_unions():
-    """The reference and `_explain` read `X | None` and `str | list[str]`; another union needs a look at both."""
+    """The reference and `_explain` read unions of these; another union needs a look at both."""
     for path, field, _ in fields():
         if isinstance(field.annotation, types.UnionType):
-            assert set(typing.get_args(field.annotation)) <= {str, float, list[str], type(None)}, dotted(path)
+            assert set(typing.get_args(field.annotation)) <= {str, int, float, list[str], type(None)}, dotted(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1024", 1024), ("512m", 512 << 20), ("1.5G", 3 << 29), ("2 kb", 2048), ("1t", 1 << 40)]
+)
+def test_sizes_are_spelled_as_docker_does(text, size):
+    assert size_in_bytes(text) == size
+
+
+def test_a_run_from_before_micro_batches_keeps_its_identity():
+    """Their digest is part of every key of finished work."""
+    known = {**BASE, "training": {}}
+    assert validate_config(known).digest != validate_config({**known, "training": {"micro_batch_size": 16}}).digest
+    dumped = validate_config(known).model_dump(mode="json", exclude=WITHOUT_EFFECT)
+    del dumped["training"]["micro_batch_size"]
+    assert validate_config(known).digest == hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest()

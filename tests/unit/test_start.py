@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from benchmarks.service import small_run
+from zk0 import findings
 from zk0.config import RunConfig, validate_config
 from zk0.errors import ConfigError
-from zk0.records import Preflight
+from zk0.records import MemoryEstimate, Preflight
 from zk0.run_store import RunStore
 from zk0.start import is_finished, new_run, origin_tensors, settle_origin, unfinished
 
@@ -28,6 +29,35 @@ def committed(config: RunConfig, name: str, rounds: int) -> RunStore:
 
 def check(config: RunConfig) -> Preflight:
     return Preflight(config=config, frames={}, exchanged_bytes=1)
+
+
+MIB = 2**20
+
+
+def estimate(budget: int) -> MemoryEstimate:
+    return MemoryEstimate(fixed=1000 * MIB, per_frame=100 * MIB, budget=budget * MIB, whose="of this machine")
+
+
+@pytest.mark.parametrize(("budget", "size"), [(2600, None), (2599, 8), (1800, 8), (1799, 4), (1100, 1)])
+def test_a_run_begins_with_the_micro_batch_that_is_expected_to_fit(
+    tmp_path: Path, budget: int, size: int | None
+) -> None:
+    config = config_of(tmp_path, training__batch_size=16)
+    store = new_run(
+        config, "small", "sim", lambda config: check(config).model_copy(update={"memory": estimate(budget)})
+    )
+    for client in config.clients:
+        known = findings.read(store.folder, client.name, "train")
+        assert (known and known.micro_batch_size) == size
+        if known is not None:
+            assert "estimate before the run: needs 2.54 GiB" in known.notes[0].figures
+
+
+def test_a_run_that_cannot_fit_is_refused_and_nothing_is_created(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "outputs", training__batch_size=16)
+    with pytest.raises(ConfigError, match=r"needs about 1.07 GiB even with one frame .* may use 1.07 GiB of this"):
+        new_run(config, "none", "sim", lambda config: check(config).model_copy(update={"memory": estimate(1099)}))
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_latest_is_settled_to_the_newest_run_that_has_trained(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """Where a ClientTask runs. Every executor takes a task and gives its result, or a ClientError with a cause."""
 
+import threading
 from typing import Protocol
 
 from zk0.records import ClientResult, ClientTask
+
+STOPPED = threading.Event()
+"""Set when a person, or the system, ends this orchestrator: work that is ended then is neither judged nor repeated."""
 
 
 class Executor(Protocol):

@@ -12,18 +12,22 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 from loguru import logger
 
+from zk0.cgroup import machine_oom_kills
 from zk0.config import ExecutorConfig
 from zk0.errors import ClientError, StorageError
 from zk0.executors import worker
+from zk0.memory_sampler import killed_for_memory, last_words
 from zk0.records import ClientResult, ClientTask
 from zk0.run_store import find_finished
 
 ADOPTED_POLL_S = 0.5
+LONGEST_LINE = 1000
 FORK_SERVER_GONE = 255
 """Exit code that multiprocessing gives to every worker whose fork server has died, while the worker itself lives on."""
 STARTS = 3
@@ -55,8 +59,9 @@ class ProcessExecutor:
             arguments: of the function.
 
         Raises:
-            ClientError: it died every time.
+            ClientError: it died every time, or for want of memory.
         """
+        kills = machine_oom_kills()
         for _ in range(STARTS):
             self.warm_up()
             with ProcessPoolExecutor(1, mp_context=self._context) as pool:
@@ -68,6 +73,9 @@ class ProcessExecutor:
                 try:
                     return future.result()
                 except BrokenProcessPool as error:
+                    if machine_oom_kills() > kills:
+                        why = "the kernel has killed for want of memory; free some, or lower executor.max_parallel"
+                        raise ClientError("out_of_memory", f"{function.__name__}: its process died: {why}") from error
                     logger.warning("the process of {} died: starting another ({})", function.__name__, error)
         raise ClientError("lost", f"{function.__name__}: its process was killed {STARTS} times; is memory short?")
 
@@ -77,7 +85,13 @@ class ProcessExecutor:
             logger.info("{} of {} in round {} is already done", task.kind, task.client, task.server_round)
             return found
         adopted = _live_worker(task)
-        return self._start(task) if adopted is None else self._adopt(task, adopted)
+        if adopted is not None:
+            return self._adopt(task, adopted)
+        with worker.worker_lock(task) as free:
+            pass
+        if not free and worker.wait_until_free(task, self._config.timeout_s) and find_finished(task) is not None:
+            return self.run(task)  # a container did it: the executor was changed while it worked
+        return self._start(task)
 
     def _start(self, task: ClientTask) -> ClientResult:
         process = self._started(task)
@@ -143,9 +157,9 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _holder(task: ClientTask) -> psutil.Process | None:
-    """The live worker that holds the task's lock; None where it ended in the meantime."""
+    """The live worker that holds the task's lock; None where it ended in the meantime, or is in a container."""
     text = worker.lock_path(task).read_text()
-    return _process(int(text)) if text else None
+    return _process(int(text)) if text.isdecimal() else None
 
 
 def _process(pid: int | None) -> psutil.Process | None:
@@ -169,6 +183,8 @@ def _outcome(task: ClientTask, exit_code: int | None) -> ClientResult:
     if (failure := worker.read_failure(task)) is not None:
         raise failure
     log = task.folder / "client.log"
+    if exit_code in (None, FORK_SERVER_GONE, -signal.SIGKILL) and killed_for_memory(task.folder):
+        raise ClientError("out_of_memory", f"{what}: killed by the kernel, out of memory; {last_words(task.folder)}")
     if exit_code == worker.STORAGE_EXIT_CODE:
         why = StorageError(f"{what}: the run directory could not be written; free some space, then resume the run")
         worker.leave_failure(task, why)  # where it still cannot be written, this raises the very reason
@@ -181,9 +197,14 @@ def _outcome(task: ClientTask, exit_code: int | None) -> ClientResult:
     raise ClientError("error", f"{what}: {_last_line(log)} (exit code {exit_code}; see {log})")
 
 
-def _last_line(log: Any) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+def _last_line(log: Path) -> str:
+    """The last line of a log that says something, cut to a length for a message; the log may be huge."""
+    if not log.is_file():
+        return "no output"
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 64 * 1024))
+        lines = file.read().decode("utf-8", errors="replace").split("\n")
+    return next((line.strip()[-LONGEST_LINE:] for line in reversed(lines) if line.strip()), "no output")
 
 
 def _kill_tree(pid: int | None) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,12 +26,22 @@ from zk0.run_store import find_finished
 
 STORAGE = "storage"
 """Cause of a worker that could not write or read the run directory: the run's fault, not the client's."""
+CONTAINER_MARK = "ZK0_CONTAINER"
+"""Environment variable inside every container of the Docker executor: the container's name."""
+HELD_POLL_S = 0.5
 FAILURE_EXIT_CODE = 3
 """Exit code of a worker that wrote a typed failure; any other death is judged from outside."""
 HELD_EXIT_CODE = 5
 """Exit code of a worker that found another one at the same work."""
 STORAGE_EXIT_CODE = StorageError.exit_code
 """Exit code of a worker that could not even write why it ended."""
+
+
+NO_MEMORY = "can't allocate memory"
+"""In the text of torch's plain RuntimeError where the CPU's memory ends; on a GPU it has a type of its own."""
+
+OOM_SCORE_ADJ = 500
+"""Of 1000: the kernel counts a worker as if it used half of the memory more than it does."""
 
 
 def lock_path(task: ClientTask) -> Path:
@@ -85,16 +96,37 @@ def worker_lock(task: ClientTask) -> Iterator[bool]:
             yield False
             return
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
+        # A PID of another namespace would mean someone else here.
+        os.write(descriptor, os.environ.get(CONTAINER_MARK, str(os.getpid())).encode())
         yield True
     finally:
         os.close(descriptor)
+
+
+def wait_until_free(task: ClientTask, timeout_s: float) -> bool:
+    """Wait for the end of a worker that holds the task's lock, whoever started it and wherever it runs.
+
+    Args:
+        task: the work.
+        timeout_s: a worker older than this is not waited for, in seconds.
+
+    Returns:
+        Whether it ended.
+    """
+    started = lock_path(task).stat().st_mtime
+    while time.time() < started + timeout_s:
+        with worker_lock(task) as free:
+            if free:
+                return True
+        time.sleep(HELD_POLL_S)
+    return False
 
 
 def work(payload: str) -> None:
     """Entry point of a worker process; `payload` is a ClientTask as JSON."""
     task = ClientTask.model_validate_json(payload)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _die_first()
     with worker_lock(task) as mine:
         if not mine:
             sys.exit(HELD_EXIT_CODE)
@@ -110,11 +142,21 @@ def work(payload: str) -> None:
 
 
 def preflight(config: RunConfig) -> Preflight:
-    """`client_app.preflight` in a worker process."""
+    """`client_app.preflight` in a worker process, and the estimate of a fit's memory where the config asks for it."""
+    _die_first()
     _quiet()
-    from zk0 import client_app
+    from zk0 import client_app, probe
 
-    return client_app.preflight(config)
+    found = client_app.preflight(config)
+    return found.model_copy(update={"memory": probe.estimate(found.config)}) if config.memory.probe else found
+
+
+def fetch(config: RunConfig) -> None:
+    """`fetch.fetch` in a worker process."""
+    _quiet()
+    from zk0 import fetch
+
+    fetch.fetch(config)
 
 
 def aggregate_statistics(files: list[str]) -> dict[str, NDArray[Any]]:
@@ -136,20 +178,38 @@ def save_policy(payload: str, folder: str, merge: bool) -> None:
 def _work(task: ClientTask, log: Path) -> None:
     import torch
 
-    from zk0 import client_app, logs
+    from zk0 import client_app, logs, memory_sampler
 
     try:
         config = client_app.read_config(Path(task.run_dir))
         logs.setup_worker(log, task.client, task.server_round, config.logging)
         client_app.run_task(task)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        _fail(task, ClientError("out_of_memory", f"out of memory: {error}"))
+        _fail(task, ClientError("out_of_memory", f"out of memory: {_first_line(error)}"))
+    except RuntimeError as error:
+        # A DataLoader process that the kernel took shows here as a plain RuntimeError.
+        if NO_MEMORY not in str(error) and not memory_sampler.killed_for_memory(task.folder, ever=True):
+            raise
+        _fail(task, ClientError("out_of_memory", f"out of memory: {_first_line(error)}"))
     except BadInputError as error:
         _fail(task, ClientError("bad_data", str(error)))
     except ClientError as error:
         _fail(task, error)
     except StorageError as error:
         _fail(task, error)
+
+
+def _die_first() -> None:
+    """Let the kernel, where memory ends, kill this worker rather than the orchestrator or anything else."""
+    path = Path("/proc/self/oom_score_adj")
+    try:
+        path.write_text(str(max(OOM_SCORE_ADJ, int(path.read_text(encoding="ascii")))), encoding="ascii")
+    except (OSError, ValueError):
+        return  # not Linux, or not allowed
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _fail(task: ClientTask, error: ClientError | StorageError) -> None:

@@ -56,6 +56,8 @@ CHARTS: dict[str, tuple[str, str, str, str, Callable[[float], float]]] = {
     "training-loss": ("Training loss at the end of each fit", "loss", "train", "loss", _as_is),
     "fit-duration": ("Duration of each fit", "seconds", "train", "duration_s", _as_is),
     "peak-memory": ("Peak memory of each fit", "GiB", "train", "peak_rss_bytes", _bytes_to_gib),
+    "peak-vram": ("Peak GPU memory of each fit", "GiB", "train", "peak_vram_bytes", _bytes_to_gib),
+    "orchestrator-memory": ("Memory of the orchestrator", "GiB", "orchestrator", "rss_bytes", _bytes_to_gib),
 }
 """Name -> title, unit, part of the round's metrics, key, scale."""
 
@@ -63,7 +65,8 @@ CHARTS: dict[str, tuple[str, str, str, str, Callable[[float], float]]] = {
 def _series(rounds: Sequence[Json], part: str, key: str, scale: Callable[[float], float]) -> dict[str, Points]:
     series: dict[str, Points] = {}
     for line in rounds:
-        for name, figures in mapping(line.get(part)).items():
+        by_name = mapping(line.get(part))
+        for name, figures in ({part: by_name} if part == "orchestrator" else by_name).items():
             value = number(mapping(figures).get(key))
             if value is not None:
                 series.setdefault(str(name), []).append((int(line["server_round"]), scale(value)))

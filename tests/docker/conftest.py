@@ -1,0 +1,178 @@
+"""A real Docker engine, and an image that is empty: the machine's own /usr, Python and checkout are mounted into it."""
+
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from docker.models.containers import Container
+
+from benchmarks.service import CLIENTS, CommandLine, small_run
+from tests.integration.conftest import reference, zk0
+from zk0.config import RunConfig, resolve_path, validate_config
+
+__all__ = ["reference", "zk0"]  # fixtures
+
+ROOT = Path(__file__).parents[2]
+REPOSITORY = "zk0-test"
+IMAGE = f"{REPOSITORY}:latest"
+
+
+@dataclass
+class Engine:
+    """A Docker engine; one of the tests' own can be killed."""
+
+    host: str
+    folder: Path | None = None
+    """Where an engine of our own keeps its things; None for the machine's."""
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def client(self) -> docker.DockerClient:
+        return docker.DockerClient(base_url=self.host, timeout=60)
+
+    def start(self) -> None:
+        assert self.folder is not None
+        # Containers here have no network, so the engine needs neither a bridge nor a firewall. It gets a namespace of
+        # its own, because an engine without a bridge removes docker0, which may be that of the machine's engine.
+        command = [
+            "unshare",
+            "--net",
+            "dockerd",
+            "--storage-driver=overlay2",
+            "--bridge=none",
+            "--iptables=false",
+            "--host",
+            self.host,
+        ]
+        command += ["--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec"]
+        command += ["--pidfile", f"{self.folder}/pid"]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        deadline = time.monotonic() + 60
+        while not self.answers():
+            assert time.monotonic() < deadline, (self.folder / "log").read_text()[-2000:]
+            assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
+            time.sleep(0.1)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.process.wait(60)
+
+    def answers(self) -> bool:
+        """Whether the engine is ready; without the SDK, which leaves its socket open where it is not."""
+        with socket.socket(socket.AF_UNIX) as raw:
+            try:
+                raw.connect(self.host.removeprefix("unix://"))
+                raw.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+                return b" 200 " in raw.recv(64)
+            except OSError:
+                return False
+
+    def containers(self, **labels: str) -> list[Container]:
+        """The executor's containers, running or not."""
+        client = self.client
+        wanted = ["zk0.key", *(f"zk0.{key}={value}" for key, value in labels.items())]
+        found = client.containers.list(all=True, filters={"label": wanted})
+        client.close()
+        return list(found)
+
+    def until(self, seen: Callable[[], Any], timeout_s: float = 120) -> Any:
+        """Wait until something is seen; gives it."""
+        deadline = time.monotonic() + timeout_s
+        while not (found := seen()):
+            assert time.monotonic() < deadline, "not seen in time"
+            time.sleep(0.1)
+        return found
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine of the tests' own where they may start one, else the machine's; with the image in it."""
+    if os.getuid() == 0 and shutil.which("dockerd") and shutil.which("unshare"):
+        folder = tmp_path_factory.mktemp("engine")
+        made = Engine(f"unix://{folder}/docker.sock", folder)
+        made.start()
+    else:
+        made = Engine(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
+        if not made.answers():
+            pytest.skip("no Docker engine answers, and none can be started here; see scripts/docker_engine.sh")
+    client = made.client
+    changes = [f"ENV PATH={sys.prefix}/bin:/usr/bin PYTHONPATH={ROOT}"]
+    client.api.import_image_from_data(_empty_image(), repository=REPOSITORY, tag="latest", changes=changes)
+    client.close()
+    yield made
+    if made.process is not None:
+        made.stop()
+
+
+@pytest.fixture
+def docker_host(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """The engine, for executors in this process."""
+    monkeypatch.setenv("DOCKER_HOST", engine.host)
+    return engine
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The clients' datasets, each in a folder of its own outside the package."""
+    folder = tmp_path_factory.mktemp("recordings")
+    for name in CLIENTS:
+        shutil.copytree(resolve_path(f"asset:datasets/{name}"), folder / name)
+    return folder
+
+
+@pytest.fixture
+def docker_config(tmp_path: Path, recordings: Path) -> Callable[..., RunConfig]:
+    """Make the small run's config with the Docker executor: docker_config(training__steps=3)."""
+
+    def make(**changes: Any) -> RunConfig:
+        data = small_run(tmp_path / "outputs", **docker_changes(), **changes)
+        data["clients"] = [{"name": name, "repo_id": f"zk0/{name}", "root": str(recordings / name)} for name in CLIENTS]
+        return validate_config(data)
+
+    return make
+
+
+def docker_changes() -> dict[str, Any]:
+    """What makes the small run's config one with the Docker executor."""
+    return {"executor__kind": "docker", "executor__docker": {"image": IMAGE, "mounts": mounts(), "mem_limit": "3g"}}
+
+
+def mounts() -> list[str]:
+    """What the empty image lacks: the system, the interpreter, its packages and zk0."""
+    wanted = [Path("/usr"), Path(sys.base_prefix), Path(sys.prefix), ROOT]
+    return [str(path) for path in wanted if not any(path != other and path.is_relative_to(other) for other in wanted)]
+
+
+def _empty_image() -> bytes:
+    """A root folder as a tar archive: places to mount at, and the links that lead into /usr."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name in ("usr", "etc", "tmp", "proc", "sys", "dev", "sbin"):  # the engine puts its init into sbin
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(folder)
+        for name in ("bin", "lib", "lib64"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
+            archive.addfile(link)
+        archive.add("/etc/ld.so.cache", "etc/ld.so.cache")  # where libraries lie beside the usual places
+    return buffer.getvalue()
+
+
+def command_line_config(zk0: CommandLine, **changes: Any) -> Path:
+    """The small run's config file with the Docker executor; same digest as `zk0.config(**changes)`."""
+    return zk0.config(**docker_changes(), **changes)

@@ -1,0 +1,159 @@
+"""What a client can reach from inside its container, tried there with exactly the settings that the executor uses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.docker.conftest import Engine
+from zk0.config import RunConfig
+from zk0.executors.docker.check import output_of
+from zk0.executors.docker.executor import hand_over
+from zk0.executors.docker.settings import container_settings
+from zk0.records import ArtifactRef, ClientTask
+from zk0.run_store import RunStore
+
+pytestmark = pytest.mark.docker
+GIB = 2**30
+Probe = Callable[[str], Any]
+
+
+@pytest.fixture
+def work(docker_config: Callable[..., RunConfig]) -> tuple[ClientTask, RunConfig]:
+    """A fit of `kitchen`, with another client's folder and update beside it."""
+    config = docker_config()
+    store = RunStore.create_or_open(config, "probed")
+    other = store.round_folder(1) / "clients" / "workshop"
+    other.mkdir(parents=True)
+    (other / "update.safetensors").write_bytes(b"private")
+    incoming = store.round_folder(0) / "global.safetensors"
+    incoming.parent.mkdir()
+    incoming.write_bytes(b"weights")
+    task = store.task("train", 1, "kitchen")
+    ref = ArtifactRef(path="rounds/0000/global.safetensors", sha256="0" * 64, size=7)
+    return task.model_copy(update={"incoming": ref}), config
+
+
+@pytest.fixture
+def probe(docker_host: Engine, work: tuple[ClientTask, RunConfig]) -> Probe:
+    """Run Python code in the container of the work; gives the value that it leaves in `found`."""
+    task, config = work
+    settings = container_settings(task, config, None, GIB)
+    hand_over(settings["mounts"])
+
+    def run(code: str) -> Any:
+        lines = f"import json, os, pathlib, socket\n{code}\nprint(json.dumps(found))"
+        client = docker_host.client
+        try:
+            output = output_of(client, settings | {"entrypoint": ["python", "-c", lines], "command": []})
+        finally:
+            client.close()
+        return json.loads(output)
+
+    return run
+
+
+def test_it_is_not_root_and_has_no_capabilities(probe: Probe) -> None:
+    found = probe("found = [os.getuid(), os.getgid(), pathlib.Path('/proc/self/status').read_text()]")
+    uid, gid, status = found
+    assert uid != 0
+    assert gid != 0
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert {int(fields[name], 16) for name in ("CapEff", "CapPrm", "CapBnd", "CapInh")} == {0}
+    assert fields["NoNewPrivs"] == "1"
+
+
+def test_there_is_no_route_out(probe: Probe) -> None:
+    code = """
+found = {'devices': [line.split(':')[0].strip() for line in open('/proc/net/dev').readlines()[2:]]}
+try:
+    socket.create_connection(('192.0.2.1', 80), timeout=5)
+except OSError as error:
+    found['error'] = error.errno
+"""
+    found = probe(code)
+    assert found["error"] == 101  # ENETUNREACH
+    assert "eth0" not in found["devices"]
+    assert "lo" in found["devices"]
+
+
+def test_only_its_own_folder_can_be_written(probe: Probe, work: tuple[ClientTask, RunConfig]) -> None:
+    task, config = work
+    run = Path(task.run_dir)
+    folders = {
+        "own": task.folder,
+        "run": run,
+        "round": task.folder.parent.parent,
+        "incoming": run / "rounds" / "0000",
+        "recording": config.clients[0].root,
+        "root": "/",
+        "usr": "/usr",
+        "etc": "/etc",
+    }
+    files = [str(run / "run.json"), str(run / "rounds" / "0000" / "global.safetensors")]
+    code = f"""
+found = {{}}
+for name, folder in { ({name: str(folder) for name, folder in folders.items()})!r}.items():
+    try:
+        (pathlib.Path(folder) / 'written').write_text('x')
+        found[name] = 'written'
+    except OSError:
+        found[name] = 'refused'
+for file in {files!r}:
+    try:
+        open(file, 'r+').close()
+        found[file] = 'written'
+    except OSError:
+        found[file] = 'refused'
+"""
+    found = probe(code)
+    assert found.pop("own") == "written"
+    assert set(found.values()) == {"refused"}, found
+    assert (task.folder / "written").read_text() == "x"
+
+
+def test_other_clients_are_not_visible(probe: Probe, work: tuple[ClientTask, RunConfig]) -> None:
+    task, config = work
+    mine, others = (str(client.root) for client in config.clients)
+    clients = str(task.folder.parent)
+    code = f"""
+found = {{
+    'mine': sorted(os.listdir({mine!r})),
+    'others': os.path.exists({others!r}),
+    'beside': sorted(os.listdir({str(Path(mine).parent)!r})),
+    'clients': sorted(os.listdir({clients!r})),
+}}
+"""
+    found = probe(code)
+    assert "meta" in found["mine"]
+    assert found["others"] is False
+    assert found["beside"] == ["kitchen"]
+    assert found["clients"] == ["kitchen"]
+
+
+def test_neither_the_engine_nor_other_processes_can_be_reached(probe: Probe) -> None:
+    code = """
+pids = [int(name) for name in os.listdir('/proc') if name.isdigit()]
+found = {'processes': len(pids), 'socket': os.path.exists('/var/run/docker.sock')}
+"""
+    found = probe(code)
+    assert found["processes"] <= 3, "its init, and itself"
+    assert found["socket"] is False
+
+
+def test_the_client_dies_before_the_machine_does(probe: Probe) -> None:
+    code = """
+def first(*paths):
+    return next(pathlib.Path(path).read_text() for path in paths if os.path.exists(path))
+found = [
+    first('/proc/self/oom_score_adj'),
+    first('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes'),
+    os.statvfs('/dev/shm').f_blocks * os.statvfs('/dev/shm').f_frsize,
+]
+"""
+    score, limit, shared = probe(code)
+    assert int(score) == 500
+    assert int(limit) == GIB
+    assert shared == pytest.approx(10.24 * GIB, rel=0.01)

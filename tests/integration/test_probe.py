@@ -1,0 +1,44 @@
+"""The estimate before a run, from real steps of the real tiny SmolVLA."""
+
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks.service import CommandLine
+from zk0.config import RunConfig
+from zk0.executors.process import ProcessExecutor
+from zk0.executors.worker import preflight
+from zk0.records import RoundState
+from zk0.run_store import RunStore
+
+pytestmark = pytest.mark.slow
+BATCH = 64
+MIB = 2**20
+
+
+def test_the_estimate_is_near_what_the_fit_then_uses(small_config: Callable[..., RunConfig]) -> None:
+    config = small_config(memory__probe=True, training__batch_size=BATCH, training__steps=2)
+    executor = ProcessExecutor(config.executor)
+    found = executor.call(preflight, config).memory
+    assert found is not None
+    assert found.per_frame > MIB // 4
+    assert found.budget > 0
+    store = RunStore.create_or_open(config, "estimated")
+    initial = executor.run(store.task("init", 0, "server"))
+    assert initial.tensors is not None
+    task = store.task("train", 1, "kitchen", RoundState(server_round=0, arrays=initial.tensors))
+    used = executor.run(task).metrics["peak_ram_train_bytes"]
+    assert found.fixed + BATCH * found.per_frame == pytest.approx(used, rel=0.25)
+
+
+def test_without_the_key_nothing_is_tried(small_config: Callable[..., RunConfig]) -> None:
+    config = small_config(memory__probe=False)
+    assert ProcessExecutor(config.executor).call(preflight, config).memory is None
+
+
+def test_a_run_that_cannot_fit_is_refused_before_anything_is_written(zk0: CommandLine) -> None:
+    changes = ("--set", "memory.probe=true", "--set", "memory.soft_limit=64m")
+    output = zk0.run("run", zk0.config(), "--name", "too-small", *changes, exit_code=2)
+    text = " ".join(output.split())
+    assert "even with one frame at once, and may use 0.06 GiB" in text
+    assert not (zk0.outputs / "too-small").exists()

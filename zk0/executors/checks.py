@@ -1,0 +1,24 @@
+"""Everything that is checked before a run, for every executor."""
+
+from zk0.config import RunConfig
+from zk0.executors import worker
+from zk0.executors.process import ProcessExecutor
+from zk0.records import Preflight
+
+
+def check(config: RunConfig) -> Preflight:
+    """Look at data, policy and executor before anything is written; what lies on the hub is fetched for containers.
+
+    Raises:
+        BadInputError: the first thing that would fail.
+    """
+    executor = ProcessExecutor(config.executor)
+    if config.executor.kind != "docker":
+        return executor.call(worker.preflight, config)
+    from zk0.executors.docker import check as docker_check
+
+    docker_check.check_engine(config)
+    found = executor.call(worker.preflight, config)
+    executor.call(worker.fetch, found.config)
+    docker_check.check_container(found.config)
+    return found

@@ -1,0 +1,138 @@
+"""Before a run: is there an engine, an image of this zk0, a GPU where one is asked for, and can the data be read?"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError, ImageNotFound
+from requests.exceptions import RequestException
+
+from zk0.config import RunConfig
+from zk0.errors import ConfigError
+from zk0.executors.docker import engine, visible
+from zk0.executors.docker.mem_limit import mem_limit
+from zk0.executors.docker.settings import bind_mount, common_settings, user, wanted_gpus
+from zk0.run_store import PACKAGES, package_version
+
+CHECK_TIMEOUT_S = 120
+BUILD = "`docker build -t zk0:latest .` in a checkout of zk0"
+
+
+def check_engine(config: RunConfig) -> None:
+    """Refuse a config for which no container could be made: engine, image, rights to the data.
+
+    Raises:
+        ConfigError: names the key, its value and the remedy.
+    """
+    image = config.executor.docker.image
+    with _engine() as client:
+        try:
+            client.images.get(image)
+        except ImageNotFound as error:
+            raise ConfigError(
+                f"executor.docker.image = {image!r}: the Docker engine has no such image; build it by {BUILD}, or name "
+                "one that `docker images` lists"
+            ) from error
+    for folder in config.executor.docker.mounts:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"executor.docker.mounts: {folder!r} is no folder of this machine; correct or remove it")
+    for source in visible.read_only_inputs(config):
+        if os.getuid() == 0 and (path := _unreadable(source)) is not None:
+            raise ConfigError(
+                f"{path}: a container, which runs as user {user()[0]} where zk0 is started by root, may not read it; "
+                f"`chmod -R o+rX {source}`, or start zk0 as the owner of the data"
+            )
+
+
+def check_container(config: RunConfig) -> None:
+    """Start one container with the executor's own settings: zk0 is in it, of this version, and it gets its GPU.
+
+    Args:
+        config: with policy.device settled.
+
+    Raises:
+        ConfigError: as `check_engine`.
+    """
+    image, gpus = config.executor.docker.image, wanted_gpus(config)
+    if config.policy.device == "cuda" and not gpus:
+        raise ConfigError("executor.docker.gpus = []: policy.device = 'cuda' needs one; name it, or train on 'cpu'")
+    with _engine() as client:
+        settings = common_settings(config, gpus[0] if gpus else None, mem_limit(client, config))
+        settings["mounts"] = [bind_mount(visible.Bind(folder, folder)) for folder in config.executor.docker.mounts]
+        try:
+            printed = output_of(client, settings | {"command": ["versions"]})
+        except APIError as error:
+            raise ConfigError(_start_failure(config, gpus, engine.reason(error))) from error
+    try:
+        there = json.loads(printed)
+    except ValueError as error:
+        last = (printed.strip().splitlines() or ["no output"])[-1]
+        raise ConfigError(
+            f"executor.docker.image = {image!r}: zk0 does not start in it ({last}); build it by {BUILD}"
+        ) from error
+    here = {package: package_version(package) for package in PACKAGES}
+    differing = [f"{name} {there.get(name)}, here {here[name]}" for name in here if there.get(name) != here[name]]
+    if differing:
+        raise ConfigError(
+            f"executor.docker.image = {image!r}: holds other versions, whose results would differ "
+            f"({'; '.join(differing)}); build it by {BUILD} of this version"
+        )
+
+
+@contextmanager
+def _engine() -> Iterator[docker.DockerClient]:
+    address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    try:
+        client = engine.connect()
+    except engine.ENGINE_ERRORS as error:
+        raise ConfigError(
+            f"executor.kind = 'docker': no Docker engine answers at {address} ({engine.reason(error)}); start it, see "
+            "that you may use its socket, or set DOCKER_HOST; or use executor.kind = 'process'"
+        ) from error
+    with closing(client):
+        try:
+            yield client
+        except RequestException as error:
+            if isinstance(error, APIError):
+                raise
+            raise ConfigError(
+                f"executor.kind = 'docker': the engine at {address} stopped answering: {error}"
+            ) from error
+
+
+def output_of(client: docker.DockerClient, settings: dict[str, Any]) -> str:
+    """What a container prints until it ends."""
+    container = client.containers.create(**settings)
+    try:
+        container.start()
+        container.wait(timeout=CHECK_TIMEOUT_S)
+        return str(container.logs().decode(errors="replace"))
+    finally:
+        engine.remove(container)
+
+
+def _start_failure(config: RunConfig, gpus: list[str], reason: str) -> str:
+    settings = config.executor.docker
+    if gpus and ("device driver" in reason or "nvidia" in reason.lower()):
+        return (
+            f"executor.docker.gpus = {gpus!r}: the Docker engine cannot give a container GPU {gpus[0]} ({reason}); "
+            "install the NVIDIA Container Toolkit (`nvidia-ctk runtime configure --runtime=docker`, then restart "
+            "Docker), name a GPU that is there, or train on the CPU: policy.device = 'cpu' and gpus = []"
+        )
+    if "executable file not found" in reason:
+        return f"executor.docker.image = {settings.image!r}: is no image of zk0 ({reason}); build it by {BUILD}"
+    return f"executor.docker: a container with these settings does not start: {reason}; change the key it names"
+
+
+def _unreadable(folder: Path) -> Path | None:
+    """The first path in a folder that the containers' user has no right to read."""
+    for path in [folder, *sorted(folder.rglob("*"))]:
+        status = path.stat()
+        needed = 0o5 if path.is_dir() else 0o4
+        if status.st_uid != user()[0] and status.st_mode & needed != needed:
+            return path
+    return None

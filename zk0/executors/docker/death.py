@@ -1,0 +1,72 @@
+"""What an ended container left: its result, or a ClientError that says how it died."""
+
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zk0.errors import ClientError
+from zk0.executors import worker
+from zk0.records import ClientResult, ClientTask
+from zk0.run_store import find_finished
+
+TIMED_OUT = 128 + signal.SIGALRM
+"""Exit code of a worker that ended itself at its time limit, which no orchestrator was there to keep."""
+
+
+def client_log(task: ClientTask) -> Path:
+    """Where the worker's words go."""
+    return task.folder / "client.log"
+
+
+def what(task: ClientTask) -> str:
+    """The work, for messages."""
+    return f"{task.kind} of {task.client!r}"
+
+
+def timed_out(task: ClientTask, limit_s: float) -> ClientError:
+    """The error of work that took too long."""
+    message = f"{what(task)} took longer than executor.timeout_s = {limit_s:g} s; it was ended"
+    return ClientError("timeout", message)
+
+
+def outcome(task: ClientTask, attributes: Mapping[str, Any], limit_s: float) -> ClientResult:
+    """The result that an ended container left.
+
+    Args:
+        task: the work.
+        attributes: of the container, as the engine gives them; empty where it is gone.
+        limit_s: executor.timeout_s, in seconds.
+
+    Raises:
+        ClientError: there is none.
+    """
+    if (found := find_finished(task)) is not None:
+        return found
+    log = client_log(task)
+    if not attributes:
+        raise ClientError("lost", f"{what(task)}: its container was removed by someone; see {log}")
+    state = attributes["State"]
+    if state["OOMKilled"]:
+        limit = attributes["HostConfig"]["Memory"] / 2**30
+        raise ClientError(
+            "out_of_memory",
+            f"{what(task)}: ended by the kernel at its container's limit of {limit:.2f} GiB "
+            "(executor.docker.mem_limit)",
+        )
+    if (failure := worker.read_failure(task)) is not None:
+        raise failure
+    code = int(state["ExitCode"])
+    if code == TIMED_OUT:
+        raise timed_out(task, limit_s)
+    if state["Error"]:
+        raise ClientError("error", f"{what(task)}: its container failed: {' '.join(state['Error'].split())}")
+    if code > 128 and code - 128 in set(signal.Signals):
+        name = signal.Signals(code - 128).name
+        raise ClientError("lost", f"{what(task)}: its container was ended by {name}; see {log}")
+    raise ClientError("error", f"{what(task)}: {_last_line(log)} (exit code {code}; see {log})")
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")

@@ -1,0 +1,170 @@
+"""Each piece of work in a Docker container of its own, which outlives its orchestrator and is adopted by the next."""
+
+import os
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError, ImageNotFound, NotFound
+from docker.models.containers import Container
+from docker.types import Mount
+from loguru import logger
+
+from zk0.atomic import storage_errors
+from zk0.config import RunConfig
+from zk0.errors import ClientError
+from zk0.executors import STOPPED, worker
+from zk0.executors.docker import engine
+from zk0.executors.docker.death import client_log, outcome, timed_out, what
+from zk0.executors.docker.gpu_turns import gpu_turn
+from zk0.executors.docker.log_tail import LogTail
+from zk0.executors.docker.mem_limit import mem_limit
+from zk0.executors.docker.settings import container_settings, user, wanted_gpus
+from zk0.records import ClientResult, ClientTask
+from zk0.run_store import find_finished
+
+
+def stop_containers(run_dir: str) -> None:
+    """End the containers of a run whose orchestrator was told to end; a killed one's go on, to be adopted."""
+    STOPPED.set()
+    with closing(engine.patiently(engine.connect)) as client:
+        for container in engine.patiently(lambda: engine.labelled(client, {"zk0.run_dir": run_dir})):
+            engine.remove(container)
+
+
+class DockerExecutor:
+    """Runs tasks in containers that see no network, and of the disk only what the task names."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Prepare; nothing is asked of the engine yet.
+
+        Args:
+            config: of the run that the tasks belong to.
+        """
+        self._config = config
+        self._limit_s = config.executor.timeout_s
+
+    def run(self, task: ClientTask) -> ClientResult:
+        """See `Executor.run`."""
+        with closing(engine.patiently(engine.connect)) as client:
+            container = self._left_over(client, task)
+            if (found := find_finished(task)) is not None:
+                logger.info("{} of {} in round {} is already done", task.kind, task.client, task.server_round)
+                if container is not None:
+                    engine.remove(container)
+                return found
+            if container is not None:
+                logger.info("{} of {}: adopted container {}", task.kind, task.client, container.name)
+                return self._follow(task, container, LogTail(client_log(task), task.client))
+            self._wait_for_a_process(task)
+            with gpu_turn(wanted_gpus(self._config), lambda: _busy_gpus(client)) as gpu:
+                tail = LogTail(client_log(task), task.client)
+                return self._follow(task, self._start(client, task, gpu), tail)
+
+    def _left_over(self, client: docker.DockerClient, task: ClientTask) -> Container | None:
+        """The container that does, or did, just this work; every other one of this run and client is stale."""
+        ours = {"zk0.run_dir": task.run_dir, "zk0.client": task.client}
+        same = None
+        for container in engine.patiently(lambda: engine.labelled(client, ours)):
+            if container.labels["zk0.key"] == task.key and container.status != "created" and same is None:
+                same = container
+            else:
+                logger.info("removing the stale container {}", container.name)
+                engine.remove(container)
+        return same
+
+    def _wait_for_a_process(self, task: ClientTask) -> None:
+        """A worker process of an earlier orchestrator may be at it, where the executor was changed since."""
+        with worker.worker_lock(task) as free:
+            pass
+        if not free and not worker.wait_until_free(task, self._limit_s):
+            raise ClientError("lost", f"{what(task)}: a worker process holds {worker.lock_path(task)}; end it")
+
+    def _start(self, client: docker.DockerClient, task: ClientTask, gpu: str | None) -> Container:
+        worker.failure_path(task).unlink(missing_ok=True)
+        limit = engine.patiently(lambda: mem_limit(client, self._config))
+        settings = container_settings(task, self._config, gpu, limit)
+        hand_over(settings["mounts"])
+        try:
+            container = client.containers.create(**settings)
+            container.start()
+        except ImageNotFound as error:
+            message = f"executor.docker.image = {settings['image']!r}: the Docker engine has no such image"
+            raise ClientError("error", f"{what(task)}: {message}") from error
+        except APIError as error:
+            message = f"its container does not start: {engine.reason(error)}"
+            raise ClientError("error", f"{what(task)}: {message}") from error
+        except engine.ENGINE_ERRORS as error:
+            message = f"lost the Docker engine at its start: {engine.reason(error)}"
+            raise ClientError("lost", f"{what(task)}: {message}") from error
+        logger.info("{} of {}: container {}", task.kind, task.client, container.name)
+        return container
+
+    def _follow(self, task: ClientTask, container: Container, tail: LogTail) -> ClientResult:
+        """Wait for the end of a container, telling its log on; take its result or say how it died; remove it."""
+        attributes: dict[str, Any] = {}
+        try:
+            self._wait(task, container, tail)
+            _keep_words(task, container)
+            attributes = container.attrs
+        except NotFound:
+            logger.warning("container {} was removed by someone", container.name)
+        except ClientError:
+            if find_finished(task) is None:  # not even a result, of which the engine could not tell
+                raise
+        tail.forward()
+        try:
+            return outcome(task, attributes, self._limit_s)
+        finally:
+            engine.remove(container)
+
+    def _wait(self, task: ClientTask, container: Container, tail: LogTail) -> None:
+        """Come back when the container has ended by itself; at its time limit it is ended.
+
+        Raises:
+            ClientError: it took too long, or the engine stays away.
+            NotFound: someone removed it.
+        """
+        while True:
+            if STOPPED.is_set():
+                raise ClientError("lost", f"{what(task)}: the run was ended")
+            engine.patiently(container.reload)
+            tail.forward()
+            state = container.attrs["State"]
+            if state["Status"] in ("exited", "dead"):
+                return
+            if _age_s(state) > self._limit_s:
+                engine.remove(container)
+                raise timed_out(task, self._limit_s)
+            time.sleep(engine.POLL_S)
+
+
+def _busy_gpus(client: docker.DockerClient) -> set[str]:
+    containers = engine.patiently(lambda: engine.labelled(client, {}))
+    return {container.labels["zk0.gpu"] for container in containers if container.status == "running"}
+
+
+def _age_s(state: dict[str, Any]) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(state["StartedAt"])).total_seconds()
+
+
+def _keep_words(task: ClientTask, container: Container) -> None:
+    """Put into the client's log what the container said before the worker took its output over."""
+    words = engine.patiently(lambda: container.logs(tail=50))
+    if words:
+        with client_log(task).open("ab") as log:
+            log.write(words)
+
+
+def hand_over(mounts: list[Mount]) -> None:
+    """What a container writes must belong to its user, who is not the caller where that is root."""
+    uid, gid = user()
+    for folder in (Path(mount["Source"]) for mount in mounts if not mount["ReadOnly"]):
+        with storage_errors(folder, "handed over"):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.getuid() == 0:
+                for path in [folder, *folder.rglob("*")]:
+                    os.chown(path, uid, gid, follow_symlinks=False)

@@ -1,0 +1,136 @@
+"""What a container may see of this machine's disk, at the same paths: no more than its piece of work names."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from zk0.config import ASSET_PREFIX, DatasetConfig, RunConfig, resolve_path
+from zk0.errors import ClientError
+from zk0.records import ClientTask
+from zk0.run_store import RUN_FILE
+
+LEROBOT_HOME = "/data/lerobot"
+"""HF_LEROBOT_HOME inside a container: it holds the one dataset that the work is about."""
+LEROBOT_REVISION = "v3.0"
+"""The hub revision that LeRobot takes where none is given."""
+
+
+class Bind(NamedTuple):
+    """A file or folder of this machine as a container sees it."""
+
+    target: str
+    """Absolute path inside the container."""
+    source: str
+    """Absolute path on this machine."""
+    writable: bool = False
+
+
+def binds(task: ClientTask, config: RunConfig) -> list[Bind]:
+    """Everything that a container of this work may see; only the work's own folder, and a new base, are writable.
+
+    Raises:
+        ClientError: a dataset of the hub is not on this machine (cause `bad_data`).
+    """
+    run = Path(task.run_dir)
+    found = [_same(run / RUN_FILE), _same(task.folder, writable=True)]
+    found += [_same(run / ref.path) for ref in (task.incoming, task.stats) if ref is not None]
+    found += _dataset(_dataset_of(task, config))
+    found += _policy(task, config)
+    if task.kind == "init" and config.continue_from is not None:
+        found += _origin(config.continue_from, run.parent)
+    found += [_same(Path(folder)) for folder in config.executor.docker.mounts]
+    return sorted({bind.target: bind for bind in reversed(found)}.values())
+
+
+def read_only_inputs(config: RunConfig) -> Iterator[Path]:
+    """The folders of the user that the work needs as a whole: datasets with a root, a base on the disk."""
+    for dataset in [*config.clients, *config.evaluation.datasets]:
+        if dataset.root is not None and not dataset.root.startswith(ASSET_PREFIX):
+            yield resolve_path(dataset.root)
+    if (base := _local_base(config)) is not None:
+        yield base
+
+
+def environment() -> dict[str, str]:
+    """Where the hub's libraries find what was fetched; inside, nothing is ever fetched."""
+    return {
+        "HF_HUB_CACHE": str(_hub_cache()),
+        "HF_LEROBOT_HOME": LEROBOT_HOME,
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+    }
+
+
+def _dataset_of(task: ClientTask, config: RunConfig) -> DatasetConfig:
+    """The dataset that the work reads; `init` is the server's own and looks at the first client's features."""
+    known = {item.name: item for item in [*config.clients, *config.evaluation.datasets]}
+    return config.clients[0] if task.kind == "init" else known[task.client]
+
+
+def _dataset(dataset: DatasetConfig) -> list[Bind]:
+    if dataset.root is None:
+        return _hub_dataset(dataset)
+    if dataset.root.startswith(ASSET_PREFIX):
+        return []  # in the image
+    return [_same(resolve_path(dataset.root))]
+
+
+def _hub_dataset(dataset: DatasetConfig) -> list[Bind]:
+    """A fetched dataset where LeRobot, offline, looks first; its files are links into the cache's `blobs`."""
+    home = _lerobot_home()
+    target = f"{LEROBOT_HOME}/{dataset.repo_id}"
+    if (home / dataset.repo_id / "meta" / "info.json").is_file():
+        return [Bind(target, str(home / dataset.repo_id))]
+    cache = home / "hub" / f"datasets--{dataset.repo_id.replace('/', '--')}"
+    revision = dataset.revision or LEROBOT_REVISION
+    named = cache / "refs" / revision
+    snapshot = cache / "snapshots" / (named.read_text(encoding="utf-8").strip() if named.is_file() else revision)
+    if not (snapshot / "meta" / "info.json").is_file():
+        raise ClientError(
+            "bad_data",
+            f"dataset {dataset.name!r}: {dataset.repo_id} is not on this machine ({snapshot} is missing), and "
+            "containers have no network; `zk0 check-data` fetches it",
+        )
+    return [Bind(target, str(snapshot)), Bind(f"{LEROBOT_HOME}/blobs", str(cache / "blobs"))]
+
+
+def _policy(task: ClientTask, config: RunConfig) -> list[Bind]:
+    if config.policy.path is None:
+        return [_same(Path(task.run_dir) / "base", writable=task.kind == "init")]
+    if config.policy.path.startswith(ASSET_PREFIX):
+        return []
+    base = _local_base(config)
+    # Models are no recordings: a base may refer to others, such as its vision-language model, so all of them are seen.
+    return ([_same(base)] if base else []) + [_same(folder) for folder in sorted(_hub_cache().glob("models--*"))]
+
+
+def _local_base(config: RunConfig) -> Path | None:
+    path = config.policy.path
+    if path is None or path.startswith(ASSET_PREFIX) or not resolve_path(path).is_dir():
+        return None
+    return resolve_path(path).absolute()
+
+
+def _origin(continue_from: str, outputs: Path) -> list[Bind]:
+    """The round that a run continues from, as the run store verifies it."""
+    name, _, number = continue_from.partition("@")
+    return [_same(outputs / name / RUN_FILE), _same(outputs / name / "rounds" / f"{int(number):04d}")]
+
+
+def _same(path: Path, *, writable: bool = False) -> Bind:
+    return Bind(str(path.absolute()), str(path.absolute()), writable)
+
+
+def _hf_home() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("HF_HOME", f"{cache}/huggingface")).expanduser()
+
+
+def _hub_cache() -> Path:
+    return Path(os.environ.get("HF_HUB_CACHE", _hf_home() / "hub")).expanduser()
+
+
+def _lerobot_home() -> Path:
+    return Path(os.environ.get("HF_LEROBOT_HOME", _hf_home() / "lerobot")).expanduser()

@@ -1,0 +1,91 @@
+"""The estimate before a run: what a fit will need, from real steps of one and of a few frames that were tried."""
+
+from pathlib import Path
+
+import torch
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.utils.random_utils import set_seed
+
+from zk0 import data, memory, policy, training
+from zk0.cgroup import of_process
+from zk0.config import RunConfig, size_in_bytes
+from zk0.errors import ConfigError
+from zk0.records import MemoryEstimate
+
+FRAMES = (1, 1, 4)
+"""Frames of the steps tried; the first one only warms up, and two sizes tell what is fixed from what grows."""
+
+
+def estimate(config: RunConfig) -> MemoryEstimate | None:
+    """Try small steps of the first client's fit, in this process, and read what they cost.
+
+    What is counted is the GPU's memory where the fit uses one, else that of this process.
+
+    Returns:
+        The estimate; None for a policy made from scratch, whose base is not there yet.
+
+    Raises:
+        ConfigError: not even one frame fits.
+        DatasetError, PolicyError: the data or the policy cannot be used.
+    """
+    if config.policy.path is None:
+        return None
+    try:
+        built, preprocessor, frames = _load(config)
+        peaks = [_peak_of_a_step(built, preprocessor, frames, config, size) for size in FRAMES]
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ConfigError(
+            f"memory: one frame at once does not fit ({str(error).splitlines()[0] if str(error) else 'no memory'}); "
+            "free some memory, use a smaller policy, or lower peft.r"
+        ) from error
+    growth = max(0, peaks[2] - peaks[1]) // (FRAMES[2] - FRAMES[1])
+    budget, whose = _budget(config)
+    return MemoryEstimate(fixed=max(0, peaks[1] - growth), per_frame=growth, budget=budget, whose=whose)
+
+
+def _load(config: RunConfig) -> tuple[policy.Policy, policy.Processor, LeRobotDataset]:
+    dataset = config.clients[0]
+    meta: LeRobotDatasetMetadata = data.open_metadata(dataset)
+    episodes, _ = data.split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
+    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+    set_seed(0)
+    built = policy.build_policy(base, config.peft, meta, dataset.rename_map)
+    stats = None
+    if config.data.normalization == "federated":
+        stats = data.with_imagenet(data.episode_statistics(meta, episodes), meta)
+    preprocessor, _ = policy.build_processors(base, stats, dataset.rename_map)
+    return built, preprocessor, data.build_dataset(dataset, built.config, config.data, episodes)
+
+
+def _peak_of_a_step(
+    built: policy.Policy, preprocessor: policy.Processor, frames: LeRobotDataset, config: RunConfig, size: int
+) -> int:
+    """Bytes that one optimizer step of `size` frames needs at its highest."""
+    changes = {"steps": 1, "batch_size": size, "micro_batch_size": None, "num_workers": 0}
+    torch.set_num_threads(config.training.num_threads)
+    memory.reset_high_water()
+    local = training.LocalRound(seed=0, first_step=0, total_steps=1)
+    training.fit(built, preprocessor, frames, config.training.model_copy(update=changes), local)
+    if config.policy.device == "cuda":
+        return memory.peak_vram() or 0
+    tree, rss, _ = memory.TreeMeter().read()
+    return tree + max(0, memory.high_water_bytes() - rss)
+
+
+def _budget(config: RunConfig) -> tuple[int, str]:
+    """What one fit may use, of what there is now for all that run at the same time."""
+    limit = config.memory.soft_limit
+    if config.policy.device == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        there, whose = free + torch.cuda.memory_reserved(), "of the GPU"
+    else:
+        tree, _, _ = memory.TreeMeter().read()
+        group = of_process()
+        usage = group.usage() if group else None
+        there = tree + (usage[1] - usage[0] if usage else memory.snapshot().ram_available_bytes)
+        whose = "of the cgroup" if usage else "of this machine"
+    share = there // config.executor.max_parallel
+    if isinstance(limit, str):
+        return min(share, size_in_bytes(limit)), whose
+    return int(share * (limit or 1)), whose
