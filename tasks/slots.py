@@ -1,6 +1,7 @@
 """End the threads by which Prefect asks for concurrency slots: one, with a connection, for every set of tags."""
 
 import concurrent.futures
+from typing import Any
 
 from prefect.concurrency.services import ConcurrencySlotAcquisitionWithLeaseService as SlotService
 
@@ -15,6 +16,6 @@ def end_slot_services() -> None:
     them, six descriptors and some MiB a round, until the process ends. Prefect offers no way to end just these; what is
     used here of its insides is held by tests/unit/test_slots.py.
     """
-    known = list(SlotService._instances.values())  # type: ignore[misc]  # noqa: SLF001
+    known: list[Any] = list(SlotService._instances.values())  # type: ignore[misc]  # noqa: SLF001
     ended = [service._drain() for service in known if isinstance(service, SlotService)]  # noqa: SLF001
     concurrent.futures.wait(ended, timeout=WAIT_S)

@@ -22,7 +22,7 @@ class LogFile:
         OSError: the file cannot be opened.
     """
 
-    def __init__(self, path: Path, **limits: str) -> None:
+    def __init__(self, path: Path, **limits: str | int) -> None:
         self._path = path
         self._sink = FileSink(path, opener=_open_write_through, **limits)
         self._failing = False

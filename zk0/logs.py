@@ -60,7 +60,7 @@ def setup_orchestrator(run_dir: str | Path, config: LoggingConfig, stderr_level:
         ConfigError: rotation or retention is not in Loguru's spelling.
         StorageError: run.log cannot be opened.
     """
-    limits = {"rotation": config.rotation, "retention": config.retention, "compression": "zip"}
+    limits: dict[str, str | int] = {"rotation": config.rotation, "retention": config.retention, "compression": "zip"}
     run_log = _file_sink(Path(run_dir) / "run.log", config, **limits) | {"enqueue": True}
     terse: dict[str, Any] = {"sink": _write_stderr, "level": stderr_level, "format": TERSE_FORMAT, "diagnose": False}
     terse["filter"] = _is_news
@@ -79,7 +79,7 @@ def setup_worker(log_file: str | Path, client: str, server_round: int, config: L
     Raises:
         StorageError: the file cannot be opened.
     """
-    sink = _file_sink(Path(log_file), config) | {"rotation": config.rotation, "retention": KEPT_WORKER_LOGS}
+    sink = _file_sink(Path(log_file), config, rotation=config.rotation, retention=KEPT_WORKER_LOGS)
     _setup([sink], config, client=client, server_round=str(server_round))
 
 
@@ -165,7 +165,7 @@ def _setup(sinks: list[dict[str, Any]], config: LoggingConfig, client: str, serv
     bridge_stdlib(config.level)
 
 
-def _file_sink(path: Path, config: LoggingConfig, **limits: str) -> dict[str, Any]:
+def _file_sink(path: Path, config: LoggingConfig, **limits: str | int) -> dict[str, Any]:
     try:
         sink = LogFile(path, **limits)
     except ValueError as error:

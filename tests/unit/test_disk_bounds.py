@@ -9,7 +9,8 @@ from zk0 import findings, logs
 from zk0.attempts import ATTEMPTS_FILE, note_failure
 from zk0.config import LoggingConfig, validate_config
 from zk0.errors import ClientError
-from zk0.executors.process import LONGEST_LINE, _outcome
+from zk0.executors.left_behind import LONGEST_LINE
+from zk0.executors.process import _outcome
 from zk0.run_store import KEPT_DAMAGED, RunStore
 
 TENSORS = {"weight": np.ones(8, np.float32)}

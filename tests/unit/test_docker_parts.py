@@ -1,6 +1,5 @@
 """The parts of the Docker executor that need no engine: what is visible, GPU turns, memory, deaths, the log."""
 
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,8 @@ from loguru import logger
 
 from benchmarks.service import small_run
 from zk0.config import RunConfig, validate_config
-from zk0.errors import ClientError, ConfigError
+from zk0.errors import ClientError, ConfigError, StorageError
+from zk0.executors import worker
 from zk0.executors.docker import visible
 from zk0.executors.docker.check import check_container
 from zk0.executors.docker.death import TIMED_OUT, outcome
@@ -220,10 +220,17 @@ def test_deaths_are_told_apart(tmp_path: Path, attributes: dict[str, Any], cause
 def test_a_worker_that_could_tell_is_believed(tmp_path: Path) -> None:
     made = task(config(tmp_path))
     made.folder.mkdir(parents=True)
-    (made.folder / "train.failed.json").write_text(json.dumps({"cause": "bad_data", "message": "the loss is nan"}))
+    worker.leave_failure(made, ClientError("bad_data", "the loss is nan"))
     with pytest.raises(ClientError, match="train of 'kitchen': the loss is nan") as caught:
         outcome(made, state(3), 9)
     assert caught.value.cause == "bad_data"
+
+
+def test_a_disk_that_was_full_ends_the_run_and_no_client(tmp_path: Path) -> None:
+    made = task(config(tmp_path))
+    made.folder.mkdir(parents=True)
+    with pytest.raises(StorageError, match="could not be written; free some space"):
+        outcome(made, state(4), 9)
 
 
 def test_the_clients_lines_are_told_once_and_whole(tmp_path: Path) -> None:

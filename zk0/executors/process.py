@@ -12,7 +12,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import ForkServerProcess
-from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
@@ -20,14 +19,14 @@ from loguru import logger
 
 from zk0.cgroup import machine_oom_kills
 from zk0.config import ExecutorConfig
-from zk0.errors import ClientError, StorageError
+from zk0.errors import ClientError
 from zk0.executors import worker
+from zk0.executors.left_behind import client_log, last_line, unwritable, what
 from zk0.memory_sampler import killed_for_memory, last_words
 from zk0.records import ClientResult, ClientTask
 from zk0.run_store import find_finished
 
 ADOPTED_POLL_S = 0.5
-LONGEST_LINE = 1000
 FORK_SERVER_GONE = 255
 """Exit code that multiprocessing gives to every worker whose fork server has died, while the worker itself lives on."""
 STARTS = 3
@@ -179,32 +178,21 @@ def _outcome(task: ClientTask, exit_code: int | None) -> ClientResult:
     """
     if (found := find_finished(task)) is not None:
         return found
-    what = f"{task.kind} of {task.client!r}"
     if (failure := worker.read_failure(task)) is not None:
         raise failure
-    log = task.folder / "client.log"
+    log = client_log(task)
     if exit_code in (None, FORK_SERVER_GONE, -signal.SIGKILL) and killed_for_memory(task.folder):
-        raise ClientError("out_of_memory", f"{what}: killed by the kernel, out of memory; {last_words(task.folder)}")
+        raise ClientError(
+            "out_of_memory", f"{what(task)}: killed by the kernel, out of memory; {last_words(task.folder)}"
+        )
     if exit_code == worker.STORAGE_EXIT_CODE:
-        why = StorageError(f"{what}: the run directory could not be written; free some space, then resume the run")
-        worker.leave_failure(task, why)  # where it still cannot be written, this raises the very reason
-        raise why
+        unwritable(task)
     if exit_code is None:
-        raise ClientError("lost", f"{what}: the adopted worker ended without a result; see {log}")
+        raise ClientError("lost", f"{what(task)}: the adopted worker ended without a result; see {log}")
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
-        raise ClientError("lost", f"{what}: the worker was killed by {name}; see {log}")
-    raise ClientError("error", f"{what}: {_last_line(log)} (exit code {exit_code}; see {log})")
-
-
-def _last_line(log: Path) -> str:
-    """The last line of a log that says something, cut to a length for a message; the log may be huge."""
-    if not log.is_file():
-        return "no output"
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 64 * 1024))
-        lines = file.read().decode("utf-8", errors="replace").split("\n")
-    return next((line.strip()[-LONGEST_LINE:] for line in reversed(lines) if line.strip()), "no output")
+        raise ClientError("lost", f"{what(task)}: the worker was killed by {name}; see {log}")
+    raise ClientError("error", f"{what(task)}: {last_line(log)} (exit code {exit_code}; see {log})")
 
 
 def _kill_tree(pid: int | None) -> None:

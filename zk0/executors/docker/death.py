@@ -2,26 +2,16 @@
 
 import signal
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from zk0.errors import ClientError
 from zk0.executors import worker
+from zk0.executors.left_behind import client_log, last_line, unwritable, what
 from zk0.records import ClientResult, ClientTask
 from zk0.run_store import find_finished
 
 TIMED_OUT = 128 + signal.SIGALRM
 """Exit code of a worker that ended itself at its time limit, which no orchestrator was there to keep."""
-
-
-def client_log(task: ClientTask) -> Path:
-    """Where the worker's words go."""
-    return task.folder / "client.log"
-
-
-def what(task: ClientTask) -> str:
-    """The work, for messages."""
-    return f"{task.kind} of {task.client!r}"
 
 
 def timed_out(task: ClientTask, limit_s: float) -> ClientError:
@@ -40,6 +30,7 @@ def outcome(task: ClientTask, attributes: Mapping[str, Any], limit_s: float) -> 
 
     Raises:
         ClientError: there is none.
+        StorageError: there is none, because the run directory cannot be written.
     """
     if (found := find_finished(task)) is not None:
         return found
@@ -57,6 +48,8 @@ def outcome(task: ClientTask, attributes: Mapping[str, Any], limit_s: float) -> 
     if (failure := worker.read_failure(task)) is not None:
         raise failure
     code = int(state["ExitCode"])
+    if code == worker.STORAGE_EXIT_CODE:
+        unwritable(task)
     if code == TIMED_OUT:
         raise timed_out(task, limit_s)
     if state["Error"]:
@@ -64,9 +57,4 @@ def outcome(task: ClientTask, attributes: Mapping[str, Any], limit_s: float) -> 
     if code > 128 and code - 128 in set(signal.Signals):
         name = signal.Signals(code - 128).name
         raise ClientError("lost", f"{what(task)}: its container was ended by {name}; see {log}")
-    raise ClientError("error", f"{what(task)}: {_last_line(log)} (exit code {code}; see {log})")
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    raise ClientError("error", f"{what(task)}: {last_line(log)} (exit code {code}; see {log})")

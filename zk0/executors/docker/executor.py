@@ -18,11 +18,12 @@ from zk0.config import RunConfig
 from zk0.errors import ClientError
 from zk0.executors import STOPPED, worker
 from zk0.executors.docker import engine
-from zk0.executors.docker.death import client_log, outcome, timed_out, what
+from zk0.executors.docker.death import outcome, timed_out
 from zk0.executors.docker.gpu_turns import gpu_turn
 from zk0.executors.docker.log_tail import LogTail
 from zk0.executors.docker.mem_limit import mem_limit
 from zk0.executors.docker.settings import container_settings, user, wanted_gpus
+from zk0.executors.left_behind import client_log, what
 from zk0.records import ClientResult, ClientTask
 from zk0.run_store import find_finished
 

@@ -1,0 +1,42 @@
+"""What an ended worker left in its folder, whichever executor ran it: the reason in its own words, its last line."""
+
+from pathlib import Path
+from typing import NoReturn
+
+from zk0.errors import StorageError
+from zk0.executors import worker
+from zk0.records import ClientTask
+
+LONGEST_LINE = 500
+"""Characters of a log's line that fit into a message."""
+
+
+def client_log(task: ClientTask) -> Path:
+    """Where the worker's words go."""
+    return task.folder / "client.log"
+
+
+def what(task: ClientTask) -> str:
+    """The work, for messages."""
+    return f"{task.kind} of {task.client!r}"
+
+
+def unwritable(task: ClientTask) -> NoReturn:
+    """Say why a worker could not write into the run directory, not even its reason.
+
+    Raises:
+        StorageError: always.
+    """
+    why = StorageError(f"{what(task)}: the run directory could not be written; free some space, then resume the run")
+    worker.leave_failure(task, why)  # where it still cannot be written, this raises the very reason
+    raise why
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something, cut to a length for a message; the log may be huge."""
+    if not log.is_file():
+        return "no output"
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 64 * 1024))
+        lines = file.read().decode("utf-8", errors="replace").split("\n")
+    return next((line.strip()[-LONGEST_LINE:] for line in reversed(lines) if line.strip()), "no output")
