@@ -1,12 +1,16 @@
 """The main job as it is shipped: `zk0 run` without a config."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.executors import round_digests
 from benchmarks.service import CommandLine
+from tests.docker.conftest import IMAGE, Engine, engine, mounts
 
+__all__ = ["engine"]  # a fixture
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 LEAST_FALL = 0.30
@@ -33,3 +37,15 @@ def test_every_client_gains(default_run: Path) -> None:
     base, last = rounds[0]["evaluate"], rounds[-1]["evaluate"]
     assert len(last) == 5
     assert {name for name in last if last[name]["action_error_deg"] >= base[name]["action_error_deg"]} == set()
+
+
+@pytest.mark.docker
+def test_containers_give_the_same_bytes(default_run: Path, zk0: CommandLine, engine: Engine) -> None:
+    settings = {"executor.kind": "docker", "executor.docker.image": IMAGE, "executor.docker.mem_limit": "4g"}
+    settings |= {"executor.docker.mounts": json.dumps(mounts()), "outputs_dir": str(default_run.parent)}
+    overrides = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    docked = replace(zk0, environment=zk0.environment | {"DOCKER_HOST": engine.host})
+    docked.run("run", "--name", "docked", *overrides)
+    assert len(round_digests(default_run)) == 4
+    assert round_digests(default_run.parent / "docked") == round_digests(default_run)
+    assert engine.containers() == []
