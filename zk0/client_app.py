@@ -26,7 +26,7 @@ from zk0.fit_checkpoint import FitCheckpoint
 from zk0.memory import gib, peak_rss_bytes, peak_vram
 from zk0.memory_sampler import MemorySampler, peak_metrics
 from zk0.records import ArtifactRef, ClientResult, ClientTask, Preflight
-from zk0.run_store import write_result
+from zk0.results import write_result
 from zk0.seeding import derive_seed
 from zk0.soft_limit import SoftLimit
 

@@ -27,6 +27,7 @@ ALLOWED = {
     "data": {"atomic", "config", "errors", "records"},
     "policy": {"config", "data", "errors", "records"},
     "run_store": {"atomic", "config", "errors", "records"},
+    "results": {"atomic", "errors", "records"},
     "start": {"config", "errors", "findings", "memory", "records", "run_store"},
     "fit_checkpoint": {"atomic", "errors", "records"},
     "micro_batches": {"policy"},

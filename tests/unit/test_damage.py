@@ -18,7 +18,8 @@ from loguru import logger
 from tests.unit.test_run_store import commit, fit, make_config
 from zk0.errors import BadInputError, StorageError
 from zk0.records import ClientResult, RoundState
-from zk0.run_store import RunStore, find_finished
+from zk0.results import find_finished
+from zk0.run_store import RunStore
 
 CLIENTS = ("left", "right")
 BITS = 12

@@ -19,7 +19,8 @@ from zk0.errors import ClientError
 from zk0.executors import worker
 from zk0.executors.process import ProcessExecutor
 from zk0.records import ClientResult, ClientTask
-from zk0.run_store import RunStore, find_finished, write_result
+from zk0.results import find_finished, write_result
+from zk0.run_store import RunStore
 
 
 class LightExecutor(ProcessExecutor):

@@ -21,7 +21,8 @@ from zk0 import atomic
 from zk0.config import RunConfig
 from zk0.errors import ConfigError, RunNameError, StorageError
 from zk0.records import ArtifactRef, ClientResult, RoundState
-from zk0.run_store import RunStore, check_free_space, find_finished, write_result
+from zk0.results import find_finished, write_result
+from zk0.run_store import RunStore, check_free_space
 
 
 def make_config(outputs: Path, **changes: Any) -> RunConfig:

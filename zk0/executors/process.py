@@ -24,7 +24,7 @@ from zk0.executors import worker
 from zk0.executors.left_behind import client_log, last_line, unwritable, what
 from zk0.memory_sampler import killed_for_memory, last_words
 from zk0.records import ClientResult, ClientTask
-from zk0.run_store import find_finished
+from zk0.results import find_finished
 
 ADOPTED_POLL_S = 0.5
 FORK_SERVER_GONE = 255

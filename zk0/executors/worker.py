@@ -22,7 +22,7 @@ from zk0 import atomic
 from zk0.config import RunConfig
 from zk0.errors import BadInputError, ClientError, StorageError
 from zk0.records import ClientTask, Preflight
-from zk0.run_store import find_finished
+from zk0.results import find_finished
 
 STORAGE = "storage"
 """Cause of a worker that could not write or read the run directory: the run's fault, not the client's."""

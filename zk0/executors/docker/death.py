@@ -8,7 +8,7 @@ from zk0.errors import ClientError
 from zk0.executors import worker
 from zk0.executors.left_behind import client_log, last_line, unwritable, what
 from zk0.records import ClientResult, ClientTask
-from zk0.run_store import find_finished
+from zk0.results import find_finished
 
 TIMED_OUT = 128 + signal.SIGALRM
 """Exit code of a worker that ended itself at its time limit, which no orchestrator was there to keep."""

@@ -25,7 +25,7 @@ from zk0.executors.docker.mem_limit import mem_limit
 from zk0.executors.docker.settings import container_settings, user, wanted_gpus
 from zk0.executors.left_behind import client_log, what
 from zk0.records import ClientResult, ClientTask
-from zk0.run_store import find_finished
+from zk0.results import find_finished
 
 
 def stop_containers(run_dir: str) -> None:
