@@ -86,9 +86,8 @@ class ProcessExecutor:
         adopted = _live_worker(task)
         if adopted is not None:
             return self._adopt(task, adopted)
-        with worker.worker_lock(task) as free:
-            pass
-        if not free and worker.wait_until_free(task, self._config.timeout_s) and find_finished(task) is not None:
+        ended = worker.is_held(task) and worker.wait_until_free(task, self._config.timeout_s)
+        if ended and find_finished(task) is not None:
             return self.run(task)  # a container did it: the executor was changed while it worked
         return self._start(task)
 
@@ -126,10 +125,8 @@ class ProcessExecutor:
         logger.info("{} of {} in round {}: adopted PID {}", task.kind, task.client, task.server_round, process.pid)
         deadline = process.create_time() + self._config.timeout_s
         while time.time() < deadline:
-            if not _runs(process):
-                with worker.worker_lock(task) as free:  # a process that it started may have it still
-                    if free:
-                        return _outcome(task, None)
+            if not _runs(process) and not worker.is_held(task):  # a process that it started may have it still
+                return _outcome(task, None)
             time.sleep(ADOPTED_POLL_S)
         _kill_tree(process.pid)
         raise self._timed_out(task)
@@ -143,8 +140,7 @@ class ProcessExecutor:
 
 def _live_worker(task: ClientTask) -> psutil.Process | None:
     """The worker that does this task now, whoever started it."""
-    with worker.worker_lock(task) as free:
-        return None if free else _holder(task)
+    return _holder(task) if worker.is_held(task) else None
 
 
 def _runs(process: psutil.Process) -> bool:

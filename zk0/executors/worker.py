@@ -28,6 +28,8 @@ STORAGE = "storage"
 """Cause of a worker that could not write or read the run directory: the run's fault, not the client's."""
 CONTAINER_MARK = "ZK0_CONTAINER"
 """Environment variable inside every container of the Docker executor: the container's name."""
+LOOKS, LOOK_S = 10, 0.02
+"""Times that a worker tries to take its lock, and the pause between two, in seconds."""
 HELD_POLL_S = 0.5
 FAILURE_EXIT_CODE = 3
 """Exit code of a worker that wrote a typed failure; any other death is judged from outside."""
@@ -79,28 +81,55 @@ def leave_failure(task: ClientTask, error: ClientError | StorageError) -> None:
 
 @contextmanager
 def worker_lock(task: ClientTask) -> Iterator[bool]:
-    """Try to take the task's lock; gives False where a live worker holds it.
+    """Try to take the task's lock, as the worker that does it; gives False where another one holds it.
 
     Raises:
         StorageError: the lock cannot be opened.
     """
+    with _lock_file(task) as descriptor:
+        # Somebody who only looks, by `is_held`, has it for an instant.
+        mine = _lock(descriptor, fcntl.LOCK_EX)
+        for _ in range(LOOKS):
+            if mine:
+                break
+            time.sleep(LOOK_S)
+            mine = _lock(descriptor, fcntl.LOCK_EX)
+        if mine:
+            os.ftruncate(descriptor, 0)
+            # A PID of another namespace would mean someone else here.
+            os.write(descriptor, os.environ.get(CONTAINER_MARK, str(os.getpid())).encode())
+        yield mine
+
+
+def is_held(task: ClientTask) -> bool:
+    """Whether a live worker holds the task's lock; looking leaves no trace in it.
+
+    Raises:
+        StorageError: the lock cannot be opened.
+    """
+    with _lock_file(task) as descriptor:
+        return not _lock(descriptor, fcntl.LOCK_SH)  # shared: others who look at the same time are no workers
+
+
+@contextmanager
+def _lock_file(task: ClientTask) -> Iterator[int]:
     with atomic.storage_errors(lock_path(task), "written"):
         task.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock_path(task), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            yield False
-            return
-        os.ftruncate(descriptor, 0)
-        # A PID of another namespace would mean someone else here.
-        os.write(descriptor, os.environ.get(CONTAINER_MARK, str(os.getpid())).encode())
-        yield True
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        return False
+    return True
 
 
 def wait_until_free(task: ClientTask, timeout_s: float) -> bool:
@@ -115,9 +144,8 @@ def wait_until_free(task: ClientTask, timeout_s: float) -> bool:
     """
     started = lock_path(task).stat().st_mtime
     while time.time() < started + timeout_s:
-        with worker_lock(task) as free:
-            if free:
-                return True
+        if not is_held(task):
+            return True
         time.sleep(HELD_POLL_S)
     return False
 

@@ -79,9 +79,7 @@ class DockerExecutor:
 
     def _wait_for_a_process(self, task: ClientTask) -> None:
         """A worker process of an earlier orchestrator may be at it, where the executor was changed since."""
-        with worker.worker_lock(task) as free:
-            pass
-        if not free and not worker.wait_until_free(task, self._limit_s):
+        if worker.is_held(task) and not worker.wait_until_free(task, self._limit_s):
             raise ClientError("lost", f"{what(task)}: a worker process holds {worker.lock_path(task)}; end it")
 
     def _start(self, client: docker.DockerClient, task: ClientTask, gpu: str | None) -> Container:
