@@ -24,6 +24,7 @@ def test_the_slot_services_end_and_no_other() -> None:
         while "ConcurrencySlotAcquisitionWithLeaseServiceThread" in threads():
             assert time.monotonic() < deadline, "still there"
             time.sleep(0.05)
+        assert not any(hasattr(service, "_client") for service in services), "each holds an SSL context"
         assert other in SlotService._instances.values()
         assert not set(services) & set(SlotService._instances.values())
         assert SlotService.instance(frozenset({"tag:round:1"})) not in services
