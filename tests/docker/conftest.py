@@ -1,5 +1,6 @@
 """A real Docker engine, and an image that is empty: the machine's own /usr, Python and checkout are mounted into it."""
 
+import contextlib
 import io
 import os
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import psutil
 import pytest
 from docker.models.containers import Container
 
@@ -44,6 +46,7 @@ class Engine:
 
     def start(self) -> None:
         assert self.folder is not None
+        self._forget_dead_containerd()
         # Containers here have no network, so the engine needs neither a bridge nor a firewall. It gets a namespace of
         # its own, because an engine without a bridge removes docker0, which may be that of the machine's engine.
         command = [
@@ -65,6 +68,16 @@ class Engine:
             assert time.monotonic() < deadline, (self.folder / "log").read_text()[-2000:]
             assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
             time.sleep(0.1)
+
+    def _forget_dead_containerd(self) -> None:
+        """Where a sandbox's init reaps late, dockerd takes the zombie of its containerd for a live one, and waits."""
+        pid_file = Path(f"{self.folder}/exec/containerd/containerd.pid")
+        if not pid_file.is_file():
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(int(pid_file.read_text()))
+            self.until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 60)
+        pid_file.unlink(missing_ok=True)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         assert self.process is not None

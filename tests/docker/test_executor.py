@@ -177,9 +177,8 @@ def test_a_kill_by_the_kernel_is_survived_in_half_the_micro_batch(
 
     enough = wide("enough", executor__docker__mem_limit="8g")
     half = wide("half", training__micro_batch_size=WIDE // 2)[1].metrics["peak_ram_train_bytes"]
-    # Of the peak, the libraries' files are in nobody's or another's account: less than half a batch's activations.
-    assert enough[1].metrics["peak_ram_train_bytes"] - half > 0.8 * GIB, "the batch is too small to show anything"
-    task, result = wide("little", executor__docker__mem_limit=f"{half >> 20}m")
+    assert enough[1].metrics["peak_ram_train_bytes"] - half > 0.3 * GIB, "the batch is too small to show anything"
+    task, result = wide("little", executor__docker__mem_limit=f"{(half >> 20) + 75}m")
     assert failed_causes(task.folder, "train") == ["out_of_memory"]
     assert result.metrics["micro_batch_size"] == WIDE // 2
     known = findings.read(Path(task.run_dir), "kitchen", "train")

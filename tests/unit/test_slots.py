@@ -3,6 +3,7 @@
 import threading
 import time
 
+from prefect._internal.concurrency.threads import get_global_loop
 from prefect.concurrency.services import ConcurrencySlotAcquisitionWithLeaseService as SlotService
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -25,6 +26,9 @@ def test_the_slot_services_end_and_no_other() -> None:
             assert time.monotonic() < deadline, "still there"
             time.sleep(0.05)
         assert not any(hasattr(service, "_client") for service in services), "each holds an SSL context"
+        kept = [getattr(call.fn, "__self__", None) for call in get_global_loop()._on_shutdown]
+        assert other in kept
+        assert not set(services) & set(kept), "each call holds a context"
         assert other in SlotService._instances.values()
         assert not set(services) & set(SlotService._instances.values())
         assert SlotService.instance(frozenset({"tag:round:1"})) not in services
