@@ -7,6 +7,7 @@ the aggregation says of itself. `--arithmetic` leaves the training out.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import sys
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=15, help="optimizer steps of each client in each round")
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--arithmetic", action="store_true", help="only the table of random factors")
     options = parser.parse_args(arguments)
     logger.remove()
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="zk0-lora-") as scratch:
         arithmetic(Path(scratch))
         if not options.arithmetic:
-            training(Path(scratch), options.rounds, options.steps, options.rank)
+            training(Path(scratch), options.rounds, options.steps, options.rank, options.seed)
     return 0
 
 
@@ -162,19 +164,20 @@ def error(after: Tensors, before: Tensors, results: list[ClientResult], folder: 
 # -- training
 
 
-def training(folder: Path, rounds: int, steps: int, rank: int) -> None:
+def training(folder: Path, rounds: int, steps: int, rank: int, seed: int) -> None:
     """The default's four rooms, with fewer steps."""
     keys = {"federation.num_rounds": rounds, "training.steps": steps, "peft.r": rank, "peft.lora_alpha": 2 * rank}
     keys |= {"evaluation.frame_stride": 12, "outputs_dir": folder, "policy.device": "cpu", "checkpoint.every_steps": 0}
+    keys["seed"] = seed
     config = load_config("sim", [f"{key}={value}" for key, value in keys.items()])
     print(f"\n{len(config.clients)} rooms, {rounds} rounds of {steps} steps, rank {rank}\n")
     head = ["", *(f"error, round {number}" for number in range(1, rounds + 1)), "KiB sent", "CPU s a round"]
     head += ["held-out loss", "action error, deg", "unseen room, deg"]
     print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|", flush=True)
     for mode in ("base", *MODES):
-        measured = trained(
-            with_mode(config, "average" if mode == "base" else mode), mode, 0 if mode == "base" else rounds
-        )
+        way, number = ("average", 0) if mode == "base" else (mode, rounds)
+        with contextlib.redirect_stdout(sys.stderr):  # LeRobot prints what it loads
+            measured = trained(with_mode(config, way), mode, number)
         known = [measured.evaluations[client.name] for client in config.clients]
         unseen = measured.evaluations[config.evaluation.datasets[0].name]
         cells = [mode, *(f"{one:.1e}" for one in measured.errors), *["-"] * (rounds - len(measured.errors))]

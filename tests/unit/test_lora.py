@@ -100,7 +100,7 @@ def test_clients_that_agree_lose_nothing() -> None:
 
 
 def test_one_a_for_all_makes_averaging_apart_exact() -> None:
-    """FFA-LoRA, Sun et al. 2024, arXiv:2403.12313, section 4: mean(B_i) A = mean(B_i A)."""
+    """FFA-LoRA, Sun et al. 2024, arXiv:2403.12313: mean(B_i) A = mean(B_i A)."""
     a = factors(0)[1]
     clients = [(factors(seed)[0], a) for seed in range(1, 5)]
     assert lora.gap(clients, [0.4, 0.3, 0.2, 0.1]) < 1e-14
@@ -191,7 +191,7 @@ def test_average_names_the_gap_and_changes_nothing_else(arrays: Path, tmp_path: 
 
 
 def test_exact_is_the_average_of_the_products_at_rank_r(arrays: Path, tmp_path: Path) -> None:
-    """Bai et al. 2024 (FlexLoRA), arXiv:2402.11505, section 3: average B A, then SVD."""
+    """Bai et al. 2024 (FlexLoRA), arXiv:2402.11505: average B A, then SVD."""
     present = [client for client in CLIENTS if client != "bravo"]
     updates = [adapters(CLIENTS.index(client) + 1) for client in present]
     results = [result(tmp_path, client, update) for client, update in zip(present, updates, strict=True)]

@@ -128,7 +128,7 @@ def rounds_of(store: RunStore, last: int) -> Iterator[tuple[int, Tensors, Tensor
 
 
 def fedavgm(server_learning_rate: float, server_momentum: float) -> Callable[..., NDArray[Any]]:
-    """Hsu et al. 2019, arXiv:1909.06335, section 4.4: v <- beta v + dw; w <- w - v, with a step as in SGD."""
+    """Hsu et al. 2019, arXiv:1909.06335: v <- beta v + dw; w <- w - v, and a server's learning rate before v."""
     momentum: dict[str, Any] = {}
 
     def step(number: int, name: str, before: NDArray[Any], mean: NDArray[Any]) -> NDArray[Any]:
