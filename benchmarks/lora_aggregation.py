@@ -166,7 +166,12 @@ def error(after: Tensors, before: Tensors, results: list[ClientResult], folder: 
 
 def training(folder: Path, rounds: int, steps: int, rank: int, seed: int) -> None:
     """The default's four rooms, with fewer steps."""
-    keys = {"federation.num_rounds": rounds, "training.steps": steps, "peft.r": rank, "peft.lora_alpha": 2 * rank}
+    keys: dict[str, Any] = {
+        "federation.num_rounds": rounds,
+        "training.steps": steps,
+        "peft.r": rank,
+        "peft.lora_alpha": 2 * rank,
+    }
     keys |= {"evaluation.frame_stride": 12, "outputs_dir": folder, "policy.device": "cpu", "checkpoint.every_steps": 0}
     keys["seed"] = seed
     config = load_config("sim", [f"{key}={value}" for key, value in keys.items()])
