@@ -3,6 +3,7 @@
 from loguru import logger
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from pydantic import Field
 
 from zk0.aggregation import RoundPlan, ServerRound
 from zk0.executors import worker
@@ -21,6 +22,8 @@ class Aggregated(Record):
     """The clients' training metrics, averaged by the strategy with weights by examples."""
     failures: tuple[ClientFailure, ...] = ()
     """Sampled clients without a usable update, those whose update was refused here included."""
+    lora: dict[str, float] = Field(default_factory=dict)
+    """What averaging adapters costs; see `zk0.aggregation.Aggregate.lora`."""
 
 
 def server_round(store: RunStore, number: int) -> ServerRound:
@@ -51,7 +54,10 @@ def aggregate(run_dir: str, number: int, results: list[ClientResult], failures: 
         store.save_strategy_state(number, outcome.strategy_tensors, outcome.strategy_scalars)
         arrays = store.place(number, "global", outcome.tensors)
     logger.info("round {}: {} updates aggregated to {}", number, len(results), arrays.sha256[:12])
-    return Aggregated(arrays=arrays, metrics=outcome.metrics, failures=tuple(outcome.failures))
+    for figure, share in outcome.lora.items():
+        logger.info("round {}: LoRA {} is {:.3%} of the average of B A", number, figure, share)
+    lost = tuple(outcome.failures)
+    return Aggregated(arrays=arrays, metrics=outcome.metrics, failures=lost, lora=outcome.lora)
 
 
 @task(task_run_name="aggregate-statistics", cache_policy=NO_CACHE, persist_result=False)

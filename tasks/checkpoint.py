@@ -117,6 +117,7 @@ def round_metrics(
         "summary": summary,
         "failures": [failure.model_dump(mode="json") for failure in failures],
         "global_sha256": aggregated.arrays.sha256,
+        **({"lora": aggregated.lora} if aggregated.lora else {}),
     }
 
 

@@ -1,7 +1,8 @@
 """Flower's own strategies, driven one round at a time: who trains, and what their updates become."""
 
+import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +12,15 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, FedProx, Strategy
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, Strategy
+from flwr.serverapp.strategy.fedopt import FedOpt
 from flwr.supercore.task_identity import TaskIdentity
 from loguru import logger
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from zk0 import atomic
-from zk0.config import FederationConfig, RunConfig
+from zk0 import atomic, lora
+from zk0.config import STRATEGY_KEYS, FederationConfig, RunConfig
 from zk0.errors import ClientError, QuorumError
 from zk0.records import ClientFailure, ClientResult
 from zk0.seeding import derive_seed
@@ -28,11 +30,18 @@ _MU_KEY = "proximal-mu"
 _STATE = ("m_t", "v_t", "momentum_vector", "current_arrays", "clipping_norm")
 """What Flower's strategies keep between rounds; `strategy` besides, the inner one of differential privacy."""
 
-_STRATEGIES: dict[str, tuple[type[FedAvg], dict[str, str]]] = {
-    "fedavg": (FedAvg, {}),
-    "fedprox": (FedProx, {"proximal_mu": "proximal_mu"}),
+_STRATEGIES: dict[str, type[FedAvg]] = {
+    "fedavg": FedAvg,
+    "fedprox": FedProx,
+    "fedavgm": FedAvgM,
+    "fedadam": FedAdam,
+    "fedyogi": FedYogi,
 }
-"""federation.strategy -> Flower's class, and its own arguments by the federation key that gives them."""
+"""federation.strategy -> Flower's class; its own arguments are named as the keys in STRATEGY_KEYS."""
+
+_OWN_DEFAULTS: dict[str, dict[str, float]] = {"fedavgm": {"server_momentum": 0.9}}
+"""Where Flower's own default has no effect: FedAvgM with momentum 0 is FedAvg. 0.9 is what Reddi et al.
+(arXiv:2003.00295) compare with."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,9 @@ class Aggregate:
     """The other half of it."""
     failures: list[ClientFailure]
     """Who gave no update that could be used, in config order, those whose update was refused here included."""
+    lora: dict[str, float] = field(default_factory=dict)
+    """Of LoRA adapters, relative to the Frobenius norm of the average of B A over all of them: `gap`, the error of
+    averaging A and B apart, and `truncation`, what peft.aggregation = 'exact' cut off; empty where there are none."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +124,46 @@ class ServerRound:
             record, metrics = strategy.aggregate_train(self.server_round, replies)
         assert record is not None  # Flower gives None only where no reply is valid
         assert metrics is not None
-        dtypes = {name: array.dtype for name, array in _lazy_record(self.arrays).items()}
-        tensors = {name: _cast(array.numpy(), np.dtype(dtypes[name])) for name, array in record.items()}
+        before = _lazy_record(self.arrays)
+        tensors = {name: _cast(array.numpy(), np.dtype(before[name].dtype)) for name, array in record.items()}
+        tensors |= {name: before[name].numpy() for name in self._frozen()}
         means = {key: float(value) for key, value in metrics.items() if isinstance(value, float | int)}
-        return Aggregate(tensors, means, *strategy_state(strategy), failures=list(failed.values()))
+        factors, figures = self._adapters(valid.values(), run_dir)
+        return Aggregate(
+            tensors | factors, means, *strategy_state(strategy), failures=list(failed.values()), lora=figures
+        )
+
+    def _frozen(self) -> frozenset[str]:
+        """Names of the global tensors that no client trains or sends: FFA-LoRA's A."""
+        if self.config.peft.aggregation != "ffa":
+            return frozenset()
+        return frozenset(name for name in _lazy_record(self.arrays) if lora.is_factor_a(name))
+
+    def _adapters(
+        self, results: Collection[ClientResult], run_dir: Path
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+        """The factors that stand in for those that the strategy averaged apart, and `Aggregate.lora`.
+
+        Holds one adapter's factors of all clients at a time.
+        """
+        names = lora.pairs(_lazy_record(self.arrays)) if self.config.peft.enabled else []
+        if not names or self._frozen():
+            return {}, {}
+        total = sum(result.num_examples for result in results)
+        weights = [result.num_examples / total for result in results]
+        updates = [_lazy_record(run_dir / result.tensors.path) for result in results if result.tensors is not None]
+        tensors: dict[str, NDArray[Any]] = {}
+        norms: dict[str, list[float]] = {"average": [], "gap": [], "truncation": []}
+        for b, a in names:
+            factors = [(update[b].numpy(), update[a].numpy()) for update in updates]
+            norms["average"].append(lora.norm(factors, weights))
+            norms["gap"].append(lora.gap(factors, weights))
+            if self.config.peft.aggregation == "exact":
+                refactored = lora.refactor(factors, weights)
+                tensors |= {b: refactored.b, a: refactored.a}
+                norms["truncation"].append(refactored.dropped)
+        whole = math.hypot(*norms.pop("average"))
+        return tensors, {key: math.hypot(*own) / whole if whole else 0.0 for key, own in norms.items() if own}
 
     def _configured(self) -> tuple[Strategy, dict[str, Message]]:
         """A new strategy with round r-1's state, and its instruction for each sampled client, in config order."""
@@ -126,7 +174,7 @@ class ServerRound:
         with _seeded(derive_seed(self.config.seed, self.server_round, "", "sampling")):
             messages = list(
                 strategy.configure_train(
-                    self.server_round, _lazy_record(self.arrays), ConfigRecord(), NodeGrid(len(names))
+                    self.server_round, _lazy_record(self.arrays, self._frozen()), ConfigRecord(), NodeGrid(len(names))
                 )
             )
         messages.sort(key=lambda message: message.metadata.dst_node_id)
@@ -142,10 +190,11 @@ class ServerRound:
             raise ValueError(f"round {self.server_round}: {', '.join(strangers)} was not sampled")
         valid: dict[str, ClientResult] = {}
         failed: dict[str, ClientFailure] = {}
+        frozen = self._frozen()
         for client in clients:
             try:
                 if client in given:
-                    check_update(given[client], run_dir, self.arrays)
+                    check_update(given[client], run_dir, self.arrays, frozen)
                     valid[client] = given[client]
                 else:
                     failed[client] = known.get(client) or self._failure(client, "lost", "gave neither update nor cause")
@@ -230,8 +279,9 @@ def make_strategy(federation: FederationConfig, num_clients: int) -> FedAvg:
         "min_available_nodes": num_clients,
         "weighted_by_key": WEIGHT_KEY,
     }
-    strategy, own = _STRATEGIES[federation.strategy]
-    return strategy(**common, **{argument: getattr(federation, key) for argument, key in own.items()})
+    name = federation.strategy
+    given = {key: value for key in STRATEGY_KEYS[name] if (value := getattr(federation, key)) is not None}
+    return _STRATEGIES[name](**common, **_OWN_DEFAULTS.get(name, {}) | given)
 
 
 def strategy_state(strategy: Strategy, prefix: str = "") -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -245,8 +295,8 @@ def strategy_state(strategy: Strategy, prefix: str = "") -> tuple[dict[str, NDAr
     for attribute in _STATE:
         value = getattr(strategy, attribute, None)
         key = prefix + attribute
-        if value is None:
-            continue
+        if value is None or (attribute == "current_arrays" and isinstance(strategy, FedOpt)):
+            continue  # FedOpt's are set anew by its configure step
         if isinstance(value, float):
             scalars[key] = ["float", value.hex()]
             continue
@@ -277,13 +327,14 @@ def load_strategy_state(
         load_strategy_state(inner, tensors, scalars, f"{prefix}strategy.")
 
 
-def check_update(result: ClientResult, run_dir: Path, arrays: Path) -> None:
+def check_update(result: ClientResult, run_dir: Path, arrays: Path, frozen: Collection[str] = ()) -> None:
     """Refuse an update that must not be aggregated.
 
     Args:
         result: the finished fit.
         run_dir: the run directory.
         arrays: safetensors file of the global tensors that the fit started from.
+        frozen: names of those that no client sends.
 
     Raises:
         ClientError: bad_data: no examples, no tensors, other names, shapes or dtypes, or values that are not finite;
@@ -294,9 +345,10 @@ def check_update(result: ClientResult, run_dir: Path, arrays: Path) -> None:
         _refuse(result, f"num_examples = {result.num_examples}, tensors = {result.tensors}: nothing was trained")
     path = run_dir / result.tensors.path
     atomic.verify(path, result.tensors.sha256)
-    there, here = _lazy_record(arrays), _lazy_record(path)
+    there, here = _lazy_record(arrays, frozen), _lazy_record(path)
     if odd := sorted(there.keys() ^ here.keys()):
-        _refuse(result, f"tensor {odd[0]!r} is {'missing' if odd[0] in there else 'not one of the global tensors'}")
+        fault = "missing" if odd[0] in there else "frozen" if odd[0] in frozen else "not one of the global tensors"
+        _refuse(result, f"tensor {odd[0]!r} is {fault}")
     for name, array in here.items():
         expected = (there[name].dtype, there[name].shape)
         if (array.dtype, array.shape) != expected:
@@ -337,11 +389,11 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(numpy_state)  # noqa: NPY002
 
 
-def _lazy_record(path: Path) -> ArrayRecord:
+def _lazy_record(path: Path, without: Collection[str] = ()) -> ArrayRecord:
     """A record of LazyArrays, by sorted name; filled item by item, as ArrayRecord(dict) would copy them to Arrays."""
     record = ArrayRecord()
     with atomic.storage_errors(path, "read"), safe_open(path, framework="numpy") as file:
-        for name in sorted(file.keys()):
+        for name in sorted({*file.keys()} - {*without}):
             view = file.get_slice(name)
             record[name] = LazyArray(path, name, _numpy_dtype(view.get_dtype()), tuple(view.get_shape()))
     return record
@@ -377,7 +429,8 @@ def _kind(value: Any) -> str:
 def _as_dict(value: Any) -> dict[str, NDArray[Any]]:
     if isinstance(value, ArrayRecord):
         return {name: array.numpy() for name, array in value.items()}
-    return dict(value) if isinstance(value, dict) else {str(index): array for index, array in enumerate(value)}
+    items = value.items() if isinstance(value, dict) else ((str(index), array) for index, array in enumerate(value))
+    return {name: np.asarray(array) for name, array in items}  # arithmetic makes numbers of arrays without axes
 
 
 def _from_dict(kind: str, arrays: dict[str, NDArray[Any]]) -> Any:

@@ -140,7 +140,7 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
         "update_s": outcome.update_s,
         "micro_batch_size": task.micro_batch_size or config.training.micro_batch_size or config.training.batch_size,
     }
-    return Outcome(policy.exchanged_tensors(built), frames.num_frames, metrics)
+    return Outcome(policy.update_tensors(built, config.peft), frames.num_frames, metrics)
 
 
 def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcome:

@@ -29,6 +29,23 @@ LATEST = "latest"
 CONTINUE_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}(@\d{1,9})?$"
 """A run's name, with or without the round."""
 
+STRATEGY_KEYS: dict[str, tuple[str, ...]] = {
+    "fedavg": (),
+    "fedprox": ("proximal_mu",),
+    "fedavgm": ("server_learning_rate", "server_momentum"),
+    "fedadam": ("eta", "beta_1", "beta_2", "tau"),
+    "fedyogi": ("eta", "beta_1", "beta_2", "tau"),
+}
+"""federation.strategy -> the keys of [federation] that it reads besides those that all read."""
+
+LATER_KEYS: dict[str, dict[str, Any]] = {
+    "training": {"micro_batch_size": None},
+    "federation": dict.fromkeys(("server_learning_rate", "server_momentum", "eta", "beta_1", "beta_2", "tau")),
+    "peft": {"aggregation": "average"},
+}
+"""Keys that were added after runs had been made, with the value that says what was so before: it is left out of
+RunConfig.digest, so that those runs stay the same."""
+
 SIZE_PATTERN = r"^\d+(\.\d+)?[bkmgBKMG]?$"
 """Bytes, or with the unit k, m or g: `512m`, `10.24g`."""
 
@@ -52,20 +69,40 @@ class FederationConfig(_Part):
 
     num_rounds: int = Field(default=3, ge=1)
     """Rounds of sample -> fit -> aggregate -> evaluate -> commit; round 0 is the base policy, evaluated."""
-    strategy: Literal["fedavg", "fedprox"] = "fedavg"
-    """Flower's strategy: FedAvg (arXiv:1602.05629) or FedProx (arXiv:1812.06127)."""
+    strategy: Literal["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
+    """Flower's strategy: FedAvg (arXiv:1602.05629), FedProx (arXiv:1812.06127), FedAvgM (arXiv:1909.06335), FedAdam or
+    FedYogi (arXiv:2003.00295); see [aggregation.md](aggregation.md)."""
     proximal_mu: float = Field(default=0.0, ge=0)
-    """Weight of FedProx's proximal term mu/2 ||w - w_t||^2, added to each client's loss; 0 with fedavg."""
+    """Weight of FedProx's proximal term mu/2 ||w - w_t||^2, added to each client's loss; 0 with all others."""
+    server_learning_rate: float | None = Field(default=None, gt=0)
+    """FedAvgM: the server's step along the momentum; 1 when absent."""
+    server_momentum: float | None = Field(default=None, ge=0, lt=1)
+    """FedAvgM: how much of the momentum of the rounds before is kept; 0.9 when absent."""
+    eta: float | None = Field(default=None, gt=0)
+    """FedAdam, FedYogi: the server's learning rate, near the largest change of a parameter in one round; Flower's own
+    when absent: 0.1 (FedAdam), 0.01 (FedYogi), which is much for adapters."""
+    beta_1: float | None = Field(default=None, ge=0, lt=1)
+    """FedAdam, FedYogi: decay of the mean of the updates; 0.9 when absent."""
+    beta_2: float | None = Field(default=None, ge=0, lt=1)
+    """FedAdam, FedYogi: decay of the mean of their squares; 0.99 when absent."""
+    tau: float | None = Field(default=None, gt=0)
+    """FedAdam, FedYogi: updates well below it are not scaled up to eta; 0.001 when absent."""
     fraction_train: float = Field(default=1.0, gt=0, le=1)
     """Fraction of the clients that is sampled in each round."""
     min_train_clients: int = Field(default=1, ge=1)
     """The quorum: with fewer updates than this a round is an error (exit code 3), never silently the old weights."""
 
     @model_validator(mode="after")
-    def _mu_needs_fedprox(self) -> Self:
-        if self.strategy == "fedavg" and self.proximal_mu:
+    def _keys_fit_the_strategy(self) -> Self:
+        for key in sorted({key for keys in STRATEGY_KEYS.values() for key in keys} - {*STRATEGY_KEYS[self.strategy]}):
+            if (value := getattr(self, key)) != (neutral := type(self).model_fields[key].default):
+                users = " or ".join(repr(name) for name, keys in STRATEGY_KEYS.items() if key in keys)
+                remedy = "leave it out" if neutral is None else f"{key} = {neutral:g}"
+                raise ValueError(f"{key} = {value} needs strategy = {users}; set that, or {remedy}")
+        if self.strategy == "fedavgm" and self.server_momentum == 0 and self.server_learning_rate in (None, 1):
             raise ValueError(
-                f"proximal_mu = {self.proximal_mu} needs strategy = 'fedprox'; set that, or proximal_mu = 0"
+                "server_momentum = 0 with server_learning_rate = 1 is plain FedAvg; give one of them another value, or "
+                "set strategy = 'fedavg'"
             )
         return self
 
@@ -120,6 +157,20 @@ class PeftConfig(_Part):
     """Regular expression or list of module suffixes to adapt; the policy's own default when absent."""
     full_training_modules: list[str] | None = None
     """Modules trained and exchanged in full beside the adapters (PEFT's `modules_to_save`)."""
+    aggregation: Literal["average", "ffa", "exact"] = "average"
+    """What becomes of the clients' adapters B A: `average`: A and B are averaged apart, which misses that of B A;
+    `ffa`: A stays as it began and only B is trained, sent and averaged, which hits it (FFA-LoRA, arXiv:2403.12313);
+    `exact`: the products are averaged and cut to rank r by an SVD (as in FlexLoRA, arXiv:2402.11505), with
+    fedavg and fedprox only; see [aggregation.md](aggregation.md)."""
+
+    @model_validator(mode="after")
+    def _aggregation_needs_adapters(self) -> Self:
+        if not self.enabled and self.aggregation != "average":
+            raise ValueError(
+                f"aggregation = {self.aggregation!r} is about adapters and peft.enabled is false; leave it out, or set "
+                "enabled = true"
+            )
+        return self
 
 
 class TrainingConfig(_Part):
@@ -325,14 +376,22 @@ class RunConfig(_Part):
             raise ValueError("peft.enabled needs policy.path: adapters need a trained base; set peft.enabled = false")
         if self.policy.path is None and self.data.normalization == "base":
             raise ValueError("data.normalization = 'base' needs policy.path; use 'federated'")
+        if self.peft.aggregation == "exact" and self.federation.strategy not in ("fedavg", "fedprox"):
+            raise ValueError(
+                f"peft.aggregation = 'exact' gives A and B new axes in every round, in which the state of "
+                f"federation.strategy = {self.federation.strategy!r} has no meaning; use 'fedavg' or 'fedprox', or "
+                "peft.aggregation = 'ffa'"
+            )
         return self
 
     @property
     def digest(self) -> str:
         """SHA-256 over every key that the result depends on: all but those in WITHOUT_EFFECT."""
         relevant = self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
-        if self.training.micro_batch_size is None:
-            del relevant["training"]["micro_batch_size"]  # runs that were begun before there was this key stay the same
+        for part, keys in LATER_KEYS.items():
+            for key, before in keys.items():
+                if relevant[part][key] == before:
+                    del relevant[part][key]
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 
+from zk0 import lora
 from zk0.config import PeftConfig, PolicyConfig, resolve_path
 from zk0.data import Stats
 from zk0.errors import PolicyError
@@ -137,6 +138,9 @@ def build_policy(
         wrapped: Policy = policy.wrap_with_peft(peft_cli_overrides=options)
     except ValueError as error:
         raise PolicyError(f"peft.target_modules = {peft.target_modules!r}: {error}") from error
+    for name, value in wrapped.named_parameters():
+        if peft.aggregation == "ffa" and lora.is_factor_a(name):
+            value.requires_grad_(False)
     return wrapped
 
 
@@ -147,6 +151,12 @@ def exchanged_tensors(policy: Policy) -> dict[str, NDArray[Any]]:
     else:
         tensors = {name: value for name, value in policy.named_parameters() if value.requires_grad}
     return {name: tensors[name].detach().to("cpu", torch.float32).numpy().copy() for name in sorted(tensors)}
+
+
+def update_tensors(policy: Policy, peft: PeftConfig) -> dict[str, NDArray[Any]]:
+    """Those of the exchanged tensors that a fit changes and sends: all of them, but for FFA-LoRA's frozen A."""
+    tensors = exchanged_tensors(policy)
+    return {name: value for name, value in tensors.items() if peft.aggregation != "ffa" or not lora.is_factor_a(name)}
 
 
 def load_exchanged_tensors(policy: Policy, tensors: dict[str, NDArray[Any]]) -> None:

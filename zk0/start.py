@@ -13,6 +13,9 @@ from zk0.memory import gib
 from zk0.records import ArtifactRef, MemoryEstimate, Preflight
 from zk0.run_store import RunStore, check_free_space
 
+STATE_SETS = {"fedavgm": 2, "fedadam": 2, "fedyogi": 2}
+"""federation.strategy -> sets of tensors that its state is, as large as the exchanged tensors, in every round."""
+
 Check = Callable[[RunConfig], Preflight]
 """Looks at data and policy, in a process that has torch, before anything is written."""
 
@@ -46,9 +49,10 @@ def new_run(
     name = name or new_name(stem)
     config = settle_origin(checked.config, name)
     size = fitting_micro_batch(config, checked.memory)
-    # Each kept round, the base, the best and the one under way: global tensors and every client's update;
+    # Each kept round, the base, the best and the one under way: global tensors, strategy, every client's update;
     # of each fit under way two checkpoints: the tensors and their two moments.
-    sets = (config.checkpoint.keep + 3) * (1 + len(config.clients)) + 6 * config.executor.max_parallel
+    state = STATE_SETS.get(config.federation.strategy, 0)
+    sets = (config.checkpoint.keep + 3) * (1 + len(config.clients) + state) + 6 * config.executor.max_parallel
     check_free_space(config.outputs_dir, sets * checked.exchanged_bytes + LOG_BYTES)
     store = RunStore.create_or_open(config, name)
     if size is not None and checked.memory is not None:
@@ -184,8 +188,9 @@ def _check_kind(config: RunConfig, origin: RunStore) -> None:
 
 def _differences(config: RunConfig, origin: RunConfig) -> list[str]:
     """Keys that decide which tensors are exchanged and what they mean, and that differ."""
-    ours = {"policy": config.policy.model_dump(exclude={"device"}), "peft": config.peft.model_dump()}
-    theirs = {"policy": origin.policy.model_dump(exclude={"device"}), "peft": origin.peft.model_dump()}
+    without = {"policy": {"device"}, "peft": {"aggregation"}}
+    ours = config.model_dump(include={*without}, exclude=without)
+    theirs = origin.model_dump(include={*without}, exclude=without)
     return [
         f"{part}.{key} is {theirs[part][key]!r} there, {value!r} here"
         for part, keys in ours.items()

@@ -12,6 +12,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.utils.random_utils import set_seed
 
 from zk0 import client_app, data, policy, training
+from zk0.aggregation import ServerRound
 from zk0.config import RunConfig
 from zk0.policy import Policy, Processor
 from zk0.records import ClientResult, ClientTask, RoundState
@@ -75,10 +76,15 @@ def test_held_out_episodes_are_neither_trained_on_nor_counted(small_config: Make
     assert not np.allclose(stats["action"]["mean"], meta.stats["action"]["mean"], atol=1e-4), "would show no leak"
 
 
-def test_the_proximal_gradient_is_mu_times_the_distance(small_config: MakeConfig) -> None:
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+def test_the_proximal_gradient_is_mu_times_the_distance(small_config: MakeConfig, device: str) -> None:
     """FedProx, eq. 2: the gradient of mu/2 ||w - w_t||^2 is mu (w - w_t), before the optimizer step."""
     mu = 0.7
-    built, before, _, frames = load(small_config())
+    built, before, _, frames = load(small_config(policy__device=device))
+    assert {value.device.type for value in built.parameters()} == {device}
     batch = training.prepare_batch(next(iter(torch.utils.data.DataLoader(frames, 2))), before, frames)
     wrapped = training.ProximalPolicy(built, mu)
     trainable = [value for value in built.parameters() if value.requires_grad]
@@ -165,6 +171,44 @@ def test_a_lora_adapter_scaled_to_nothing_changes_nothing(small_config: MakeConf
     layers = [module for module in built.modules() if isinstance(getattr(module, "scaling", None), dict)]
     scales = {module.scaling["default"] for module in layers}
     assert scales == {3.0}
+
+
+def test_ffa_trains_and_sends_b_alone(small_config: MakeConfig) -> None:
+    """FFA-LoRA: A is the one of the seed in every client and after every fit, and what travels back is half as much."""
+    config = small_config(peft__aggregation="ffa", peft__full_training_modules=["action_out_proj"])
+    built, *_ = load(config)
+    trainable = {name for name, value in built.named_parameters() if value.requires_grad}
+    assert not [name for name in trainable if "lora_A" in name]
+    assert [name for name in trainable if "lora_B" in name]
+    assert [name for name in trainable if "action_out_proj" in name]
+    store = RunStore.create_or_open(config, "ffa")
+    state = first_state(store)
+    start = client_app.read_tensors(store.folder, state.arrays)
+    sent = [run_work(store, "train", 1, client.name, state).tensors for client in config.clients]
+    for ref in sent:
+        assert ref is not None
+        update = client_app.read_tensors(store.folder, ref)
+        assert update.keys() == {name for name in start if "lora_A" not in name}
+        assert all(not np.array_equal(value, start[name]) for name, value in update.items() if "lora_B" in name)
+    trained, _ = fit(config)
+    fresh, *_ = load(config)
+    whole, begun = policy.exchanged_tensors(trained), policy.exchanged_tensors(fresh)
+    assert whole.keys() == start.keys() == begun.keys()
+    for name, value in whole.items():
+        assert np.array_equal(value, begun[name]) == ("lora_A" in name), name
+
+
+def test_a_round_of_each_way_to_aggregate_adapters(small_config: MakeConfig) -> None:
+    """The aggregate goes back into the policy, and the next fit starts from it."""
+    for mode in ("average", "ffa", "exact"):
+        store = RunStore.create_or_open(small_config(peft__aggregation=mode), mode)
+        state = first_state(store)
+        results = [run_work(store, "train", 1, client.name, state) for client in store.config.clients]
+        outcome = ServerRound(store.config, 1, store.path(state.arrays)).aggregate(results, store.folder)
+        assert outcome.failures == []
+        assert set(outcome.lora) == {"average": {"gap"}, "ffa": set(), "exact": {"gap", "truncation"}}[mode]
+        after = RoundState(server_round=1, arrays=store.place(1, "global", outcome.tensors))
+        assert run_work(store, "train", 2, store.config.clients[0].name, after).tensors is not None
 
 
 def test_evaluation_is_in_the_robots_units(small_config: MakeConfig, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ ALLOWED = {
     "cgroup": set(),
     "gpu": set(),
     "memory": set(),
+    "lora": set(),
     "config": {"errors"},
     "memory_sampler": {"atomic", "cgroup", "errors", "gpu", "memory"},
     "soft_limit": {"config", "memory", "memory_sampler"},
@@ -25,7 +26,7 @@ ALLOWED = {
     "records": {"config", "errors"},
     "atomic": {"errors"},
     "data": {"atomic", "config", "errors", "records"},
-    "policy": {"config", "data", "errors", "records"},
+    "policy": {"config", "data", "errors", "lora", "records"},
     "run_store": {"atomic", "config", "errors", "records"},
     "results": {"atomic", "errors", "records"},
     "start": {"config", "errors", "findings", "memory", "records", "run_store"},
@@ -34,7 +35,7 @@ ALLOWED = {
     "training": {"config", "data", "errors", "fit_checkpoint", "micro_batches", "policy", "records"},
     "probe": {"cgroup", "config", "data", "errors", "memory", "policy", "records", "training"},
     "evaluation": {"config", "data", "errors", "micro_batches", "policy", "records", "training"},
-    "aggregation": {"atomic", "config", "errors", "records", "run_store", "seeding"},
+    "aggregation": {"atomic", "config", "errors", "lora", "records", "run_store", "seeding"},
 }
 ONLY_IN = {
     "flwr": {"zk0/client_app.py", "zk0/server_app.py", "zk0/aggregation.py"},

@@ -9,7 +9,16 @@ import typing
 import pytest
 from pydantic import BaseModel
 
-from zk0.config import RunConfig, load_config, resolve_path, shipped_configs, size_in_bytes, validate_config
+from zk0.config import (
+    LATER_KEYS,
+    STRATEGY_KEYS,
+    RunConfig,
+    load_config,
+    resolve_path,
+    shipped_configs,
+    size_in_bytes,
+    validate_config,
+)
 from zk0.errors import ConfigError
 from zk0.sim.settings import CLIENTS, UNSEEN
 
@@ -54,8 +63,11 @@ LEAVES = [
 ]
 """Every key that can have another value."""
 WITHOUT_EFFECT = {"executor", "checkpoint", "logging", "memory", "outputs_dir"}
+STRATEGY_OF = {key: name for name, keys in reversed(STRATEGY_KEYS.items()) for key in keys}
+"""A key of one strategy -> a strategy that reads it."""
 OTHER_VALUES = {
     ("federation", "proximal_mu"): 0.5,
+    ("federation", "strategy"): "fedprox",
     ("policy", "type"): "act",
     ("policy", "overrides"): {"num_steps": 5},
     ("clients", 0, "rename_map"): {"x": "y"},
@@ -139,8 +151,22 @@ def test_so100_is_what_it_says():
         (("memory", "soft_limit"), 6, ["memory.soft_limit", "no share from 0 to 1", "6g"]),
         (("memory", "soft_limit"), "lots", ["memory.soft_limit", "'lots' is no size", "6g"]),
         (("federation", "fraction_train"), 1.5, ["federation.fraction_train = 1.5", "less than or equal to 1"]),
-        (("federation", "strategy"), "fedmagic", ["federation.strategy = 'fedmagic'", "'fedavg' or 'fedprox'"]),
+        (("federation", "strategy"), "fedmagic", ["federation.strategy = 'fedmagic'", "'fedavg', 'fedprox'"]),
         (("federation", "proximal_mu"), 0.1, ["proximal_mu = 0.1", "strategy = 'fedprox'"]),
+        (("federation", "eta"), 0.1, ["eta = 0.1 needs strategy = 'fedadam' or 'fedyogi'", "leave it out"]),
+        (("federation", "tau"), 0.1, ["tau = 0.1 needs strategy", "leave it out"]),
+        (("federation", "beta_1"), 1.0, ["federation.beta_1 = 1.0", "less than 1"]),
+        (("federation", "beta_2"), -0.1, ["federation.beta_2 = -0.1", "greater than or equal to 0"]),
+        (("federation", "server_learning_rate"), 0, ["federation.server_learning_rate = 0", "greater than 0"]),
+        (("federation", "server_momentum"), 0.9, ["server_momentum = 0.9 needs strategy = 'fedavgm'", "leave it out"]),
+        (("federation",), {"strategy": "fedavgm", "server_momentum": 0}, ["plain FedAvg", "strategy = 'fedavg'"]),
+        (("federation",), {"strategy": "fedadam", "server_momentum": 0.5}, ["needs strategy = 'fedavgm'"]),
+        (("federation",), {"strategy": "fedyogi", "proximal_mu": 0.5}, ["strategy = 'fedprox'", "or proximal_mu = 0"]),
+        (
+            ("peft",),
+            {"enabled": False, "aggregation": "ffa"},
+            ["aggregation = 'ffa' is about adapters", "leave it out"],
+        ),
         (("federation", "min_train_clients"), 3, ["federation.min_train_clients = 3", "2 clients", "lower it"]),
         (("policy",), {}, ["policy: give either policy.path"]),
         (("policy",), {"type": "act"}, ["peft.enabled needs policy.path", "peft.enabled = false"]),
@@ -250,8 +276,8 @@ def test_asset_paths_lie_in_the_package():
 @pytest.mark.parametrize("path", LEAVES, ids=dotted)
 def test_the_digest_covers_what_the_result_depends_on(path):
     data = with_value(path, other_value(path))
-    if path == ("federation", "proximal_mu"):
-        data["federation"]["strategy"] = "fedprox"
+    if path[-1] in STRATEGY_OF:
+        data["federation"]["strategy"] = STRATEGY_OF[path[-1]]
     if path == ("policy", "type"):
         data["policy"].pop("path")
         data["peft"] = {"enabled": False}
@@ -286,10 +312,39 @@ def test_sizes_are_spelled_as_docker_does(text, size):
     assert size_in_bytes(text) == size
 
 
-def test_a_run_from_before_micro_batches_keeps_its_identity():
+LATER = [
+    ({"training": {"micro_batch_size": 16}}, ("training", "micro_batch_size")),
+    ({"federation": {"strategy": "fedadam", "eta": 0.5}}, ("federation", "eta")),
+    ({"federation": {"strategy": "fedavgm", "server_momentum": 0.5}}, ("federation", "server_momentum")),
+    ({"peft": {"aggregation": "exact"}}, ("peft", "aggregation")),
+]
+
+
+def test_a_run_from_before_a_key_keeps_its_identity():
     """Their digest is part of every key of finished work."""
-    known = {**BASE, "training": {}}
-    assert validate_config(known).digest != validate_config({**known, "training": {"micro_batch_size": 16}}).digest
-    dumped = validate_config(known).model_dump(mode="json", exclude=WITHOUT_EFFECT)
-    del dumped["training"]["micro_batch_size"]
-    assert validate_config(known).digest == hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest()
+    dumped = validate_config(BASE).model_dump(mode="json", exclude=WITHOUT_EFFECT)
+    for part, keys in LATER_KEYS.items():
+        for key in keys:
+            del dumped[part][key]
+    assert validate_config(BASE).digest == hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest()
+
+
+@pytest.mark.parametrize(("change", "path"), LATER, ids=[dotted(path) for _, path in LATER])
+def test_a_later_key_that_is_given_is_part_of_it(change, path):
+    given = validate_config({**BASE, **change})
+    without = {**BASE, path[0]: {key: value for key, value in change[path[0]].items() if key != path[1]}}
+    assert given.digest != validate_config(without).digest
+
+
+def test_a_config_of_version_0_1_0_has_the_digest_that_it_had_there():
+    """A key that is added needs a place in LATER_KEYS, or all finished work of runs under way is lost."""
+    assert validate_config(BASE).digest == "bae5560d5480b8b84db2460b96e88d7a0a1f7e1af141e73a48f13a8b63185aa5"
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "fedadam", "fedyogi"])
+def test_exact_lora_wants_a_strategy_without_state(strategy):
+    data = {**BASE, "peft": {"aggregation": "exact"}}
+    for fine in ("fedavg", "fedprox"):
+        validate_config({**data, "federation": {"strategy": fine}})
+    with pytest.raises(ConfigError, match=rf"peft.aggregation = 'exact'.*'{strategy}'.*use 'fedavg' or 'fedprox'"):
+        validate_config({**data, "federation": {"strategy": strategy}})

@@ -1,5 +1,6 @@
 """zk0.start: which run a start means, and where it begins."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,26 @@ def test_a_run_stopped_by_hand_says_so_until_it_goes_on(tmp_path: Path) -> None:
     assert RunStore.open(store.folder).stopped
     with store.lock():
         assert not store.stopped
+
+
+def test_a_run_may_aggregate_its_adapters_otherwise_than_its_origin(tmp_path: Path) -> None:
+    """They exchange the same tensors."""
+    committed(config_of(tmp_path), "first", 1)
+    config = config_of(tmp_path, continue_from="first", peft__aggregation="ffa")
+    assert settle_origin(config, "second").continue_from == "first@1"
+    with pytest.raises(ConfigError, match=r"peft.r is 4 there, 2 here"):
+        settle_origin(config_of(tmp_path, continue_from="first", peft__r=2), "second")
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "fedadam", "fedyogi"])
+def test_the_disk_must_have_room_for_a_strategys_state(tmp_path: Path, strategy: str) -> None:
+    """Two more sets of tensors for each kept round: 6 x (1 + 2 clients) + 6 x 2 at work are 30, with them 42."""
+    free = shutil.disk_usage(tmp_path).free
+    size = free // 36
+
+    def large(config: RunConfig) -> Preflight:
+        return Preflight(config=config, frames={}, exchanged_bytes=size)
+
+    new_run(config_of(tmp_path), "plain", "sim", large)
+    with pytest.raises(ConfigError, match="free some space"):
+        new_run(config_of(tmp_path, federation__strategy=strategy), "stateful", "sim", large)
