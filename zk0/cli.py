@@ -9,7 +9,7 @@ import click
 import typer
 from rich.console import Console
 
-from zk0.errors import RunNameError, Zk0Error
+from zk0.errors import DatasetError, RunNameError, Zk0Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,14 +120,26 @@ def export(
 
 
 @app.command(name="check-data")
-def check_data(config: ConfigArgument = None, overrides: SetOption = None) -> None:
-    """Check the datasets of a config against each other and the base policy, and train nothing."""
+def check_data(
+    config: ConfigArgument = None,
+    overrides: SetOption = None,
+    fix_to: Annotated[
+        Path | None, typer.Option(help="Write copies without doubled frames to FIX_TO/<name>, and check those.")
+    ] = None,
+) -> None:
+    """Check every frame of a config's datasets, against each other and the base policy, and train nothing."""
     from zk0.config import load_config
-    from zk0.executors.checks import check
+    from zk0.executors.checks import check, check_data
+    from zk0.view import findings_table
 
-    checked = check(load_config(config, overrides or []))
-    for dataset, count in checked.frames.items():
-        console.print(f"{dataset}: {count} frames, fits the policy")
+    wanted = load_config(config, overrides or [])
+    found = check_data(wanted, fix_to)
+    console.print(findings_table(found))
+    if errors := found.of("error"):
+        at = ", ".join(dict.fromkeys(finding.dataset for finding in errors))
+        raise DatasetError(f"{len(errors)} errors in the table ({at}); training would fail on them or learn wrongly")
+    if fix_to is None:  # the copies are of no config yet
+        check(wanted)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from loguru import logger
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from zk0 import atomic, data, policy, start, training
+from zk0 import atomic, data, data_checks, data_fix, fetch, policy, start, training
 from zk0.atomic import file_sha256
 from zk0.config import DatasetConfig, RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError
@@ -25,7 +25,7 @@ from zk0.evaluation import evaluate
 from zk0.fit_checkpoint import FitCheckpoint
 from zk0.memory import gib, peak_rss_bytes, peak_vram
 from zk0.memory_sampler import MemorySampler, peak_metrics
-from zk0.records import ArtifactRef, ClientResult, ClientTask, Preflight
+from zk0.records import ArtifactRef, ClientResult, ClientTask, DataReport, Preflight
 from zk0.run_store import write_result
 from zk0.seeding import derive_seed
 from zk0.soft_limit import SoftLimit
@@ -181,19 +181,32 @@ def preflight(config: RunConfig) -> Preflight:
         DatasetError, PolicyError: the first thing that would fail in training.
     """
     config = _settle_device(config)
-    held_out = config.evaluation.holdout_episodes
-    metas = {item.name: data.check_dataset(item, config.data, held_out) for item in config.clients}
-    metas |= {item.name: data.check_dataset(item, config.data, 0) for item in config.evaluation.datasets}
-    first = config.clients[0]
-    base = (
-        policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
-        if config.policy.path is not None
-        else _features_of_new_policy(config, metas[first.name])
+    found = data_checks.report(config, every_frame=False)
+    data_checks.refuse(found)
+    return Preflight(
+        config=config,
+        frames=found.frames,
+        exchanged_bytes=_exchanged_bytes(config),
+        warnings=[str(item) for item in found.of("warning")],
     )
-    for item in [*config.clients, *config.evaluation.datasets]:
-        policy.check_features(base, metas[item.name], item.rename_map, item.name)
-    frames = {name: meta.total_frames for name, meta in metas.items()}
-    return Preflight(config=config, frames=frames, exchanged_bytes=_exchanged_bytes(config))
+
+
+def check_data(config: RunConfig, fix_to: Path | None = None) -> DataReport:
+    """Check every dataset, and every frame of it, against each other and the base; what lies on the hub is fetched.
+
+    Args:
+        config: the config.
+        fix_to: where to write corrected copies of the datasets with doubled frames, which are then checked instead.
+
+    Raises:
+        ConfigError: as `preflight`; or a copy's folder exists.
+        DatasetError, PolicyError: something cannot be fetched, or the base cannot be read.
+    """
+    config = _settle_device(config)
+    fetch.fetch_datasets(config)
+    if fix_to is not None:
+        config = data_fix.without_doubled_frames(config, fix_to)
+    return data_checks.report(config, every_frame=True)
 
 
 def save_policy(task: ClientTask, config: RunConfig, folder: Path, *, merge: bool) -> None:
@@ -269,15 +282,11 @@ def _continued(config: RunConfig, fresh: dict[str, NDArray[Any]]) -> dict[str, N
 
 def _create_base(task: ClientTask, config: RunConfig, meta: LeRobotDatasetMetadata) -> None:
     """A policy made from scratch becomes the run's own base, in the run directory."""
-    base = _features_of_new_policy(config, meta)
+    base = policy.base_config(config, meta)
     set_seed(derive_seed(config.seed, 0, "", "base"))
     built = make_policy(base, ds_meta=meta, rename_map=config.clients[0].rename_map)
     preprocessor, postprocessor = make_pre_post_processors(base)
     policy.save_pretrained(built, preprocessor, postprocessor, Path(task.run_dir) / "base")
-
-
-def _features_of_new_policy(config: RunConfig, meta: LeRobotDatasetMetadata) -> PreTrainedConfig:
-    return policy.new_policy_config(config.policy, policy.policy_features(meta, config.clients[0].rename_map))
 
 
 def _settle_device(config: RunConfig) -> RunConfig:

@@ -20,6 +20,16 @@ def fetch(config: RunConfig) -> None:
     Raises:
         DatasetError, PolicyError: it cannot be fetched.
     """
+    fetch_datasets(config)
+    _fetch_base(config)
+
+
+def fetch_datasets(config: RunConfig) -> None:
+    """Bring every dataset without a root into the local cache.
+
+    Raises:
+        DatasetError: it cannot be fetched.
+    """
     for dataset in [*config.clients, *config.evaluation.datasets]:
         if dataset.root is None:
             try:
@@ -29,6 +39,9 @@ def fetch(config: RunConfig) -> None:
                     f"dataset {dataset.name!r}: repo_id = {dataset.repo_id!r} cannot be fetched ({error}); check your "
                     "connection and `hf auth login`, or give its folder as root"
                 ) from error
+
+
+def _fetch_base(config: RunConfig) -> None:
     if config.policy.path is None:
         return
     path = policy.base_path(config.policy, Path())

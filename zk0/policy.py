@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 
-from zk0.config import PeftConfig, PolicyConfig, resolve_path
+from zk0.config import PeftConfig, PolicyConfig, RunConfig, resolve_path
 from zk0.data import Stats
 from zk0.errors import PolicyError
 
@@ -80,10 +80,19 @@ def policy_features(meta: LeRobotDatasetMetadata, rename_map: dict[str, str]) ->
     return {rename_map.get(key, key): value for key, value in dataset_to_policy_features(meta.features).items()}
 
 
-def check_features(
-    config: PreTrainedConfig, meta: LeRobotDatasetMetadata, rename_map: dict[str, str], who: str
-) -> None:
-    """Refuse a dataset whose cameras or dimensions do not fit the policy, before LeRobot fails deep inside.
+def base_config(config: RunConfig, first: LeRobotDatasetMetadata) -> PreTrainedConfig:
+    """The LeRobot config that the datasets must fit: the base's, or that of a policy made for the first client.
+
+    Raises:
+        PolicyError: no such policy, or an override that its config does not know.
+    """
+    if config.policy.path is not None:
+        return load_policy_config(config.policy, base_path(config.policy, Path()))
+    return new_policy_config(config.policy, policy_features(first, config.clients[0].rename_map))
+
+
+def check_names(config: PreTrainedConfig, meta: LeRobotDatasetMetadata, rename_map: dict[str, str], who: str) -> None:
+    """Refuse a dataset that lacks a camera or another feature that the policy needs.
 
     Raises:
         PolicyError: names the dataset, the feature, both sides and the key to change.
@@ -95,17 +104,29 @@ def check_features(
     cameras = [key for key, value in (config.input_features or {}).items() if value.type is FeatureType.VISUAL]
     # SmolVLA and its kin mask cameras that a dataset lacks, as long as one of theirs is there; ACT needs them all.
     may_lack = hasattr(config, "empty_cameras") and any(key in features for key in cameras)
-    for key, wanted in (config.input_features or {}).items():
-        if key not in features and key in cameras and may_lack:
-            continue
-        if key not in features:
+    for key in config.input_features or {}:
+        if key not in features and not (key in cameras and may_lack):
             raise PolicyError(
                 f"dataset {who!r}: the policy needs {key!r}, the dataset has {_names(features)}; map one to it by "
                 f"rename_map, such as {{{_spare(features, config)!r} = {key!r}}}, or choose another base"
             )
-        if wanted.type in (FeatureType.STATE, FeatureType.ENV):
-            _check_dimension(config, who, key, wanted.shape, features[key].shape)
-    for key, wanted in (config.output_features or {}).items():
+
+
+def check_dimensions(
+    config: PreTrainedConfig, meta: LeRobotDatasetMetadata, rename_map: dict[str, str], who: str
+) -> None:
+    """Refuse a dataset whose states or actions have another number of dimensions than the policy.
+
+    Raises:
+        PolicyError: as `check_names`.
+    """
+    features = policy_features(meta, rename_map)
+    inputs = {
+        key: value
+        for key, value in (config.input_features or {}).items()
+        if value.type in (FeatureType.STATE, FeatureType.ENV)
+    }
+    for key, wanted in {**inputs, **(config.output_features or {})}.items():
         if key in features:
             _check_dimension(config, who, key, wanted.shape, features[key].shape)
 

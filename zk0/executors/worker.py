@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from zk0 import atomic
 from zk0.config import RunConfig
 from zk0.errors import BadInputError, ClientError, StorageError
-from zk0.records import ClientTask, Preflight
+from zk0.records import ClientTask, DataReport, Preflight
 from zk0.run_store import find_finished
 
 STORAGE = "storage"
@@ -149,6 +149,15 @@ def preflight(config: RunConfig) -> Preflight:
 
     found = client_app.preflight(config)
     return found.model_copy(update={"memory": probe.estimate(found.config)}) if config.memory.probe else found
+
+
+def check_data(config: RunConfig, fix_to: Path | None) -> DataReport:
+    """`client_app.check_data` in a worker process."""
+    _die_first()
+    _quiet()
+    from zk0 import client_app
+
+    return client_app.check_data(config, fix_to)
 
 
 def fetch(config: RunConfig) -> None:
