@@ -103,6 +103,9 @@ def export(
     out: Annotated[Path, typer.Option(help="The folder to write; must not exist.")],
     number: Annotated[int | None, typer.Option("--round", help="A committed round; the newest when left out.")] = None,
     merge: Annotated[bool, typer.Option(help="Merge the adapters into plain weights.")] = False,
+    client: Annotated[
+        str | None, typer.Option(help="For this client's arm, where each has statistics of its own.")
+    ] = None,
     outputs: OutputsOption = Path("outputs"),
 ) -> None:
     """Write a round's policy as a LeRobot pretrained_model folder."""
@@ -113,10 +116,13 @@ def export(
     if not committed or (number is not None and number not in committed):
         kept = ", ".join(map(str, committed)) or "none"
         raise RunNameError(f"--round {number}: run {name!r} has no such round; committed and kept: {kept}")
+    if client is not None and client not in (known := [item.name for item in store.config.clients]):
+        raise RunNameError(f"--client {client!r}: the run has no such client; it has {', '.join(known)}")
     if out.exists():
         raise RunNameError(f"--out {str(out)!r}: exists; choose a folder that does not")
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    console.print(f"written: {write(store, committed[-1] if number is None else number, out.absolute(), merge=merge)}")
+    last = committed[-1] if number is None else number
+    console.print(f"written: {write(store, last, out.absolute(), merge=merge, client=client)}")
 
 
 @app.command(name="check-data")

@@ -97,8 +97,8 @@ def statistics(task: ClientTask, config: RunConfig, _sampler: MemorySampler) -> 
     dataset = _dataset(config, task.client)
     meta = data.open_metadata(dataset)
     episodes, _ = data.split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
-    stats = data.episode_statistics(meta, episodes)
-    renamed = {dataset.rename_map.get(key, key): value for key, value in data.with_imagenet(stats, meta).items()}
+    stats = data.training_statistics(meta, config.evaluation.holdout_episodes)
+    renamed = {dataset.rename_map.get(key, key): value for key, value in stats.items()}
     return Outcome(data.flatten_stats(renamed), sum(meta.episodes["length"][: len(episodes)]), {})
 
 
@@ -209,7 +209,7 @@ def check_data(config: RunConfig, fix_to: Path | None = None) -> DataReport:
     return data_checks.report(config, every_frame=True)
 
 
-def save_policy(task: ClientTask, config: RunConfig, folder: Path, *, merge: bool) -> None:
+def save_policy(task: ClientTask, config: RunConfig, folder: Path, *, merge: bool, own: bool = False) -> None:
     """Write the global policy of a round as a LeRobot `pretrained_model` folder.
 
     Args:
@@ -217,9 +217,10 @@ def save_policy(task: ClientTask, config: RunConfig, folder: Path, *, merge: boo
         config: the run's config.
         folder: where to write; created.
         merge: merge the adapters into the weights, so that the folder needs neither PEFT nor the base.
+        own: for the task's client alone: with its own statistics, where the config lets it use them.
     """
-    dataset = config.clients[0]
-    built, preprocessor, postprocessor = _load_global(task, config, dataset, data.open_metadata(dataset))
+    dataset = _dataset(config, task.client)
+    built, preprocessor, postprocessor = _load_global(task, config, dataset, data.open_metadata(dataset), own=own)
     if merge and config.peft.enabled:
         built = built.merge_and_unload()
         built.config.use_peft = False
@@ -245,14 +246,26 @@ def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:
 
 
 def _load_global(
-    task: ClientTask, config: RunConfig, dataset: DatasetConfig, meta: LeRobotDatasetMetadata
+    task: ClientTask, config: RunConfig, dataset: DatasetConfig, meta: LeRobotDatasetMetadata, *, own: bool = True
 ) -> tuple[policy.Policy, policy.Processor, policy.Processor]:
-    """The policy with the round's global tensors in it, and its processors."""
+    """The policy with the round's global tensors in it, and its processors.
+
+    Args:
+        task: names the tensors and, where they are federated, the statistics.
+        config: the run's config.
+        dataset: the client's, or one that no client trains on.
+        meta: of the dataset.
+        own: whether a client's own statistics may be used, where the config asks for them.
+    """
     run_dir = Path(task.run_dir)
     built, base = _load_policy(task, config, dataset, meta)
     if task.incoming is not None:
         policy.load_exchanged_tensors(built, read_tensors(run_dir, task.incoming))
-    stats = data.unflatten_stats(read_tensors(run_dir, task.stats)) if task.stats is not None else None
+    stats = None  # the base's
+    if task.stats is not None:
+        stats = data.unflatten_stats(read_tensors(run_dir, task.stats))
+    elif own and config.data.normalization == "own" and dataset in config.clients:
+        stats = data.training_statistics(meta, config.evaluation.holdout_episodes)
     return built, *policy.build_processors(base, stats, dataset.rename_map)
 
 

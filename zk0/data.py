@@ -104,6 +104,16 @@ def episode_statistics(meta: LeRobotDatasetMetadata, episodes: list[int]) -> Sta
     return aggregate([recorded[episode] for episode in episodes])
 
 
+def training_statistics(meta: LeRobotDatasetMetadata, holdout_episodes: int) -> Stats:
+    """What a client's data is normalised by: statistics of its training episodes, with ImageNet's for the cameras.
+
+    Raises:
+        DatasetError: as `episode_statistics`.
+    """
+    episodes, _ = split_episodes(meta.total_episodes, holdout_episodes)
+    return with_imagenet(episode_statistics(meta, episodes), meta)
+
+
 def recorded_statistics(meta: LeRobotDatasetMetadata) -> dict[int, Stats]:
     """Episode -> the statistics that LeRobot recorded with it."""
     files = sorted((Path(meta.root) / "meta" / "episodes").rglob("*.parquet"))

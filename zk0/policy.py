@@ -26,6 +26,15 @@ from zk0.errors import PolicyError
 VLM_FOLDER = "vlm"
 """A base folder may carry its vision-language config and tokenizer in this sub-folder, to load without the hub."""
 
+NORMALIZED_BY = {
+    NormalizationMode.IDENTITY: (),
+    NormalizationMode.MEAN_STD: ("mean", "std"),
+    NormalizationMode.MIN_MAX: ("min", "max"),
+    NormalizationMode.QUANTILES: ("q01", "q99"),
+    NormalizationMode.QUANTILE10: ("q10", "q90"),
+}
+"""The statistics that LeRobot's normaliser reads in each mode; without any it passes values through in silence."""
+
 type Policy = PreTrainedPolicy
 """A LeRobot policy, or PEFT's PeftModel around one, which forwards every attribute of it."""
 type Processor = PolicyProcessorPipeline[Any, Any]
@@ -264,9 +273,12 @@ def _check_statistics(pipeline: Processor) -> None:
             continue
         for key, feature in step.features.items():
             mode = step.norm_map.get(feature.type, NormalizationMode.IDENTITY)
-            known = any(name.startswith(f"{key}.") for name in step.state_dict())
-            if mode is not NormalizationMode.IDENTITY and not known:
-                raise PolicyError(f"{key!r} is to be normalised ({mode.value}) but has no statistics")
+            missing = [name for name in NORMALIZED_BY[mode] if f"{key}.{name}" not in step.state_dict()]
+            if missing:
+                raise PolicyError(
+                    f"{key!r} is to be normalised ({mode.value}) but has no statistics ({', '.join(missing)}); "
+                    "choose another data.normalization, or convert the datasets again with LeRobot's own tools"
+                )
 
 
 def _names(features: dict[str, Any]) -> str:

@@ -175,13 +175,13 @@ def aggregate_statistics(files: list[str]) -> dict[str, NDArray[Any]]:
     return data.flatten_stats(data.aggregate([data.unflatten_stats(atomic.read_tensors(Path(file))) for file in files]))
 
 
-def save_policy(payload: str, folder: str, merge: bool) -> None:
+def save_policy(payload: str, folder: str, merge: bool, own: bool) -> None:
     """`client_app.save_policy` in a worker process; `payload` is a ClientTask as JSON."""
     _quiet()
     from zk0 import client_app
 
     task = ClientTask.model_validate_json(payload)
-    client_app.save_policy(task, client_app.read_config(Path(task.run_dir)), Path(folder), merge=merge)
+    client_app.save_policy(task, client_app.read_config(Path(task.run_dir)), Path(folder), merge=merge, own=own)
 
 
 def _work(task: ClientTask, log: Path) -> None:
