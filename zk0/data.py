@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from lerobot.configs.default import DatasetConfig as LeRobotDatasetConfig
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.train import TrainPipelineConfig
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from zk0.config import DataConfig, DatasetConfig, resolve_path
 from zk0.errors import DatasetError
+from zk0.hub import HUB_ERRORS, patiently
 
 Stats = dict[str, dict[str, NDArray[Any]]]
 """Feature -> statistic (`mean`, `std`, `min`, `max`, `count`, quantiles) -> array; LeRobot's own layout."""
@@ -42,8 +42,10 @@ def open_metadata(dataset: DatasetConfig) -> LeRobotDatasetMetadata:
             "give the folder that contains meta/, data/ and videos/"
         )
     try:
-        meta = LeRobotDatasetMetadata(dataset.repo_id, root=root, revision=dataset.revision)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
+        meta = patiently(
+            lambda: LeRobotDatasetMetadata(dataset.repo_id, root=root, revision=dataset.revision), dataset.repo_id
+        )
+    except HUB_ERRORS as error:
         raise DatasetError(
             f"dataset {dataset.name!r}: repo_id = {dataset.repo_id!r} cannot be fetched from the hub "
             f"({_first_line(error)}); check the id, your connection and `hf auth login`, or give its folder as root"

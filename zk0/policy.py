@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from lerobot.configs.default import PeftConfig as LeRobotPeftConfig
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, NormalizationMode
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 from zk0.config import PeftConfig, PolicyConfig, RunConfig, resolve_path
 from zk0.data import Stats
 from zk0.errors import PolicyError
+from zk0.hub import HUB_ERRORS, patiently
 
 VLM_FOLDER = "vlm"
 """A base folder may carry its vision-language config and tokenizer in this sub-folder, to load without the hub."""
@@ -56,8 +56,8 @@ def load_policy_config(policy: PolicyConfig, path: str) -> PreTrainedConfig:
         PolicyError: no such policy, or an override that its config does not know.
     """
     try:
-        config = PreTrainedConfig.from_pretrained(path, revision=policy.revision)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        config = patiently(lambda: PreTrainedConfig.from_pretrained(path, revision=policy.revision), path)
+    except (*HUB_ERRORS, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PolicyError(
             f"policy.path = {policy.path!r}: no LeRobot policy can be read there ({reason}); "
