@@ -23,20 +23,19 @@ REPO = "someone/kitchen"
 COMMIT = hashlib.sha1(b"commit").hexdigest()
 SOURCE = resolve_path("asset:datasets/unseen")
 FETCH = """
-import sys, time
-from zk0 import hub, fetch
+import sys
+from zk0 import hub
+from zk0.client_app import check_data
 from zk0.config import validate_config
 hub.FIRST_WAIT_S = float(sys.argv[1])
 client = {"name": "mine", "repo_id": "someone/kitchen"}
-config = validate_config({"clients": [client], "policy": {"path": "asset:base"}})
-from zk0.data import open_metadata
+config = validate_config({"clients": [client], "policy": {"path": "asset:base", "device": "cpu"}})
 from zk0.errors import DatasetError
 try:
-    fetch.fetch(config)
-    meta = open_metadata(config.clients[0])
+    found = check_data(config)
 except DatasetError as error:
     sys.exit(f"DatasetError: {error}")
-print("frames", meta.total_frames)
+print([item.seen for item in found.findings if item.check == "video frames"], len(found.of("error")))
 """
 
 
@@ -107,7 +106,7 @@ def endpoint() -> Iterator[str]:
 
 
 def fetch(endpoint: str, home: Path, first_wait_s: float) -> subprocess.CompletedProcess[str]:
-    """Fetch the dataset as a run does, in a process of its own: the endpoint is read at import."""
+    """Fetch and check the dataset as `zk0 check-data` does, in a process of its own: the endpoint is read at import."""
     kept = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     environment = kept | {
         "HF_ENDPOINT": endpoint,
@@ -126,7 +125,7 @@ def test_a_busy_hub_is_asked_again_until_it_answers(
 ) -> None:
     monkeypatch.setattr(StandIn, "refuse", [429, 503])
     done = fetch(endpoint, tmp_path, first_wait_s=0.01)
-    assert done.stdout.strip() == "frames 444", done.stderr
+    assert done.stdout.strip() == "['888 decoded'] 0", done.stderr
     assert "someone/kitchen: the hub answers 429; asking again in 0 s (attempt 1 of 6)" in done.stderr
     assert "someone/kitchen: the hub answers 503" in done.stderr
     [snapshot] = [path for path in (tmp_path / "lerobot").rglob(COMMIT) if path.is_dir()]
