@@ -57,7 +57,7 @@ def patiently[T](call: Callable[[], T], what: str) -> T:
 def _busy_answer(error: BaseException) -> httpx.Response | None:
     """The hub's answer behind an error, if it was one that may pass."""
     for cause in _causes(error):
-        if isinstance(cause, HfHubHTTPError) and cause.response is not None and cause.response.status_code in BUSY:
+        if isinstance(cause, HfHubHTTPError) and cause.response.status_code in BUSY:
             return cause.response
     return None
 

@@ -146,9 +146,10 @@ def _decode(file: Path, *, depth: bool) -> tuple[NDArray[np.float64], NDArray[np
                     why = why or str(error)
                     continue
                 for frame in frames:
-                    if frame.time is None:
+                    seconds = cast(float | None, frame.time)  # typed as if every frame had one
+                    if seconds is None:
                         continue
-                    times.append(frame.time)
+                    times.append(seconds)
                     if not depth and frame.to_ndarray(format="gray").std() < FLAT_SPREAD:
                         flat.append(times[-1])
     except (FFmpegError, IndexError) as error:  # no video at all
