@@ -68,7 +68,7 @@ def export_final(run_dir: str) -> str:
     return str(export(store, store.committed_rounds()[-1], store.folder / "final", merge=False))
 
 
-def export(store: RunStore, number: int, folder: Path, *, merge: bool) -> Path:
+def export(store: RunStore, number: int, folder: Path, *, merge: bool, client: str | None = None) -> Path:
     """Write the global policy of a round to a folder, which is replaced as a whole.
 
     Args:
@@ -76,11 +76,12 @@ def export(store: RunStore, number: int, folder: Path, *, merge: bool) -> Path:
         number: a committed round.
         folder: where to; an earlier export there is replaced.
         merge: merge the adapters into the weights.
+        client: whose own statistics it is normalised by with data.normalization = "own"; the base's when None.
     """
     scratch = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
-    work = store.task("evaluate", number, store.config.clients[0].name, store.state(number))
-    export_policy(work, store.config, scratch, merge=merge)
+    work = store.task("evaluate", number, client or store.config.clients[0].name, store.state(number))
+    export_policy(work, store.config, scratch, merge=merge, own=client is not None)
     if folder.exists():
         atomic.remove_folder(folder)
     atomic.move(scratch, folder)

@@ -29,9 +29,9 @@ def make_executor(work: ClientTask, config: ExecutorConfig) -> Executor:
     return ProcessExecutor(config)
 
 
-def export_policy(work: ClientTask, config: RunConfig, folder: Path, *, merge: bool) -> None:
+def export_policy(work: ClientTask, config: RunConfig, folder: Path, *, merge: bool, own: bool) -> None:
     """Write a round's policy, in a worker process: the orchestrator never loads a model."""
-    ProcessExecutor(config.executor).call(save_policy, work.model_dump_json(), str(folder), merge)
+    ProcessExecutor(config.executor).call(save_policy, work.model_dump_json(), str(folder), merge, own)
 
 
 def stop_work(store: RunStore) -> None:

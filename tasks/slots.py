@@ -26,11 +26,8 @@ def _forget(services: list[Any]) -> None:
     """Let go of what Prefect's hooks for the exit keep of ended services: a few hundred KiB to 1 MiB for each."""
     loop = get_global_loop()
     # Each call has a copy of the context that it was made in, and by it the states and results of a whole round.
-    loop._on_shutdown[:] = [  # noqa: SLF001
-        call
-        for call in loop._on_shutdown
-        if getattr(call.fn, "__self__", None) not in services  # noqa: SLF001
-    ]
+    calls = loop._on_shutdown  # noqa: SLF001
+    calls[:] = [call for call in calls if getattr(call.fn, "__self__", None) not in services]
     for service in services:
         for heavy in ("_client", "_queue_get_thread"):  # an SSL context; a thread's object
             vars(service).pop(heavy, None)

@@ -9,7 +9,7 @@ import click
 import typer
 from rich.console import Console
 
-from zk0.errors import RunNameError, Zk0Error
+from zk0.errors import DatasetError, RunNameError, Zk0Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +103,9 @@ def export(
     out: Annotated[Path, typer.Option(help="The folder to write; must not exist.")],
     number: Annotated[int | None, typer.Option("--round", help="A committed round; the newest when left out.")] = None,
     merge: Annotated[bool, typer.Option(help="Merge the adapters into plain weights.")] = False,
+    client: Annotated[
+        str | None, typer.Option(help="For this client's arm, where each has statistics of its own.")
+    ] = None,
     outputs: OutputsOption = Path("outputs"),
 ) -> None:
     """Write a round's policy as a LeRobot pretrained_model folder."""
@@ -113,21 +116,36 @@ def export(
     if not committed or (number is not None and number not in committed):
         kept = ", ".join(map(str, committed)) or "none"
         raise RunNameError(f"--round {number}: run {name!r} has no such round; committed and kept: {kept}")
+    if client is not None and client not in (known := [item.name for item in store.config.clients]):
+        raise RunNameError(f"--client {client!r}: the run has no such client; it has {', '.join(known)}")
     if out.exists():
         raise RunNameError(f"--out {str(out)!r}: exists; choose a folder that does not")
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    console.print(f"written: {write(store, committed[-1] if number is None else number, out.absolute(), merge=merge)}")
+    last = committed[-1] if number is None else number
+    console.print(f"written: {write(store, last, out.absolute(), merge=merge, client=client)}")
 
 
 @app.command(name="check-data")
-def check_data(config: ConfigArgument = None, overrides: SetOption = None) -> None:
-    """Check the datasets of a config against each other and the base policy, and train nothing."""
+def check_data(
+    config: ConfigArgument = None,
+    overrides: SetOption = None,
+    fix_to: Annotated[
+        Path | None, typer.Option(help="Write copies without doubled frames to FIX_TO/<name>, and check those.")
+    ] = None,
+) -> None:
+    """Check every frame of a config's datasets, against each other and the base policy, and train nothing."""
     from zk0.config import load_config
-    from zk0.executors.checks import check
+    from zk0.executors.checks import check, check_data
+    from zk0.view import findings_table
 
-    checked = check(load_config(config, overrides or []))
-    for dataset, count in checked.frames.items():
-        console.print(f"{dataset}: {count} frames, fits the policy")
+    wanted = load_config(config, overrides or [])
+    found = check_data(wanted, fix_to)
+    console.print(findings_table(found))
+    if errors := found.of("error"):
+        at = ", ".join(dict.fromkeys(finding.dataset for finding in errors))
+        raise DatasetError(f"{len(errors)} errors in the table ({at}); training would fail on them or learn wrongly")
+    if fix_to is None:  # the copies are of no config yet
+        check(wanted)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from loguru import logger
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from zk0 import atomic, data, policy, start, training
+from zk0 import atomic, data, data_checks, data_fix, fetch, policy, start, training
 from zk0.atomic import file_sha256
 from zk0.config import DatasetConfig, RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError
@@ -25,7 +25,7 @@ from zk0.evaluation import evaluate
 from zk0.fit_checkpoint import FitCheckpoint
 from zk0.memory import gib, peak_rss_bytes, peak_vram
 from zk0.memory_sampler import MemorySampler, peak_metrics
-from zk0.records import ArtifactRef, ClientResult, ClientTask, Preflight
+from zk0.records import ArtifactRef, ClientResult, ClientTask, DataReport, Preflight
 from zk0.results import write_result
 from zk0.seeding import derive_seed
 from zk0.soft_limit import SoftLimit
@@ -97,8 +97,8 @@ def statistics(task: ClientTask, config: RunConfig, _sampler: MemorySampler) -> 
     dataset = _dataset(config, task.client)
     meta = data.open_metadata(dataset)
     episodes, _ = data.split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
-    stats = data.episode_statistics(meta, episodes)
-    renamed = {dataset.rename_map.get(key, key): value for key, value in data.with_imagenet(stats, meta).items()}
+    stats = data.training_statistics(meta, config.evaluation.holdout_episodes)
+    renamed = {dataset.rename_map.get(key, key): value for key, value in stats.items()}
     return Outcome(data.flatten_stats(renamed), sum(meta.episodes["length"][: len(episodes)]), {})
 
 
@@ -181,22 +181,35 @@ def preflight(config: RunConfig) -> Preflight:
         DatasetError, PolicyError: the first thing that would fail in training.
     """
     config = _settle_device(config)
-    held_out = config.evaluation.holdout_episodes
-    metas = {item.name: data.check_dataset(item, config.data, held_out) for item in config.clients}
-    metas |= {item.name: data.check_dataset(item, config.data, 0) for item in config.evaluation.datasets}
-    first = config.clients[0]
-    base = (
-        policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
-        if config.policy.path is not None
-        else _features_of_new_policy(config, metas[first.name])
+    found = data_checks.report(config, every_frame=False)
+    data_checks.refuse(found)
+    return Preflight(
+        config=config,
+        frames=found.frames,
+        exchanged_bytes=_exchanged_bytes(config),
+        warnings=[str(item) for item in found.of("warning")],
     )
-    for item in [*config.clients, *config.evaluation.datasets]:
-        policy.check_features(base, metas[item.name], item.rename_map, item.name)
-    frames = {name: meta.total_frames for name, meta in metas.items()}
-    return Preflight(config=config, frames=frames, exchanged_bytes=_exchanged_bytes(config))
 
 
-def save_policy(task: ClientTask, config: RunConfig, folder: Path, *, merge: bool) -> None:
+def check_data(config: RunConfig, fix_to: Path | None = None) -> DataReport:
+    """Check every dataset, and every frame of it, against each other and the base; what lies on the hub is fetched.
+
+    Args:
+        config: the config.
+        fix_to: where to write corrected copies of the datasets with doubled frames, which are then checked instead.
+
+    Raises:
+        ConfigError: as `preflight`; or a copy's folder exists.
+        DatasetError, PolicyError: something cannot be fetched, or the base cannot be read.
+    """
+    config = _settle_device(config)
+    fetch.fetch_datasets(config)
+    if fix_to is not None:
+        config = data_fix.without_doubled_frames(config, fix_to)
+    return data_checks.report(config, every_frame=True)
+
+
+def save_policy(task: ClientTask, config: RunConfig, folder: Path, *, merge: bool, own: bool = False) -> None:
     """Write the global policy of a round as a LeRobot `pretrained_model` folder.
 
     Args:
@@ -204,9 +217,10 @@ def save_policy(task: ClientTask, config: RunConfig, folder: Path, *, merge: boo
         config: the run's config.
         folder: where to write; created.
         merge: merge the adapters into the weights, so that the folder needs neither PEFT nor the base.
+        own: for the task's client alone: with its own statistics, where the config lets it use them.
     """
-    dataset = config.clients[0]
-    built, preprocessor, postprocessor = _load_global(task, config, dataset, data.open_metadata(dataset))
+    dataset = _dataset(config, task.client)
+    built, preprocessor, postprocessor = _load_global(task, config, dataset, data.open_metadata(dataset), own=own)
     if merge and config.peft.enabled:
         built = built.merge_and_unload()
         built.config.use_peft = False
@@ -232,14 +246,26 @@ def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:
 
 
 def _load_global(
-    task: ClientTask, config: RunConfig, dataset: DatasetConfig, meta: LeRobotDatasetMetadata
+    task: ClientTask, config: RunConfig, dataset: DatasetConfig, meta: LeRobotDatasetMetadata, *, own: bool = True
 ) -> tuple[policy.Policy, policy.Processor, policy.Processor]:
-    """The policy with the round's global tensors in it, and its processors."""
+    """The policy with the round's global tensors in it, and its processors.
+
+    Args:
+        task: names the tensors and, where they are federated, the statistics.
+        config: the run's config.
+        dataset: the client's, or one that no client trains on.
+        meta: of the dataset.
+        own: whether a client's own statistics may be used, where the config asks for them.
+    """
     run_dir = Path(task.run_dir)
     built, base = _load_policy(task, config, dataset, meta)
     if task.incoming is not None:
         policy.load_exchanged_tensors(built, read_tensors(run_dir, task.incoming))
-    stats = data.unflatten_stats(read_tensors(run_dir, task.stats)) if task.stats is not None else None
+    stats = None  # the base's
+    if task.stats is not None:
+        stats = data.unflatten_stats(read_tensors(run_dir, task.stats))
+    elif own and config.data.normalization == "own" and dataset in config.clients:
+        stats = data.training_statistics(meta, config.evaluation.holdout_episodes)
     return built, *policy.build_processors(base, stats, dataset.rename_map)
 
 
@@ -269,15 +295,11 @@ def _continued(config: RunConfig, fresh: dict[str, NDArray[Any]]) -> dict[str, N
 
 def _create_base(task: ClientTask, config: RunConfig, meta: LeRobotDatasetMetadata) -> None:
     """A policy made from scratch becomes the run's own base, in the run directory."""
-    base = _features_of_new_policy(config, meta)
+    base = policy.base_config(config, meta)
     set_seed(derive_seed(config.seed, 0, "", "base"))
     built = make_policy(base, ds_meta=meta, rename_map=config.clients[0].rename_map)
     preprocessor, postprocessor = make_pre_post_processors(base)
     policy.save_pretrained(built, preprocessor, postprocessor, Path(task.run_dir) / "base")
-
-
-def _features_of_new_policy(config: RunConfig, meta: LeRobotDatasetMetadata) -> PreTrainedConfig:
-    return policy.new_policy_config(config.policy, policy.policy_features(meta, config.clients[0].rename_map))
 
 
 def _settle_device(config: RunConfig) -> RunConfig:

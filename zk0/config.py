@@ -207,9 +207,10 @@ class TrainingConfig(_Part):
 class DataConfig(_Part):
     """How datasets are read and normalised."""
 
-    normalization: Literal["base", "federated"] = "federated"
+    normalization: Literal["base", "federated", "own"] = "federated"
     """`base`: the statistics saved with policy.path; `federated`: clients send counts and moments of their training
-    episodes, aggregated by LeRobot's `aggregate_stats` (hold-outs are never in them)."""
+    episodes, aggregated by LeRobot's `aggregate_stats` (hold-outs are never in them); `own`: each client uses those of
+    its training episodes, which never leave it, and all else (evaluation.datasets, the final policy) the base's."""
     tolerance_s: float = Field(default=1e-4, gt=0)
     """Largest deviation of a time stamp from 1/fps, in seconds."""
     video_backend: Literal["pyav", "torchcodec"] = "pyav"
@@ -374,8 +375,8 @@ class RunConfig(_Part):
             )
         if self.policy.path is None and self.peft.enabled:
             raise ValueError("peft.enabled needs policy.path: adapters need a trained base; set peft.enabled = false")
-        if self.policy.path is None and self.data.normalization == "base":
-            raise ValueError("data.normalization = 'base' needs policy.path; use 'federated'")
+        if self.policy.path is None and self.data.normalization != "federated":
+            raise ValueError(f"data.normalization = {self.data.normalization!r} needs policy.path; use 'federated'")
         if self.peft.aggregation == "exact" and self.federation.strategy not in ("fedavg", "fedprox"):
             raise ValueError(
                 f"peft.aggregation = 'exact' gives A and B new axes in every round, in which the state of "

@@ -1,4 +1,4 @@
-"""Open, check and split LeRobot datasets, and compute the statistics of chosen episodes."""
+"""Open and split LeRobot datasets, and compute the statistics of chosen episodes."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from lerobot.configs.default import DatasetConfig as LeRobotDatasetConfig
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.train import TrainPipelineConfig
@@ -14,14 +13,20 @@ from lerobot.datasets.compute_stats import aggregate_stats
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.factory import make_dataset
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from lerobot.utils.constants import ACTION, IMAGENET_STATS
+from lerobot.utils.constants import ACTION, IMAGENET_STATS, OBS_STR
 from numpy.typing import NDArray
 
 from zk0.config import DataConfig, DatasetConfig, resolve_path
 from zk0.errors import DatasetError
+from zk0.hub import HUB_ERRORS, patiently
 
 Stats = dict[str, dict[str, NDArray[Any]]]
 """Feature -> statistic (`mean`, `std`, `min`, `max`, `count`, quantiles) -> array; LeRobot's own layout."""
+
+STATISTICS = ("mean", "std", "min", "max", "count")
+"""What `aggregate_stats` needs of every feature; quantiles are recorded since LeRobot 0.4, and not by every tool."""
+WITHOUT_STATISTICS = ("string", "language")
+"""Types of features that LeRobot records no statistics of."""
 
 
 def open_metadata(dataset: DatasetConfig) -> LeRobotDatasetMetadata:
@@ -37,8 +42,10 @@ def open_metadata(dataset: DatasetConfig) -> LeRobotDatasetMetadata:
             "give the folder that contains meta/, data/ and videos/"
         )
     try:
-        meta = LeRobotDatasetMetadata(dataset.repo_id, root=root, revision=dataset.revision)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
+        meta = patiently(
+            lambda: LeRobotDatasetMetadata(dataset.repo_id, root=root, revision=dataset.revision), dataset.repo_id
+        )
+    except HUB_ERRORS as error:
         raise DatasetError(
             f"dataset {dataset.name!r}: repo_id = {dataset.repo_id!r} cannot be fetched from the hub "
             f"({_first_line(error)}); check the id, your connection and `hf auth login`, or give its folder as root"
@@ -57,30 +64,6 @@ def split_episodes(total_episodes: int, holdout_episodes: int) -> tuple[list[int
     """Split episode indices into those trained on and the held-out last ones."""
     first_held_out = total_episodes - holdout_episodes
     return list(range(first_held_out)), list(range(first_held_out, total_episodes))
-
-
-def check_dataset(dataset: DatasetConfig, data: DataConfig, holdout_episodes: int) -> LeRobotDatasetMetadata:
-    """Refuse a dataset that would fail, or silently mislead, in training.
-
-    Args:
-        dataset: the dataset.
-        data: reading options (`tolerance_s`).
-        holdout_episodes: episodes that will be held out; 0 for a dataset that is only evaluated.
-
-    Raises:
-        DatasetError: names the dataset, what was found and what to do.
-    """
-    meta = open_metadata(dataset)
-    if meta.total_episodes <= holdout_episodes:
-        raise DatasetError(
-            f"dataset {dataset.name!r}: {meta.total_episodes} episodes, of which evaluation.holdout_episodes = "
-            f"{holdout_episodes} would be held out: none is left to train on; record more or lower that key"
-        )
-    if ACTION not in meta.features:
-        raise DatasetError(f"dataset {dataset.name!r}: has no {ACTION!r} feature; it cannot teach a policy")
-    _check_files(dataset, meta)
-    _check_rows(dataset, meta, data.tolerance_s)
-    return meta
 
 
 def build_dataset(
@@ -107,14 +90,44 @@ def episode_statistics(meta: LeRobotDatasetMetadata, episodes: list[int]) -> Sta
     """Statistics of just these episodes: LeRobot's per-episode records, aggregated by its `aggregate_stats`.
 
     `LeRobotDataset.meta.stats` covers the whole dataset whatever `episodes=` says, so it would leak the hold-out.
+
+    Raises:
+        DatasetError: an episode, or a feature of one, has no statistics: LeRobot would aggregate what is left.
     """
+    recorded = recorded_statistics(meta)
+    lacking = [f"episode {episode}" for episode in episodes if episode not in recorded]
+    for episode in sorted(set(episodes) & recorded.keys()):
+        lacking += [f"{missing} of episode {episode}" for missing in missing_statistics(meta, recorded[episode])]
+    if lacking:
+        raise DatasetError(
+            f"{meta.repo_id}: meta/episodes lacks the statistics of {lacking[0]} (and {len(lacking) - 1} more); "
+            "record or convert the dataset again with LeRobot's own tools"
+        )
+    return aggregate([recorded[episode] for episode in episodes])
+
+
+def training_statistics(meta: LeRobotDatasetMetadata, holdout_episodes: int) -> Stats:
+    """What a client's data is normalised by: statistics of its training episodes, with ImageNet's for the cameras.
+
+    Raises:
+        DatasetError: as `episode_statistics`.
+    """
+    episodes, _ = split_episodes(meta.total_episodes, holdout_episodes)
+    return with_imagenet(episode_statistics(meta, episodes), meta)
+
+
+def recorded_statistics(meta: LeRobotDatasetMetadata) -> dict[int, Stats]:
+    """Episode -> the statistics that LeRobot recorded with it."""
     files = sorted((Path(meta.root) / "meta" / "episodes").rglob("*.parquet"))
-    wanted = set(episodes)
-    rows = [row for file in files for row in pq.read_table(file).to_pylist() if row["episode_index"] in wanted]
-    per_episode = [_stats_of_row(row, meta.features) for row in rows]
-    if len(per_episode) != len(wanted):
-        raise DatasetError(f"{meta.repo_id}: statistics of {len(wanted) - len(per_episode)} episodes are missing")
-    return aggregate(per_episode)
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    return {int(row["episode_index"]): _stats_of_row(row, meta.features) for row in rows}
+
+
+def missing_statistics(meta: LeRobotDatasetMetadata, stats: Stats) -> list[str]:
+    """`feature/statistic` of what a policy may normalise by and an episode lacks."""
+    wanted = [key for key in meta.features if key == ACTION or key.startswith(f"{OBS_STR}.")]
+    numeric = [key for key in wanted if meta.features[key]["dtype"] not in WITHOUT_STATISTICS]
+    return [f"{key}/{name}" for key in numeric for name in STATISTICS if name not in stats.get(key, {})]
 
 
 def aggregate(stats: list[Stats]) -> Stats:
@@ -150,50 +163,6 @@ def _root(dataset: DatasetConfig) -> Path | None:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _check_files(dataset: DatasetConfig, meta: LeRobotDatasetMetadata) -> None:
-    """Every data and video file that the episodes name is there and not empty (local datasets only)."""
-    if dataset.root is None:
-        return
-    names = {meta.get_data_file_path(index) for index in range(meta.total_episodes)}
-    names |= {meta.get_video_file_path(i, key) for i in range(meta.total_episodes) for key in meta.video_keys}
-    for name in sorted(names):
-        file = Path(meta.root) / name
-        if not file.is_file() or not file.stat().st_size:
-            raise DatasetError(
-                f"dataset {dataset.name!r}: {file} is missing or empty; restore it, or record the dataset again"
-            )
-
-
-def _check_rows(dataset: DatasetConfig, meta: LeRobotDatasetMetadata, tolerance_s: float) -> None:
-    """Rows, indices and time steps agree with the metadata: doubled rows load silently and train on wrong frames."""
-    if dataset.root is None and not (Path(meta.root) / "data").is_dir():
-        return  # not fetched yet: LeRobot checks while it downloads
-    columns = ["index", "episode_index", "timestamp"]
-    try:
-        files = sorted((Path(meta.root) / "data").rglob("*.parquet"))
-        table = pa.concat_tables([pq.read_table(file, columns=columns) for file in files])
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(
-            f"dataset {dataset.name!r}: a data file cannot be read ({_first_line(error)}); restore it"
-        ) from error
-    lengths = sum(meta.episodes["length"])
-    if not len(table) == meta.total_frames == lengths:
-        raise DatasetError(
-            f"dataset {dataset.name!r}: {len(table)} rows, but info.json says {meta.total_frames} frames and the "
-            f"episodes add up to {lengths}; frames are doubled or lost: record or convert the dataset again"
-        )
-    index, episode, timestamp = (table[name].to_numpy().reshape(-1) for name in columns)
-    if not np.array_equal(index, np.arange(len(index))):
-        raise DatasetError(f"dataset {dataset.name!r}: the index column does not count 0, 1, 2, ...; convert it again")
-    steps = np.diff(timestamp)[np.diff(episode) == 0]
-    worst = float(np.abs(steps - 1 / meta.fps).max()) if len(steps) else 0.0
-    if worst > tolerance_s:
-        raise DatasetError(
-            f"dataset {dataset.name!r}: a time step is off 1/fps by {worst:.6f} s, more than data.tolerance_s = "
-            f"{tolerance_s}; correct the time stamps, or raise that key if the recording is meant so"
-        )
 
 
 def _stats_of_row(row: dict[str, Any], features: dict[str, Any]) -> Stats:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from lerobot.configs.default import PeftConfig as LeRobotPeftConfig
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, NormalizationMode
@@ -20,12 +19,22 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 
 from zk0 import lora
-from zk0.config import PeftConfig, PolicyConfig, resolve_path
+from zk0.config import PeftConfig, PolicyConfig, RunConfig, resolve_path
 from zk0.data import Stats
 from zk0.errors import PolicyError
+from zk0.hub import HUB_ERRORS, patiently
 
 VLM_FOLDER = "vlm"
 """A base folder may carry its vision-language config and tokenizer in this sub-folder, to load without the hub."""
+
+NORMALIZED_BY = {
+    NormalizationMode.IDENTITY: (),
+    NormalizationMode.MEAN_STD: ("mean", "std"),
+    NormalizationMode.MIN_MAX: ("min", "max"),
+    NormalizationMode.QUANTILES: ("q01", "q99"),
+    NormalizationMode.QUANTILE10: ("q10", "q90"),
+}
+"""The statistics that LeRobot's normaliser reads in each mode; without any it passes values through in silence."""
 
 type Policy = PreTrainedPolicy
 """A LeRobot policy, or PEFT's PeftModel around one, which forwards every attribute of it."""
@@ -48,8 +57,8 @@ def load_policy_config(policy: PolicyConfig, path: str) -> PreTrainedConfig:
         PolicyError: no such policy, or an override that its config does not know.
     """
     try:
-        config = PreTrainedConfig.from_pretrained(path, revision=policy.revision)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        config = patiently(lambda: PreTrainedConfig.from_pretrained(path, revision=policy.revision), path)
+    except (*HUB_ERRORS, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PolicyError(
             f"policy.path = {policy.path!r}: no LeRobot policy can be read there ({reason}); "
@@ -81,10 +90,19 @@ def policy_features(meta: LeRobotDatasetMetadata, rename_map: dict[str, str]) ->
     return {rename_map.get(key, key): value for key, value in dataset_to_policy_features(meta.features).items()}
 
 
-def check_features(
-    config: PreTrainedConfig, meta: LeRobotDatasetMetadata, rename_map: dict[str, str], who: str
-) -> None:
-    """Refuse a dataset whose cameras or dimensions do not fit the policy, before LeRobot fails deep inside.
+def base_config(config: RunConfig, first: LeRobotDatasetMetadata) -> PreTrainedConfig:
+    """The LeRobot config that the datasets must fit: the base's, or that of a policy made for the first client.
+
+    Raises:
+        PolicyError: no such policy, or an override that its config does not know.
+    """
+    if config.policy.path is not None:
+        return load_policy_config(config.policy, base_path(config.policy, Path()))
+    return new_policy_config(config.policy, policy_features(first, config.clients[0].rename_map))
+
+
+def check_names(config: PreTrainedConfig, meta: LeRobotDatasetMetadata, rename_map: dict[str, str], who: str) -> None:
+    """Refuse a dataset that lacks a camera or another feature that the policy needs.
 
     Raises:
         PolicyError: names the dataset, the feature, both sides and the key to change.
@@ -96,17 +114,29 @@ def check_features(
     cameras = [key for key, value in (config.input_features or {}).items() if value.type is FeatureType.VISUAL]
     # SmolVLA and its kin mask cameras that a dataset lacks, as long as one of theirs is there; ACT needs them all.
     may_lack = hasattr(config, "empty_cameras") and any(key in features for key in cameras)
-    for key, wanted in (config.input_features or {}).items():
-        if key not in features and key in cameras and may_lack:
-            continue
-        if key not in features:
+    for key in config.input_features or {}:
+        if key not in features and not (key in cameras and may_lack):
             raise PolicyError(
                 f"dataset {who!r}: the policy needs {key!r}, the dataset has {_names(features)}; map one to it by "
                 f"rename_map, such as {{{_spare(features, config)!r} = {key!r}}}, or choose another base"
             )
-        if wanted.type in (FeatureType.STATE, FeatureType.ENV):
-            _check_dimension(config, who, key, wanted.shape, features[key].shape)
-    for key, wanted in (config.output_features or {}).items():
+
+
+def check_dimensions(
+    config: PreTrainedConfig, meta: LeRobotDatasetMetadata, rename_map: dict[str, str], who: str
+) -> None:
+    """Refuse a dataset whose states or actions have another number of dimensions than the policy.
+
+    Raises:
+        PolicyError: as `check_names`.
+    """
+    features = policy_features(meta, rename_map)
+    inputs = {
+        key: value
+        for key, value in (config.input_features or {}).items()
+        if value.type in (FeatureType.STATE, FeatureType.ENV)
+    }
+    for key, wanted in {**inputs, **(config.output_features or {})}.items():
         if key in features:
             _check_dimension(config, who, key, wanted.shape, features[key].shape)
 
@@ -253,9 +283,12 @@ def _check_statistics(pipeline: Processor) -> None:
             continue
         for key, feature in step.features.items():
             mode = step.norm_map.get(feature.type, NormalizationMode.IDENTITY)
-            known = any(name.startswith(f"{key}.") for name in step.state_dict())
-            if mode is not NormalizationMode.IDENTITY and not known:
-                raise PolicyError(f"{key!r} is to be normalised ({mode.value}) but has no statistics")
+            missing = [name for name in NORMALIZED_BY[mode] if f"{key}.{name}" not in step.state_dict()]
+            if missing:
+                raise PolicyError(
+                    f"{key!r} is to be normalised ({mode.value}) but has no statistics ({', '.join(missing)}); "
+                    "choose another data.normalization, or convert the datasets again with LeRobot's own tools"
+                )
 
 
 def _names(features: dict[str, Any]) -> str:

@@ -52,8 +52,8 @@ def _load(config: RunConfig) -> tuple[policy.Policy, policy.Processor, LeRobotDa
     set_seed(0)
     built = policy.build_policy(base, config.peft, meta, dataset.rename_map)
     stats = None
-    if config.data.normalization == "federated":
-        stats = data.with_imagenet(data.episode_statistics(meta, episodes), meta)
+    if config.data.normalization != "base":
+        stats = data.training_statistics(meta, config.evaluation.holdout_episodes)
     preprocessor, _ = policy.build_processors(base, stats, dataset.rename_map)
     return built, preprocessor, data.build_dataset(dataset, built.config, config.data, episodes)
 

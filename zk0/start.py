@@ -43,6 +43,8 @@ def new_run(
         BadInputError: config, data, policy or name cannot be used; nothing was created.
     """
     checked = check(config)
+    for warning in checked.warnings:
+        logger.warning("{}", warning)
     if name is None and (found := unfinished(checked.config)) is not None and found.holder() is None:
         going_on(found)
         name = found.info.name

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from zk0 import memory
 from zk0.progress import ClientProgress, Json, RunProgress, failures, mapping, number, read_progress
+from zk0.records import DataReport
 
 _STYLES = {
     "training": "cyan",
@@ -26,6 +27,7 @@ _STYLES = {
     "failed": "bold red",
     "interrupted": "yellow",
 }
+_VERDICTS = {"ok": "green", "warning": "yellow", "error": "bold red"}
 _REFRESH_S = 0.5
 
 
@@ -48,6 +50,24 @@ def status_view(run_dir: str | Path, ui_url: str | None = None, pid: int | None 
     if ui_url:
         lines.append(Text(ui_url, style="dim"))
     return Group(*lines)
+
+
+def findings_table(found: DataReport) -> Table:
+    """Tabulate what every check found in every dataset, with what to do about it."""
+    table = Table()
+    table.add_column("dataset", no_wrap=True)
+    table.add_column("check", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("seen", overflow="fold", ratio=3)
+    table.add_column("remedy", overflow="fold", ratio=2)
+    last = ""
+    for finding in found.findings:
+        if last and finding.dataset != last:
+            table.add_section()
+        verdict = Text(finding.verdict, style=_VERDICTS[finding.verdict])
+        table.add_row(finding.dataset, finding.check, verdict, Text(finding.seen), Text(finding.remedy))
+        last = finding.dataset
+    return table
 
 
 def summary_table(run_dir: str | Path) -> Table:

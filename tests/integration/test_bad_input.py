@@ -49,38 +49,38 @@ def test_the_shipped_data_pass(small_config: MakeConfig) -> None:
 
 
 def test_a_missing_dataset(small_config: MakeConfig, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"'mine': root = .*no LeRobot dataset.*give the folder"):
+    with pytest.raises(DatasetError, match=r"'mine': metadata: root = .*no LeRobot dataset.*give the folder"):
         preflight(with_dataset(small_config, tmp_path / "nowhere"))
 
 
 def test_damaged_metadata(small_config: MakeConfig, dataset: Path) -> None:
     (dataset / "meta" / "info.json").write_text('{"codebase_version": "v3.0", ')
-    with pytest.raises(DatasetError, match=r"'mine': its metadata .* is damaged"):
+    with pytest.raises(DatasetError, match=r"'mine': metadata: its metadata .* is damaged"):
         preflight(with_dataset(small_config, dataset))
 
 
 def test_a_missing_video(small_config: MakeConfig, dataset: Path) -> None:
     next((dataset / "videos").rglob("*.mp4")).unlink()
-    with pytest.raises(DatasetError, match=r"'mine': .*\.mp4 is missing or empty; restore it"):
+    with pytest.raises(DatasetError, match=r"'mine': files: .*\.mp4 is missing or empty; restore the file"):
         preflight(with_dataset(small_config, dataset))
 
 
 def test_a_truncated_data_file(small_config: MakeConfig, dataset: Path) -> None:
     path = next((dataset / "data").rglob("*.parquet"))
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(DatasetError, match=r"'mine': a data file cannot be read"):
+    with pytest.raises(DatasetError, match=r"'mine': files: a data file cannot be read"):
         preflight(with_dataset(small_config, dataset))
 
 
 def test_doubled_rows(small_config: MakeConfig, dataset: Path) -> None:
     rewrite_rows(dataset, lambda table: pa.concat_tables([table, table]))
-    with pytest.raises(DatasetError, match=r"'mine': \d+ rows, but info.json says \d+ frames"):
+    with pytest.raises(DatasetError, match=r"'mine': rows: \d+ rows, but info.json says \d+ frames"):
         preflight(with_dataset(small_config, dataset))
 
 
 def test_time_steps_off_the_frame_rate(small_config: MakeConfig, dataset: Path) -> None:
     edit_info(dataset, fps=24)
-    with pytest.raises(DatasetError, match=r"'mine': a time step is off 1/fps by 0\.00\d+ s, more than"):
+    with pytest.raises(DatasetError, match=r"'mine': timestamps: a time step is off 1/fps by 0\.00\d+ s, more than"):
         preflight(with_dataset(small_config, dataset))
 
 
@@ -90,7 +90,9 @@ def test_tolerance_s_decides(small_config: MakeConfig, dataset: Path) -> None:
 
 
 def test_too_few_episodes_for_the_holdout(small_config: MakeConfig, dataset: Path) -> None:
-    with pytest.raises(DatasetError, match=r"'mine': \d+ episodes, of which evaluation.holdout_episodes = 99"):
+    with pytest.raises(
+        DatasetError, match=r"'mine': episodes: \d+ episodes, of which evaluation.holdout_episodes = 99"
+    ):
         preflight(with_dataset(small_config, dataset, evaluation__holdout_episodes=99))
 
 
@@ -104,7 +106,7 @@ def test_a_camera_that_the_base_needs_is_missing(small_config: MakeConfig, datas
     for old, new in names.items():
         (dataset / "videos" / old).rename(dataset / "videos" / new)
     _rename_video_columns(dataset, names)
-    with pytest.raises(PolicyError, match=r"'mine': the policy needs 'observation.images.*rename_map"):
+    with pytest.raises(PolicyError, match=r"'mine': cameras: the policy needs 'observation.images.*rename_map"):
         preflight(with_dataset(small_config, dataset))
     renamed = {new: old for old, new in names.items()}
     clients = [{"name": "mine", "repo_id": "zk0/mine", "root": str(dataset), "rename_map": renamed}]
@@ -123,10 +125,19 @@ def _rename_video_columns(dataset: Path, names: dict[str, str]) -> None:
 
 def test_a_robot_with_another_number_of_joints(small_config: MakeConfig, dataset: Path) -> None:
     info = json.loads((dataset / "meta" / "info.json").read_text())
-    info["features"]["observation.state"]["shape"] = [7]
+    info["features"]["observation.state"] |= {"shape": [7], "names": list("abcdefg")}
     edit_info(dataset, features=info["features"])
-    with pytest.raises(PolicyError, match=r"'observation.state' has 7 dimensions, the policy .* was made for 6"):
+    rewrite_rows(dataset, _with_a_seventh_joint)
+    with pytest.raises(
+        PolicyError, match=r"policy dimensions: 'observation.state' has 7 dimensions, the policy .* was made for 6"
+    ):
         preflight(with_dataset(small_config, dataset))
+
+
+def _with_a_seventh_joint(table: pa.Table) -> pa.Table:
+    states = [[*state, float(number)] for number, state in enumerate(table["observation.state"].to_pylist())]
+    place = table.column_names.index("observation.state")
+    return table.set_column(place, "observation.state", pa.array(states, type=pa.list_(pa.float32(), 7)))
 
 
 def test_a_base_that_is_not_there(small_config: MakeConfig, tmp_path: Path) -> None:

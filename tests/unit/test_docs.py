@@ -31,7 +31,7 @@ def test_the_readme_names_every_command_and_option_as_it_is():
     assert set(rows) == set(commands)
     for name, usage in rows.items():
         known = {option for parameter in commands[name].params for option in parameter.opts}
-        assert set(re.findall(r"--\w+", usage)) <= known
+        assert set(re.findall(r"--[\w-]+", usage)) <= known
     for file in ("README.md", "CONTRIBUTING.md", "docs/config.md"):
         assert set(re.findall(r"`(?:uv run )?zk0 ([\w-]+)", (ROOT / file).read_text(encoding="utf-8"))) <= set(commands)
 

@@ -1,9 +1,11 @@
 """Everything that is checked before a run, for every executor."""
 
+from pathlib import Path
+
 from zk0.config import RunConfig
 from zk0.executors import worker
 from zk0.executors.process import ProcessExecutor
-from zk0.records import Preflight
+from zk0.records import DataReport, Preflight
 
 
 def check(config: RunConfig) -> Preflight:
@@ -22,3 +24,8 @@ def check(config: RunConfig) -> Preflight:
     executor.call(worker.fetch, found.config)
     docker_check.check_container(found.config)
     return found
+
+
+def check_data(config: RunConfig, fix_to: Path | None = None) -> DataReport:
+    """Every check of every dataset and of all its frames, in a process of its own; see `client_app.check_data`."""
+    return ProcessExecutor(config.executor).call(worker.check_data, config, fix_to)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from zk0 import atomic
 from zk0.config import RunConfig
 from zk0.errors import BadInputError, ClientError, StorageError
-from zk0.records import ClientTask, Preflight
+from zk0.records import ClientTask, DataReport, Preflight
 from zk0.results import find_finished
 
 STORAGE = "storage"
@@ -179,6 +179,15 @@ def preflight(config: RunConfig) -> Preflight:
     return found.model_copy(update={"memory": probe.estimate(found.config)}) if config.memory.probe else found
 
 
+def check_data(config: RunConfig, fix_to: Path | None) -> DataReport:
+    """`client_app.check_data` in a worker process."""
+    _die_first()
+    _quiet()
+    from zk0 import client_app
+
+    return client_app.check_data(config, fix_to)
+
+
 def fetch(config: RunConfig) -> None:
     """`fetch.fetch` in a worker process."""
     _quiet()
@@ -194,13 +203,13 @@ def aggregate_statistics(files: list[str]) -> dict[str, NDArray[Any]]:
     return data.flatten_stats(data.aggregate([data.unflatten_stats(atomic.read_tensors(Path(file))) for file in files]))
 
 
-def save_policy(payload: str, folder: str, merge: bool) -> None:
+def save_policy(payload: str, folder: str, merge: bool, own: bool) -> None:
     """`client_app.save_policy` in a worker process; `payload` is a ClientTask as JSON."""
     _quiet()
     from zk0 import client_app
 
     task = ClientTask.model_validate_json(payload)
-    client_app.save_policy(task, client_app.read_config(Path(task.run_dir)), Path(folder), merge=merge)
+    client_app.save_policy(task, client_app.read_config(Path(task.run_dir)), Path(folder), merge=merge, own=own)
 
 
 def _work(task: ClientTask, log: Path) -> None:

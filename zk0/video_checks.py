@@ -1,0 +1,184 @@
+"""Find camera frames that training would ask for and cannot have: decode all of them, or a few in bounded time."""
+
+import io
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+from av.error import FFmpegError
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frames_pyav
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+VIDEO_SAMPLE_S = 1.0
+"""Seconds that the sampled frames of all datasets together may take at the start of a run."""
+SAMPLED_PLACES = (-1, 0, 0.5)
+"""Of an episode's frames, in the order of sampling: the last is the one that a file cut short lacks."""
+FLAT_SPREAD = 1.0
+"""Grey levels of 255, standard deviation over a frame: a lens cap or a dead camera; any scene has more."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When each frame of a dataset is to be had."""
+
+    meta: LeRobotDatasetMetadata
+    times: dict[int, NDArray[np.float64]]
+    """Episode -> seconds from its beginning, shape (frames,)."""
+    tolerance_s: float
+    """`data.tolerance_s`."""
+
+    def place(self, camera: str, episode: int) -> tuple[Path, NDArray[np.float64]]:
+        """The video file of an episode, and its frames' times in it, in seconds."""
+        start = float(self.meta.episodes[episode][f"videos/{camera}/from_timestamp"])
+        return Path(self.meta.root) / self.meta.get_video_file_path(episode, camera), start + self.times[episode]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What was found."""
+
+    lost: list[str]
+    """Frames that cannot be had; one line for each episode and camera."""
+    flat: list[str]
+    """Frames of one single grey."""
+    seen: int
+    """Frames that were decoded."""
+
+
+def check_all_frames(timeline: Timeline) -> Pictures:
+    """Decode every frame of every camera once, in the order of the files."""
+    parts = [_check_video(timeline, camera) for camera in timeline.meta.video_keys]
+    parts += [_check_images(timeline, camera) for camera in timeline.meta.image_keys]
+    return Pictures(
+        lost=[line for part in parts for line in part.lost],
+        flat=[line for part in parts for line in part.flat],
+        seen=sum(part.seen for part in parts),
+    )
+
+
+def check_some_frames(timelines: list[Timeline]) -> list[Pictures]:
+    """Decode the last, first and middle frames of a few episodes of every camera, for VIDEO_SAMPLE_S in all.
+
+    Every dataset has its turn before any has a second one.
+    """
+    deadline = time.monotonic() + VIDEO_SAMPLE_S
+    found = [Pictures([], [], 0) for _ in timelines]
+    seen = [0] * len(timelines)
+    for turn in itertools.zip_longest(*(_samples(timeline) for timeline in timelines)):
+        for number, sample in enumerate(turn):
+            if time.monotonic() > deadline:
+                break
+            if sample is not None:
+                seen[number] += 1
+                found[number].lost.extend(_try(timelines[number], *sample))
+    return [Pictures(part.lost, part.flat, count) for part, count in zip(found, seen, strict=True)]
+
+
+def _samples(timeline: Timeline) -> Iterator[tuple[str, int, float]]:
+    """Camera, episode and place of the frames to look at, the most telling first."""
+    episodes = sorted(timeline.times)
+    for place in SAMPLED_PLACES:
+        for episode in dict.fromkeys((episodes[-1], episodes[0], episodes[len(episodes) // 2])):
+            for camera in timeline.meta.video_keys:
+                yield camera, episode, place
+
+
+def _try(timeline: Timeline, camera: str, episode: int, place: float) -> list[str]:
+    file, times = timeline.place(camera, episode)
+    wanted = float(times[-1] if place < 0 else times[int(place * (len(times) - 1))])
+    try:
+        decode_video_frames_pyav(
+            file,
+            [wanted],
+            timeline.tolerance_s,
+            return_uint8=True,
+            is_depth=camera in timeline.meta.depth_keys,
+        )
+    except (FFmpegError, FrameTimestampError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        return [f"{camera}, episode {episode}: no frame at {wanted:.3f} s of {file} ({why})"]
+    return []
+
+
+def _check_video(timeline: Timeline, camera: str) -> Pictures:
+    files: dict[Path, list[int]] = {}
+    for episode in sorted(timeline.times):
+        files.setdefault(timeline.place(camera, episode)[0], []).append(episode)
+    lost, flat, seen = [], [], 0
+    for file, episodes in files.items():
+        had, grey, why = _decode(file, depth=camera in timeline.meta.depth_keys)
+        seen += len(had)
+        for episode in episodes:
+            wanted = timeline.place(camera, episode)[1]
+            here = f"{camera}, episode {episode}:"
+            if (missing := wanted[_distance(wanted, had) > timeline.tolerance_s]).size:
+                first = f"first at {missing[0]:.3f} s of {file}" + (f" ({why})" if why else "")
+                lost.append(f"{here} {missing.size} of {wanted.size} frames cannot be decoded, {first}")
+            if dull := int((_distance(wanted, grey) <= timeline.tolerance_s).sum()):
+                flat.append(f"{here} {dull} of {wanted.size} frames are of one single grey")
+    return Pictures(lost, flat, seen)
+
+
+def _decode(file: Path, *, depth: bool) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
+    """Decode a whole video.
+
+    Returns:
+        Times of the frames that could be decoded, and of those that are flat, in seconds; why others could not.
+    """
+    times: list[float] = []
+    flat: list[float] = []
+    why = ""
+    try:
+        with av.open(str(file)) as container:
+            stream = container.streams.video[0]
+            for packet in container.demux(stream):
+                try:
+                    frames = cast(list[av.VideoFrame], packet.decode())
+                except FFmpegError as error:  # one packet: the decoder goes on from the next keyframe
+                    why = why or str(error)
+                    continue
+                for frame in frames:
+                    seconds = cast(float | None, frame.time)  # typed as if every frame had one
+                    if seconds is None:
+                        continue
+                    times.append(seconds)
+                    if not depth and frame.to_ndarray(format="gray").std() < FLAT_SPREAD:
+                        flat.append(times[-1])
+    except (FFmpegError, IndexError) as error:  # no video at all
+        why = why or str(error)
+    return np.sort(np.asarray(times)), np.sort(np.asarray(flat)), why
+
+
+def _distance(wanted: NDArray[np.float64], had: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From each wanted time to the nearest one had, in seconds; shape (wanted,)."""
+    if not had.size:
+        return np.full(wanted.shape, np.inf)
+    right = np.clip(np.searchsorted(had, wanted), 0, len(had) - 1)
+    left = np.clip(right - 1, 0, len(had) - 1)
+    nearest: NDArray[np.float64] = np.minimum(np.abs(had[right] - wanted), np.abs(had[left] - wanted))
+    return nearest
+
+
+def _check_images(timeline: Timeline, camera: str) -> Pictures:
+    """Frames that are stored as pictures in the data files."""
+    lost, flat, seen = [], [], 0
+    for file in sorted((Path(timeline.meta.root) / "data").rglob("*.parquet")):
+        for row in pq.read_table(file, columns=[camera, "episode_index", "frame_index"]).to_pylist():
+            where = f"{camera}, episode {row['episode_index']}: frame {row['frame_index']}"
+            try:
+                grey = np.asarray(Image.open(io.BytesIO((row[camera] or {}).get("bytes") or b"")).convert("L"))
+            except (UnidentifiedImageError, OSError) as error:
+                lost.append(f"{where} cannot be decoded ({error})")
+                continue
+            seen += 1
+            if camera not in timeline.meta.depth_keys and grey.std() < FLAT_SPREAD:
+                flat.append(f"{where} is of one single grey")
+    return Pictures(lost, flat, seen)
