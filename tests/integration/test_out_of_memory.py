@@ -214,11 +214,3 @@ def test_below_one_the_client_is_quarantined_and_the_quorum_decides(zk0: Command
     assert zk0.metrics("tiny")[-1]["orchestrator"]["rss_bytes"] > 50 * MIB
     phases = {sample["phase"] for sample in read_samples(folder)}
     assert {"fit", "evaluate"} <= phases
-
-
-def test_the_guard_changes_no_bytes_while_memory_is_enough(zk0: CommandLine, reference: str) -> None:
-    config = zk0.config()
-    zk0.run("run", config, "--name", "unguarded", "--set", "memory.soft_limit=0", "--set", "memory.probe=false")
-    assert [zk0.digest("unguarded", number) for number in (0, 1, 2)] == [
-        zk0.digest("reference", number) for number in (0, 1, 2)
-    ]
