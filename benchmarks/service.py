@@ -93,7 +93,7 @@ class CommandLine:
 
     def run(self, *arguments: str | Path, exit_code: int = 0) -> str:
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=600)
+        output, _ = process.communicate(timeout=1000)
         assert process.returncode == exit_code, output
         return output
 

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(1500)  # two minutes on two idle cores
 @pytest.mark.slow  # seed 205: a kill of each part but the worker, in five phases
 def test_killed_runs_end_as_undisturbed_ones(tmp_path: Path) -> None:

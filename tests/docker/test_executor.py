@@ -185,7 +185,7 @@ def test_a_kill_by_the_kernel_is_survived_in_half_the_micro_batch(
     assert docker_host.containers() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive)])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets that the SDK leaves open
 def test_an_engine_that_ends_and_comes_back_costs_an_attempt_at_most(
     docker_host: Engine, fit: ClientTask, initial: dict[str, Any], number: signal.Signals

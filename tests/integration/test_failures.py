@@ -86,6 +86,7 @@ def test_an_unforeseen_error_is_named_by_its_last_line(small_config: Callable[..
     assert "Traceback" in (task.folder / "client.log").read_text()
 
 
+@pytest.mark.exhaustive
 def test_a_client_sits_out_while_the_quorum_holds(zk0: CommandLine, broken: Path) -> None:
     changes = ("--set", f"clients.1.root={broken}", "--set", "federation.min_train_clients=1")
     config = zk0.config(federation__num_rounds=1, executor__max_retries=1)

@@ -38,6 +38,7 @@ def test_lerobot_eval_runs_the_final_policy(zk0: CommandLine, reference: str, tm
     assert "pc_success" in done.stdout + done.stderr
 
 
+@pytest.mark.exhaustive
 def test_lerobot_eval_runs_a_merged_export(zk0: CommandLine, reference: str, tmp_path: Path) -> None:
     merged = tmp_path / "merged"
     zk0.run("export", "reference", "--merge", "--out", merged, "--outputs", zk0.outputs)

@@ -185,6 +185,7 @@ def test_a_killed_fit_ends_with_the_same_bytes(fit: Fit, kill: str, at: int, kep
     fit.check()
 
 
+@pytest.mark.exhaustive
 def test_a_fit_killed_again_and_again_gets_there(fit: Fit) -> None:
     for at in (4, 5, 7):
         assert fit.attempt("step", at) == -signal.SIGKILL
@@ -219,6 +220,7 @@ def test_a_damaged_checkpoint_costs_its_steps_only(fit: Fit, name: str, damage: 
     fit.check()
 
 
+@pytest.mark.exhaustive
 def test_data_from_another_process_are_resumed_exactly_too(tmp_path: Path) -> None:
     fit = prepare(tmp_path, "workers", training__num_workers=1, training__steps=6, **POLICIES["act"])
     set_every_steps(fit, 0)

@@ -24,6 +24,7 @@ def test_without_a_gpu_it_says_so() -> None:
     assert benchmark() == "no GPU: torch sees none here, so there is nothing to measure\n"
 
 
+@pytest.mark.exhaustive
 def test_what_it_measures() -> None:
     printed = benchmark("--device", "cpu", "--base", "asset:base", "--steps", "3", "--batch-size", "2")
     zk0, bare, ratio = map(float, re.search(r"\| steps/s \| (\S+) \| (\S+) \| (\S+) \|", printed).groups())  # type: ignore[union-attr]

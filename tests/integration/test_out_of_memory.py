@@ -191,6 +191,7 @@ def test_a_worker_that_no_micro_batch_helps_is_quarantined(small_config: Callabl
     assert "ended after step 3 of 8" in str(caught.value), "each attempt goes on from the one before"
 
 
+@pytest.mark.exhaustive
 def test_below_one_the_client_is_quarantined_and_the_quorum_decides(zk0: CommandLine) -> None:
     """With a limit below what Python itself needs nothing fits; with more memory and one client released it goes on."""
     # Every attempt gets one step further, from its checkpoint: with few steps the last one would be done.

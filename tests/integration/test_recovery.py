@@ -75,6 +75,7 @@ def test_after_a_power_cut_serve_alone_is_enough(served: ServedCommandLine, undi
     assert history["run_count"] == 2
 
 
+@pytest.mark.exhaustive
 def test_without_prefects_database_the_run_goes_on(served: ServedCommandLine, undisturbed: str) -> None:
     begin(served, "forgotten")
     served.kill_everything()

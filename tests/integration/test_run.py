@@ -45,6 +45,7 @@ def test_the_same_config_gives_the_same_bytes(zk0: CommandLine, reference: str) 
     assert zk0.digest("again", 2) == zk0.digest("reference", 2)
 
 
+@pytest.mark.exhaustive
 def test_another_seed_gives_other_bytes(zk0: CommandLine, reference: str) -> None:
     zk0.run("run", zk0.config(), "--name", "other-seed", "--set", "seed=8", "--set", "federation.num_rounds=1")
     assert zk0.digest("other-seed", 0) != zk0.digest("reference", 0)
@@ -94,6 +95,7 @@ def fork_server_of(process: subprocess.Popen[str]) -> psutil.Process | None:
     return next((child for child in children if "multiprocessing.forkserver" in " ".join(child.cmdline())), None)
 
 
+@pytest.mark.exhaustive
 def test_the_death_of_the_fork_server_is_no_clients_failure(zk0: CommandLine) -> None:
     config = zk0.config(training__steps=20, federation__num_rounds=1, executor__max_retries=0)
     clients = zk0.outputs / "forked" / "rounds" / "0001" / "clients"
@@ -155,6 +157,7 @@ def test_status_speaks_for_people_and_programs(zk0: CommandLine, reference: str)
     assert (record["state"], record["committed_rounds"]) == ("finished", 3)
 
 
+@pytest.mark.exhaustive
 def test_an_unfinished_run_goes_on_without_a_name(zk0: CommandLine) -> None:
     config = zk0.config(seed=99, federation__num_rounds=1, outputs_dir=str(zk0.folder / "unnamed"))
     folder = zk0.folder / "unnamed"
@@ -169,6 +172,7 @@ def test_an_unfinished_run_goes_on_without_a_name(zk0: CommandLine) -> None:
     assert len(list(folder.iterdir())) == 1
 
 
+@pytest.mark.exhaustive
 def test_old_rounds_are_pruned_but_not_the_base_the_best_and_the_last(zk0: CommandLine) -> None:
     config = zk0.config(federation__num_rounds=4, training__steps=1, checkpoint__keep=2, evaluation__frame_stride=40)
     zk0.run("run", config, "--name", "pruned")

@@ -9,6 +9,7 @@ from benchmarks.soak import judge, report, run
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.exhaustive
 def test_two_rounds_leave_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soak = run(tmp_path, rounds=2, clients=1, steps=1)
     assert [item.number for item in soak.rounds] == [0, 1, 2]

@@ -14,6 +14,7 @@ from zk0.run_store import RunStore
 PARAMETERS = 450_000_000
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_one_step_at_true_size(small_config: Callable[..., RunConfig], tmp_path: Path) -> None:
     base = tmp_path / "base"
