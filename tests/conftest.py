@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+# Two workers' threads share the cores: a thread that waits for others must not spin. Before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import tasks  # noqa: F401 - sets Prefect's defaults, before any test imports Prefect
 from benchmarks.service import free_port, small_run
 from zk0.config import RunConfig, validate_config
