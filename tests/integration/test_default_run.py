@@ -51,6 +51,7 @@ def docked(default_run: Path, zk0: CommandLine, engine: Engine) -> tuple[Command
 
 
 @pytest.mark.docker
+@pytest.mark.exhaustive
 def test_containers_give_the_same_bytes_and_end_with_ctrl_c(
     default_run: Path, docked: tuple[CommandLine, list[str]], engine: Engine
 ) -> None:

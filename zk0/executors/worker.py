@@ -95,9 +95,10 @@ def worker_lock(task: ClientTask) -> Iterator[bool]:
             time.sleep(LOOK_S)
             mine = _lock(descriptor, fcntl.LOCK_EX)
         if mine:
-            os.ftruncate(descriptor, 0)
-            # A PID of another namespace would mean someone else here.
-            os.write(descriptor, os.environ.get(CONTAINER_MARK, str(os.getpid())).encode())
+            with atomic.storage_errors(lock_path(task), "written"):
+                os.ftruncate(descriptor, 0)
+                # A PID of another namespace would mean someone else here.
+                os.write(descriptor, os.environ.get(CONTAINER_MARK, str(os.getpid())).encode())
         yield mine
 
 
@@ -155,6 +156,14 @@ def work(payload: str) -> None:
     task = ClientTask.model_validate_json(payload)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     _die_first()
+    try:
+        _work_alone(task)
+    except StorageError as error:
+        _fail(task, error)
+
+
+def _work_alone(task: ClientTask) -> None:
+    """Do the work unless another worker is at it, or has done it."""
     with worker_lock(task) as mine:
         if not mine:
             sys.exit(HELD_EXIT_CODE)
@@ -162,10 +171,7 @@ def work(payload: str) -> None:
             return  # by another worker, between our start and now: it had not taken the lock when we were asked for
         log = task.folder / "client.log"
         failure_path(task).unlink(missing_ok=True)
-        try:
-            _redirect_output(log)
-        except StorageError as error:
-            _fail(task, error)
+        _redirect_output(log)
         _work(task, log)
 
 
@@ -232,8 +238,6 @@ def _work(task: ClientTask, log: Path) -> None:
         _fail(task, ClientError("bad_data", str(error)))
     except ClientError as error:
         _fail(task, error)
-    except StorageError as error:
-        _fail(task, error)
 
 
 def _die_first() -> None:
@@ -253,8 +257,8 @@ def _fail(task: ClientTask, error: ClientError | StorageError) -> None:
     """Leave the reason where the orchestrator, or the next one, finds it; on a full disk, in the exit code alone."""
     try:
         leave_failure(task, error)
-    except StorageError:
-        logging.getLogger(__name__).exception("cannot write why %s ended", task.kind)
+    except StorageError as unwritten:
+        logging.getLogger(__name__).error("cannot write why %s ended: %s", task.kind, unwritten)  # noqa: TRY400 - its traceback helps nobody
         sys.exit(STORAGE_EXIT_CODE)
     sys.exit(FAILURE_EXIT_CODE)
 
