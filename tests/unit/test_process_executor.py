@@ -14,10 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.conftest import fill
 from zk0.config import ExecutorConfig, RunConfig
-from zk0.errors import ClientError
+from zk0.errors import ClientError, StorageError
 from zk0.executors import worker
-from zk0.executors.process import ProcessExecutor
+from zk0.executors.process import ProcessExecutor, _outcome
 from zk0.records import ClientResult, ClientTask
 from zk0.results import find_finished, write_result
 from zk0.run_store import RunStore
@@ -75,3 +76,21 @@ def test_a_worker_without_its_lock_is_waited_for(task: ClientTask) -> None:
     threading.Timer(1.0, finish, [task]).start()
     assert ProcessExecutor(ExecutorConfig())._adopt(task, psutil.Process(process.pid)).num_examples == 1
     assert process.wait() == 0
+
+
+def test_a_worker_whose_disk_is_full_says_so_without_a_traceback(
+    small_config: Callable[..., RunConfig], make_disk: Callable[[str], Path]
+) -> None:
+    """It cannot even write its PID into its lock; its exit code tells, and the orchestrator finds the reason itself."""
+    disk = make_disk("64k")
+    task = RunStore.create_or_open(small_config(outputs_dir=str(disk)), "run").task("train", 1, "kitchen")
+    task.folder.mkdir(parents=True)
+    worker.lock_path(task).touch()
+    fill(disk)
+    code = f"from zk0.executors.worker import work; work({task.model_dump_json()!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == worker.STORAGE_EXIT_CODE, done.stderr
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    with pytest.raises(StorageError, match="free some space"):
+        _outcome(task, done.returncode)
