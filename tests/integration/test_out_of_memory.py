@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from benchmarks.service import CommandLine
+from benchmarks.service import CommandLine, small_run
 from tests.cgroups import limited_cgroup
 from zk0 import findings, guard
 from zk0.attempts import failed_causes
-from zk0.config import RunConfig
+from zk0.config import RunConfig, validate_config
 from zk0.errors import QuarantineError
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.worker import NO_MEMORY
@@ -26,7 +26,7 @@ from zk0.run_store import RunStore
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-BATCH, STEPS = 96, 3
+BATCH, STEPS = 128, 3
 MIB = 2**20
 
 
@@ -58,18 +58,23 @@ def assert_equal_but_for_rounding(
     assert result.metrics["loss"] == pytest.approx(other[1].metrics["loss"], rel=1e-4)
 
 
-@pytest.fixture
-def wide(small_config: Callable[..., RunConfig]) -> Callable[..., RunConfig]:
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunConfig]:
     """Batches whose activations are what memory goes to."""
+    outputs = tmp_path_factory.mktemp("wide")
     common = {"training__batch_size": BATCH, "training__steps": STEPS, "checkpoint__every_steps": 0}
     common |= {"memory__sample_interval_s": 0.1}
-    return lambda **changes: small_config(**common, **changes)
+    return lambda **changes: validate_config(small_run(outputs, **common, **changes))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(wide: Callable[..., RunConfig]) -> tuple[ClientTask, ClientResult]:
+    return fit(wide(memory__soft_limit=0), "enough")
 
 
 def test_a_soft_limit_ends_the_fit_cleanly_and_it_goes_on_in_half_the_micro_batch(
-    wide: Callable[..., RunConfig],
+    wide: Callable[..., RunConfig], undisturbed: tuple[ClientTask, ClientResult]
 ) -> None:
-    undisturbed = fit(wide(memory__soft_limit=0), "enough")
     halved = fit(wide(memory__soft_limit=0, training__micro_batch_size=BATCH // 2), "halved")[1]
     much, less = (result.metrics["peak_ram_train_bytes"] for result in (undisturbed[1], halved))
     assert much - less > 50 * MIB, "the batch is too small to show anything"
@@ -112,10 +117,11 @@ if __name__ == "__main__":
 """
 
 
-def test_a_kill_by_the_kernel_is_recognised_and_survived(wide: Callable[..., RunConfig], tmp_path: Path) -> None:
+def test_a_kill_by_the_kernel_is_recognised_and_survived(
+    wide: Callable[..., RunConfig], undisturbed: tuple[ClientTask, ClientResult], tmp_path: Path
+) -> None:
     """All of it in a cgroup with a limit: the worker dies, not what started it, and half the micro-batch completes."""
     config = wide(memory__soft_limit=0)
-    undisturbed = fit(config, "enough")
     half_config = wide(memory__soft_limit=0, training__micro_batch_size=BATCH // 2)
     half_task = begin(half_config, "half")[1]
     store, task = begin(config, "killed")

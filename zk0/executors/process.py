@@ -47,7 +47,7 @@ class ProcessExecutor:
 
     def warm_up(self) -> None:
         """Start the fork server, so that its imports overlap with whatever the caller does next."""
-        self._context.set_forkserver_preload(["zk0.client_app", "zk0.logs"])
+        self._context.set_forkserver_preload(["zk0.executors.preload"])
         multiprocessing.forkserver.ensure_running()
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:

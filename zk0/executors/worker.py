@@ -29,7 +29,8 @@ STORAGE = "storage"
 CONTAINER_MARK = "ZK0_CONTAINER"
 """Environment variable inside every container of the Docker executor: the container's name."""
 LOOKS, LOOK_S = 10, 0.02
-"""Times that a worker tries to take its lock, and the pause between two, in seconds."""
+"""Times that a worker tries again to take its lock, which one who only looks at it by `is_held` has for an instant, and
+the pause before each, in seconds."""
 HELD_POLL_S = 0.5
 FAILURE_EXIT_CODE = 3
 """Exit code of a worker that wrote a typed failure; any other death is judged from outside."""
@@ -37,7 +38,6 @@ HELD_EXIT_CODE = 5
 """Exit code of a worker that found another one at the same work."""
 STORAGE_EXIT_CODE = StorageError.exit_code
 """Exit code of a worker that could not even write why it ended."""
-
 
 NO_MEMORY = "can't allocate memory"
 """In the text of torch's plain RuntimeError where the CPU's memory ends; on a GPU it has a type of its own."""
@@ -87,13 +87,7 @@ def worker_lock(task: ClientTask) -> Iterator[bool]:
         StorageError: the lock cannot be opened.
     """
     with _lock_file(task) as descriptor:
-        # Somebody who only looks, by `is_held`, has it for an instant.
-        mine = _lock(descriptor, fcntl.LOCK_EX)
-        for _ in range(LOOKS):
-            if mine:
-                break
-            time.sleep(LOOK_S)
-            mine = _lock(descriptor, fcntl.LOCK_EX)
+        mine = any(_lock(descriptor, fcntl.LOCK_EX, after_s=pause) for pause in (0, *[LOOK_S] * LOOKS))
         if mine:
             with atomic.storage_errors(lock_path(task), "written"):
                 os.ftruncate(descriptor, 0)
@@ -123,7 +117,8 @@ def _lock_file(task: ClientTask) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, how: int) -> bool:
+def _lock(descriptor: int, how: int, after_s: float = 0) -> bool:
+    time.sleep(after_s)
     try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except OSError as error:
@@ -219,6 +214,8 @@ def save_policy(payload: str, folder: str, merge: bool, own: bool) -> None:
 
 
 def _work(task: ClientTask, log: Path) -> None:
+    from zk0.executors import preload  # noqa: F401, I001 - before all else: its imports are the quick way to do these
+
     import torch
 
     from zk0 import client_app, logs, memory_sampler
