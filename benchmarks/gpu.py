@@ -153,7 +153,7 @@ def _lerobot_parts(config: RunConfig, steps: int) -> tuple[Any, ...]:
     built = policy.build_policy(base, config.peft, meta, item.rename_map).to(config.policy.device)
     preprocessor, _ = policy.build_processors(base, data.with_imagenet(meta.stats, meta), item.rename_map)
     episodes, _ = data.split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
-    dataset = data.build_dataset(item, built.config, config.data, episodes)
+    dataset = data.build_dataset(item, meta, built.config, config.data, episodes)
     seed = derive_seed(config.seed, 1, item.name, "train")
     sampler = EpisodeAwareSampler(
         dataset.meta.episodes["dataset_from_index"],

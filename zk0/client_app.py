@@ -108,7 +108,7 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
     meta = data.open_metadata(dataset)
     episodes, _ = data.split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
     built, preprocessor, _ = _load_global(task, config, dataset, meta)
-    frames = data.build_dataset(dataset, built.config, config.data, episodes)
+    frames = data.build_dataset(dataset, meta, built.config, config.data, episodes)
     seed = derive_seed(config.seed, task.server_round, task.client, "train")
     set_seed(seed)
     sampler.enter("train")
@@ -150,7 +150,7 @@ def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySample
     held_out = config.evaluation.holdout_episodes if dataset in config.clients else meta.total_episodes
     _, episodes = data.split_episodes(meta.total_episodes, held_out)
     built, preprocessor, postprocessor = _load_global(task, config, dataset, meta)
-    frames = data.build_dataset(dataset, built.config, config.data, episodes)
+    frames = data.build_dataset(dataset, meta, built.config, config.data, episodes)
     seed = derive_seed(config.seed, 0, task.client, "evaluate")
     sampler.enter("evaluate")
     metrics = evaluate(

@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from lerobot.configs.default import DatasetConfig as LeRobotDatasetConfig
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.compute_stats import aggregate_stats
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
-from lerobot.datasets.factory import make_dataset
+from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.utils.constants import ACTION, IMAGENET_STATS, OBS_STR
 from numpy.typing import NDArray
@@ -67,23 +65,26 @@ def split_episodes(total_episodes: int, holdout_episodes: int) -> tuple[list[int
 
 
 def build_dataset(
-    dataset: DatasetConfig, policy: PreTrainedConfig, data: DataConfig, episodes: list[int]
+    dataset: DatasetConfig,
+    meta: LeRobotDatasetMetadata,
+    policy: PreTrainedConfig,
+    data: DataConfig,
+    episodes: list[int],
 ) -> LeRobotDataset:
-    """Open the frames of some episodes, with the action chunks that the policy asks for (LeRobot's `make_dataset`)."""
-    meta = open_metadata(dataset)
-    config = TrainPipelineConfig(
-        dataset=LeRobotDatasetConfig(
-            repo_id=dataset.repo_id,
-            root=str(meta.root),
-            episodes=episodes,
-            revision=dataset.revision,
-            video_backend=data.video_backend,
-        ),
-        policy=policy,
+    """Open the frames of some episodes, with the action chunks that the policy asks for.
+
+    As LeRobot's `make_dataset`, which would read the metadata, the dearest part of a short fit, once more.
+    """
+    return LeRobotDataset(
+        dataset.repo_id,
+        root=meta.root,
+        episodes=episodes,
+        delta_timestamps=resolve_delta_timestamps(policy, meta),
+        revision=dataset.revision,
+        video_backend=data.video_backend,
+        return_uint8=True,
         tolerance_s=data.tolerance_s,
-        rename_map=dataset.rename_map,
     )
-    return make_dataset(config)
 
 
 def episode_statistics(meta: LeRobotDatasetMetadata, episodes: list[int]) -> Stats:

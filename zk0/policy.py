@@ -1,6 +1,9 @@
 """Build a policy by LeRobot's factories, put LoRA on it by PEFT, and read and write the tensors that travel."""
 
 import dataclasses
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +60,8 @@ def load_policy_config(policy: PolicyConfig, path: str) -> PreTrainedConfig:
         PolicyError: no such policy, or an override that its config does not know.
     """
     try:
-        config = patiently(lambda: PreTrainedConfig.from_pretrained(path, revision=policy.revision), path)
+        with _temporary_files_removed():
+            config = patiently(lambda: PreTrainedConfig.from_pretrained(path, revision=policy.revision), path)
     except (*HUB_ERRORS, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PolicyError(
@@ -69,6 +73,17 @@ def load_policy_config(policy: PolicyConfig, path: str) -> PreTrainedConfig:
     if getattr(config, "vlm_model_name", None) == VLM_FOLDER:
         config.vlm_model_name = str(Path(path) / VLM_FOLDER)
     return _override(config, policy)
+
+
+@contextmanager
+def _temporary_files_removed() -> Iterator[None]:
+    """LeRobot copies every config that it reads to a temporary file, and leaves it there: thousands in a long run."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="zk0-") as tempfile.tempdir:
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def new_policy_config(policy: PolicyConfig, features: dict[str, Any]) -> PreTrainedConfig:

@@ -55,7 +55,7 @@ def _load(config: RunConfig) -> tuple[policy.Policy, policy.Processor, LeRobotDa
     if config.data.normalization != "base":
         stats = data.training_statistics(meta, config.evaluation.holdout_episodes)
     preprocessor, _ = policy.build_processors(base, stats, dataset.rename_map)
-    return built, preprocessor, data.build_dataset(dataset, built.config, config.data, episodes)
+    return built, preprocessor, data.build_dataset(dataset, meta, built.config, config.data, episodes)
 
 
 def _peak_of_a_step(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def load(config: RunConfig, index: int = 0) -> tuple[Policy, Processor, Processo
     built = policy.build_policy(base, config.peft, meta, dataset.rename_map)
     before, after = policy.build_processors(base, None, dataset.rename_map)
     episodes, _ = data.split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
-    return built, before, after, data.build_dataset(dataset, built.config, config.data, episodes)
+    return built, before, after, data.build_dataset(dataset, meta, built.config, config.data, episodes)
 
 
 def fit(config: RunConfig, mu: float = 0.0, first_step: int = 0) -> tuple[Policy, training.FitOutcome]:
@@ -306,3 +307,15 @@ def test_merged_and_adapted_policies_act_alike(small_config: MakeConfig, tmp_pat
         assert json.loads((folder / "config.json").read_text())["use_peft"] is not merge
         assert (folder / "adapter_config.json").exists() is not merge
     torch.testing.assert_close(actions[0], actions[1], atol=1e-5, rtol=0)
+
+
+def test_reading_a_policy_leaves_no_temporary_file(
+    small_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    config = small_config()
+    policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+    assert list(scratch.iterdir()) == []
+    assert tempfile.gettempdir() == str(scratch)

@@ -30,7 +30,7 @@ def fit(config: RunConfig, mu: float = 0.0, micro: int | None = None) -> tuple[d
     set_seed(1)
     built = policy.build_policy(base, config.peft, meta, dataset.rename_map)
     before, _ = policy.build_processors(base, None, dataset.rename_map)
-    frames = data.build_dataset(dataset, built.config, config.data, [0])
+    frames = data.build_dataset(dataset, meta, built.config, config.data, [0])
     set_seed(2)
     local = training.LocalRound(seed=3, first_step=0, total_steps=20, proximal_mu=mu, micro_batch_size=micro)
     outcome = training.fit(built, before, frames, config.training, local)
@@ -101,7 +101,7 @@ def test_an_evaluation_in_micro_batches_gives_the_same_figures(small_config: Mak
     base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
     built = policy.build_policy(base, config.peft, meta, dataset.rename_map)
     before, after = policy.build_processors(base, None, dataset.rename_map)
-    frames = data.build_dataset(dataset, built.config, config.data, [0, 1])
+    frames = data.build_dataset(dataset, meta, built.config, config.data, [0, 1])
 
     def figures(size: int | None, seed: int = 5) -> dict[str, Any]:
         return evaluate(built, before, after, frames, config.evaluation, seed=seed, micro_batch_size=size)
