@@ -79,7 +79,8 @@ def load_policy_config(policy: PolicyConfig, path: str) -> PreTrainedConfig:
 def _temporary_files_removed() -> Iterator[None]:
     """LeRobot copies every config that it reads to a temporary file, and leaves it there: thousands in a long run."""
     before = tempfile.tempdir
-    with tempfile.TemporaryDirectory(prefix="zk0-") as tempfile.tempdir:
+    with tempfile.TemporaryDirectory(prefix="zk0-") as scratch:
+        tempfile.tempdir = scratch
         try:
             yield
         finally:
