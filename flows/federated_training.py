@@ -7,6 +7,7 @@ from prefect import Flow, Task, flow, tags
 from prefect.exceptions import ExternalSignal
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows import FLOW, ROUND
 from flows.advance import advanced_run
 from flows.patience import patiently
 from tasks.aggregate import Aggregated, aggregate, aggregate_statistics, sample
@@ -25,7 +26,7 @@ SERVER = "server"
 """The name under which the server's own work of round 0 appears."""
 
 
-@flow(name="federated-training", persist_result=False)
+@flow(name=FLOW, persist_result=False)
 def federated_training(config: str = "sim", overrides: list[str] = [], name: str | None = None) -> str:  # noqa: B006
     """Train, or go on training, one run; returns the path of the final policy.
 
@@ -44,7 +45,7 @@ def federated_training(config: str = "sim", overrides: list[str] = [], name: str
         return patiently(export_final)(run_dir)
 
 
-@flow(name="round", persist_result=False)
+@flow(name=ROUND, persist_result=False)
 def federated_round(run_dir: str, server_round: int) -> RoundState:
     """One round: sample -> fit (one task per client) -> aggregate -> evaluate -> commit."""
     started = time.monotonic()
@@ -60,7 +61,7 @@ def federated_round(run_dir: str, server_round: int) -> RoundState:
     return commit(run_dir, server_round, aggregated, before.stats, updates + evaluations, unknown, seconds)
 
 
-@flow(name="round", persist_result=False)
+@flow(name=ROUND, persist_result=False)
 def round_zero(run_dir: str) -> RoundState:
     """Round 0: the first exchanged tensors, the normalisation statistics, and the base evaluated as the baseline."""
     started = time.monotonic()

@@ -33,8 +33,9 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
+from flows import FLOW, ROUND
 from flows.advance import RUN_DIR_LABEL
-from flows.register import FLOW, deployment_id
+from flows.register import deployment_id
 from zk0 import errors, start
 from zk0.run_store import LOCK_FILE, RunStore
 
@@ -49,14 +50,15 @@ FORGET_AFTER = timedelta(days=7)
 """Crashed and failed flow runs older than this are history."""
 STRAGGLERS_AFTER = timedelta(seconds=30)
 """Events of a task run that are older than its flow run's end by this have come, if they come at all."""
-ROUND = "round"
-"""Name of the flow of a round."""
 TAG = "zk0"
 
 PROGRESS_LABEL = "zk0.progress"
 ATTEMPTS_LABEL = "zk0.attempts"
 LIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 DEAD = [StateType.CRASHED, StateType.FAILED]
+LIVE_TASKS = TaskRunFilter(
+    state=TaskRunFilterState(name=None, type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
+)
 GIVEN_UP = "given up"
 NEVER_PASSES = tuple(
     name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.BadInputError)
@@ -241,26 +243,17 @@ def _crash_stragglers(client: SyncPrefectClient) -> None:
         # Validated, not constructed: Prefect's type of a time differs between Python 3.12 and 3.13.
         end_time=FlowRunFilterEndTime.model_validate({"before_": datetime.now(UTC) - STRAGGLERS_AFTER}),
     )
-    live = TaskRunFilterState(name=None, type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
     ours = FlowFilter(name=FlowFilterName(any_=[ROUND, FLOW]))
     for task_run in client.read_task_runs(
-        flow_filter=ours, flow_run_filter=ended, task_run_filter=TaskRunFilter(state=live), limit=200
+        flow_filter=ours, flow_run_filter=ended, task_run_filter=LIVE_TASKS, limit=200
     ):
         client.set_task_run_state(task_run.id, Crashed(message="its flow run has crashed"), force=True)
 
 
 def _crash_children(client: SyncPrefectClient, flow_run_id: UUID, why: str) -> None:
     """Task runs and subflows of a dead flow run would stay `Running` for ever."""
-    tasks = client.read_task_runs(
-        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])),
-        task_run_filter=TaskRunFilter(
-            state=TaskRunFilterState(
-                name=None, type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
-            )
-        ),
-        limit=200,
-    )
-    for task_run in tasks:
+    of_it = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+    for task_run in client.read_task_runs(flow_run_filter=of_it, task_run_filter=LIVE_TASKS, limit=200):
         client.set_task_run_state(task_run.id, Crashed(message=why), force=True)
     rounds = client.read_flow_runs(
         flow_run_filter=FlowRunFilter(

@@ -19,10 +19,10 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
+from flows import FLOW
 from zk0.errors import BadInputError
 
 FOLDER = Path(__file__).parents[1] / "deployments"
-FLOW = "federated-training"
 PRIMARY = f"{FLOW}/nightly"
 """The deployment that takes up what has no flow run any more."""
 
