@@ -107,8 +107,8 @@ def ensure_server(bind: str = LOOPBACK) -> Server:
 
 
 def ui_url(api_url: str) -> str:
-    """The address of the pages for people that belongs to an API URL."""
-    return api_url.removesuffix("/").removesuffix("/api")
+    """The address of the pages for people: PREFECT_UI_URL where that is set, else what belongs to an API URL."""
+    return (get_current_settings().ui_url or api_url).removesuffix("/").removesuffix("/api")
 
 
 def _start(url: str, host: str, port: int, home: Path) -> Server:
