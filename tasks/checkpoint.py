@@ -53,6 +53,7 @@ def commit(
             metrics={**_with_attempts(store, number, metrics), **costs},
             results=results,
             stats=stats,
+            optimizers=kept_optimizers(store, number, aggregated, results),
         )
         rounds = store.read_metrics()
         store.prune(store.config.checkpoint.keep, best_round(rounds))
@@ -86,6 +87,20 @@ def export(store: RunStore, number: int, folder: Path, *, merge: bool, client: s
         atomic.remove_folder(folder)
     atomic.move(scratch, folder)
     return folder
+
+
+def kept_optimizers(
+    store: RunStore, number: int, aggregated: Aggregated, results: Iterable[ClientResult]
+) -> dict[str, ArtifactRef]:
+    """Client -> the optimizer's state that its next fit goes on from.
+
+    That of this round's fit; of an earlier round's for a client that sat out, failed, or whose update was refused.
+    """
+    if store.config.training.optimizer_state == "fresh" or number == 0:
+        return {}
+    refused = {failure.client for failure in aggregated.failures}
+    own = {result.client: result.optimizer for result in results if result.optimizer and result.client not in refused}
+    return store.state(number - 1).optimizers | own
 
 
 def round_metrics(

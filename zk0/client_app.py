@@ -37,11 +37,13 @@ UNKNOWN_BASE_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a piece of work gave: tensors to exchange, its weight, and its metrics."""
+    """What a piece of work gave: tensors to exchange, its weight, its metrics, and what stays with the client."""
 
     tensors: dict[str, NDArray[Any]] | None
     num_examples: int
     metrics: dict[str, Any]
+    optimizer: dict[str, NDArray[Any]] | None = None
+    """The optimizer's state, where the client keeps it for its next fit."""
 
 
 def run_task(task: ClientTask) -> ClientResult:
@@ -64,6 +66,7 @@ def run_task(task: ClientTask) -> ClientResult:
         result = write_result(
             task,
             tensors=outcome.tensors,
+            optimizer=outcome.optimizer,
             num_examples=outcome.num_examples,
             metrics=outcome.metrics | peak_metrics(sampler.take_peaks()),
             duration_s=time.perf_counter() - started,
@@ -109,6 +112,7 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
     episodes, _ = data.split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
     built, preprocessor, _ = _load_global(task, config, dataset, meta)
     frames = data.build_dataset(dataset, meta, built.config, config.data, episodes)
+    plan = config.training_of(task.client)
     seed = derive_seed(config.seed, task.server_round, task.client, "train")
     set_seed(seed)
     sampler.enter("train")
@@ -116,15 +120,16 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
         built,
         preprocessor,
         frames,
-        config.training,
+        plan,
         training.LocalRound(
             seed=seed,
-            first_step=(task.server_round - 1) * config.training.steps,
-            total_steps=config.federation.num_rounds * config.training.steps,
+            first_step=(task.server_round - 1) * plan.steps,
+            total_steps=config.federation.num_rounds * plan.steps,
             proximal_mu=task.proximal_mu,
             micro_batch_size=task.micro_batch_size,
+            optimizer_state=None if task.optimizer is None else read_tensors(Path(task.run_dir), task.optimizer),
         ),
-        _progress(task, config.training.steps, sampler),
+        _progress(task, plan.steps, sampler),
         FitCheckpoint(task, config.checkpoint.every_steps),
         SoftLimit(config.memory.soft_limit, sampler),
     )
@@ -140,7 +145,7 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
         "update_s": outcome.update_s,
         "micro_batch_size": task.micro_batch_size or config.training.micro_batch_size or config.training.batch_size,
     }
-    return Outcome(policy.update_tensors(built, config.peft), frames.num_frames, metrics)
+    return Outcome(policy.update_tensors(built, config.peft), frames.num_frames, metrics, outcome.optimizer_state)
 
 
 def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcome:
@@ -306,9 +311,14 @@ def _settle_device(config: RunConfig) -> RunConfig:
     """Replace `auto` by what is there: a run must not change its device half-way."""
     if config.policy.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("policy.device = 'cuda': torch sees no GPU; check `nvidia-smi`, or use 'cpu' or 'auto'")
-    if config.policy.device != "auto":
-        return config
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = config.policy.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.training.amp == "fp16" and device == "cpu":
+        raise ConfigError(
+            "training.amp = 'fp16': needs a GPU (policy.device is 'cpu' here), for accelerate would train in full "
+            "precision without a word; use 'bf16' or 'no'"
+        )
     return config.model_copy(update={"policy": config.policy.model_copy(update={"device": device})})
 
 

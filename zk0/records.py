@@ -52,6 +52,8 @@ class ClientTask(Record):
     """The global tensors that the work starts from; None for init and statistics."""
     stats: ArtifactRef | None = None
     """Federated normalisation statistics; None where the base's own are used, and for statistics."""
+    optimizer: ArtifactRef | None = None
+    """The optimizer's state after the client's last fit, with training.optimizer_state = "keep"; else None."""
     proximal_mu: float = 0.0
     """FedProx's mu, as the strategy's configure step sent it."""
     micro_batch_size: int | None = None
@@ -60,10 +62,14 @@ class ClientTask(Record):
 
     @property
     def key(self) -> str:
-        """Identity of the work: (run, client, round, kind, incoming tensors, statistics, config); SHA-256 in hex."""
+        """Identity of the work: (run, client, round, kind, incoming tensors and statistics, config, mu, optimizer).
+
+        SHA-256 in hex.
+        """
         digests = [ref.sha256 if ref else "-" for ref in (self.incoming, self.stats)]
         parts = [self.run_id, self.config_digest, self.kind, str(self.server_round), self.client, *digests]
-        return hashlib.sha256("\x1f".join([*parts, repr(self.proximal_mu)]).encode()).hexdigest()
+        parts += [repr(self.proximal_mu), *([self.optimizer.sha256] if self.optimizer else [])]
+        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
     @property
     def folder(self) -> Path:
@@ -84,6 +90,8 @@ class ClientResult(Record):
     """The dataset's name."""
     tensors: ArtifactRef | None = None
     """The update (train), the first global tensors (init) or the statistics (statistics)."""
+    optimizer: ArtifactRef | None = None
+    """The optimizer's state after a fit, with training.optimizer_state = "keep": the client's own, never aggregated."""
     num_examples: int
     """Frames trained on (train), in the training episodes (statistics) or evaluated (evaluate): the weight."""
     metrics: dict[str, Any]
@@ -120,6 +128,9 @@ class RoundState(Record):
     """The global exchanged tensors after the round."""
     stats: ArtifactRef | None = None
     """Federated normalisation statistics (written in round 0), or None."""
+    optimizers: dict[str, ArtifactRef] = {}
+    """Client -> its optimizer's state after its last fit, with training.optimizer_state = "keep"; in this round's own
+    folder, whatever round that fit was in."""
 
 
 class MemoryEstimate(Record):

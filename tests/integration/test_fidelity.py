@@ -42,6 +42,8 @@ POLICIES: dict[str, dict[str, Any]] = {
     },
     "smolvla-full": {"peft__enabled": False},
     "smolvla-lora": {},
+    # Where LeRobot reads it: a policy's `use_amp` is bf16 on a CPU.
+    "smolvla-lora-bf16": {"policy__overrides": {"use_amp": True}, "training__amp": "bf16"},
 }
 
 
@@ -156,6 +158,7 @@ def as_base(config: RunConfig, fresh: PreTrainedConfig, folder: Path) -> PreTrai
 @pytest.mark.parametrize("kind", POLICIES)
 def test_the_trace_is_that_of_lerobot_train(small_config: MakeConfig, tmp_path: Path, kind: str) -> None:
     config = small_config(training={"steps": STEPS, "batch_size": BATCH}, **POLICIES[kind])
+    assert config.training.lr is None, "LeRobot trains by the policy's preset"
     theirs, ours, other = ProcessExecutor(ExecutorConfig()).call(compared, config, str(tmp_path))
     assert len(theirs["losses"]) == STEPS
     assert ours["losses"] == theirs["losses"]

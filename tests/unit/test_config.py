@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from zk0.config import (
     LATER_KEYS,
+    SCHEDULER_KEYS,
     STRATEGY_KEYS,
     RunConfig,
     load_config,
@@ -65,6 +66,8 @@ LEAVES = [
 WITHOUT_EFFECT = {"executor", "checkpoint", "logging", "memory", "outputs_dir"}
 STRATEGY_OF = {key: name for name, keys in reversed(STRATEGY_KEYS.items()) for key in keys}
 """A key of one strategy -> a strategy that reads it."""
+SCHEDULER_OF = {key: name for name, keys in reversed(SCHEDULER_KEYS.items()) for key in keys}
+"""The same of schedules."""
 OTHER_VALUES = {
     ("federation", "proximal_mu"): 0.5,
     ("federation", "strategy"): "fedprox",
@@ -75,6 +78,9 @@ OTHER_VALUES = {
     ("peft", "full_training_modules"): ["x"],
     ("federation", "fraction_train"): 0.5,
     ("training", "micro_batch_size"): 2,
+    ("training", "restart_steps"): 5,
+    ("training", "scheduler"): "constant",
+    ("clients", 0, "steps"): 7,
     ("memory", "soft_limit"): "6g",
     ("executor", "docker", "gpus"): ["0"],
     ("executor", "docker", "shm_size"): "1g",
@@ -148,6 +154,25 @@ def test_so100_is_what_it_says():
         (("training", "steps"), 0, ["training.steps = 0", "greater than or equal to 1"]),
         (("training", "lr"), float("nan"), ["training.lr = nan", "finite"]),
         (("training", "micro_batch_size"), 64, ["micro_batch_size = 64 is more than batch_size = 16", "lower it"]),
+        (("training", "warmup_steps"), 5, ["warmup_steps = 5 needs scheduler = 'constant' or 'cosine'", "= 0"]),
+        (("training", "decay_lr"), 1e-5, ["decay_lr = 1e-05 needs scheduler = 'cosine'", "or decay_lr = 0"]),
+        (("training", "restart_steps"), 5, ["needs scheduler = 'cosine_warm_restarts'", "leave it out"]),
+        (("training",), {"scheduler": "cosine_warm_restarts"}, ["needs restart_steps", "give it"]),
+        (("training",), {"scheduler": "cosine", "lr": 1e-3, "decay_lr": 2e-3}, ["decay_lr = 0.002", "lr = 0.001"]),
+        (
+            ("training",),
+            {"scheduler": "cosine", "warmup_steps": 600},
+            ["training.warmup_steps = 600 is not less than the 600 steps", "client 'a'", "lower it"],
+        ),
+        (
+            ("training",),
+            {"optimizer_state": "kept"},
+            ["training.optimizer_state = 'kept'", "'fresh' or 'keep'"],
+        ),
+        (("training", "amp"), "fp8", ["training.amp = 'fp8'", "'no', 'bf16' or 'fp16'"]),
+        (("clients", 0, "steps"), 0, ["clients.0.steps = 0", "greater than or equal to 1"]),
+        (("evaluation", "datasets", 0, "steps"), 5, ["evaluation.datasets.0.steps = 5: unknown key"]),
+        (("federation", "weighting"), "frames", ["federation.weighting = 'frames'", "'examples' or 'uniform'"]),
         (("memory", "soft_limit"), 6, ["memory.soft_limit", "no share from 0 to 1", "6g"]),
         (("memory", "soft_limit"), "lots", ["memory.soft_limit", "'lots' is no size", "6g"]),
         (("federation", "fraction_train"), 1.5, ["federation.fraction_train = 1.5", "less than or equal to 1"]),
@@ -278,6 +303,8 @@ def test_the_digest_covers_what_the_result_depends_on(path):
     data = with_value(path, other_value(path))
     if path[-1] in STRATEGY_OF:
         data["federation"]["strategy"] = STRATEGY_OF[path[-1]]
+    if path[-1] in SCHEDULER_OF:
+        data["training"]["scheduler"] = SCHEDULER_OF[path[-1]]
     if path == ("policy", "type"):
         data["policy"].pop("path")
         data["peft"] = {"enabled": False}
@@ -317,6 +344,11 @@ LATER = [
     ({"federation": {"strategy": "fedadam", "eta": 0.5}}, ("federation", "eta")),
     ({"federation": {"strategy": "fedavgm", "server_momentum": 0.5}}, ("federation", "server_momentum")),
     ({"peft": {"aggregation": "exact"}}, ("peft", "aggregation")),
+    ({"federation": {"weighting": "uniform"}}, ("federation", "weighting")),
+    ({"training": {"amp": "bf16"}}, ("training", "amp")),
+    ({"training": {"optimizer_state": "keep"}}, ("training", "optimizer_state")),
+    ({"training": {"scheduler": "cosine", "warmup_steps": 5}}, ("training", "warmup_steps")),
+    ({"training": {"scheduler": "cosine", "decay_lr": 1e-6}}, ("training", "decay_lr")),
 ]
 
 
@@ -324,8 +356,9 @@ def test_a_run_from_before_a_key_keeps_its_identity():
     """Their digest is part of every key of finished work."""
     dumped = validate_config(BASE).model_dump(mode="json", exclude=WITHOUT_EFFECT)
     for part, keys in LATER_KEYS.items():
-        for key in keys:
-            del dumped[part][key]
+        for node in dumped[part] if isinstance(dumped[part], list) else [dumped[part]]:
+            for key in keys:
+                del node[key]
     assert validate_config(BASE).digest == hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest()
 
 
@@ -348,3 +381,18 @@ def test_exact_lora_wants_a_strategy_without_state(strategy):
         validate_config({**data, "federation": {"strategy": fine}})
     with pytest.raises(ConfigError, match=rf"peft.aggregation = 'exact'.*'{strategy}'.*use 'fedavg' or 'fedprox'"):
         validate_config({**data, "federation": {"strategy": strategy}})
+
+
+def test_a_client_with_steps_of_its_own_has_all_else_as_the_others():
+    config = validate_config(with_value(("clients", 1, "steps"), 7))
+    assert config.training_of("a") == config.training
+    assert config.training_of("b") == config.training.model_copy(update={"steps": 7})
+    assert config.digest != validate_config(BASE).digest
+    assert config.digest != validate_config(with_value(("clients", 0, "steps"), 7)).digest
+
+
+def test_exact_lora_has_no_use_for_kept_moments():
+    data = {**BASE, "training": {"optimizer_state": "keep"}}
+    validate_config({**data, "peft": {"aggregation": "ffa"}})
+    with pytest.raises(ConfigError, match=r"new axes in every round.*set training.optimizer_state = 'fresh'"):
+        validate_config({**data, "peft": {"aggregation": "exact"}})
