@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from lerobot.configs.default import DatasetConfig as LeRobotDatasetConfig
 from lerobot.configs.default import PeftConfig as LeRobotPeftConfig
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.train import TrainPipelineConfig
+from lerobot.optim.factory import make_optimizer_and_scheduler
 from lerobot.scripts import lerobot_train
-from lerobot.utils.logging_utils import MetricsTracker
+from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
+from lerobot.utils.random_utils import set_seed
 
 from zk0 import data, policy, training
 from zk0.config import ExecutorConfig, RunConfig, resolve_path
@@ -166,3 +169,84 @@ def test_the_trace_is_that_of_lerobot_train(small_config: MakeConfig, tmp_path: 
     assert (ours["rates"], ours["grad_norms"]) == (theirs["rates"][-1:], theirs["grad_norms"][-1:])
     assert ours["weights"].keys() == theirs["weights"].keys()
     assert [name for name, value in ours["weights"].items() if not np.array_equal(value, theirs["weights"][name])] == []
+
+
+ROUNDS, ROUND_STEPS = 3, 2
+
+
+def in_rounds(config: RunConfig) -> tuple[Trace, list[Any]]:
+    """Rounds of one client with nothing between them; gives the batches, too."""
+    item, trace, batches, moments = config.clients[0], Trace(), [], None
+    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+    set_seed(SEED)
+    built = policy.build_policy(base, config.peft, data.open_metadata(item), item.rename_map)
+    before, _ = policy.build_processors(base, None, item.rename_map)
+    frames = data.build_dataset(item, built.config, config.data, EPISODES)
+    update = training.update_policy
+
+    def watched(tracker: MetricsTracker, model: torch.nn.Module, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        batches.append(copy.deepcopy(batch))
+        told = update(tracker, model, batch, *args, **kwargs)
+        trace.rates.append(tracker.lr.val)
+        return told
+
+    training.update_policy = watched
+    for number in range(ROUNDS):
+        set_seed(SEED + number)
+        local = training.LocalRound(
+            seed=SEED + number,
+            first_step=number * ROUND_STEPS,
+            total_steps=ROUNDS * ROUND_STEPS,
+            optimizer_state=moments,
+        )
+        outcome = training.fit(built, before, frames, config.training, local)
+        moments = outcome.optimizer_state
+        trace.losses += outcome.losses
+    training.update_policy = update
+    trace.weights = arrays(built)
+    return trace, batches
+
+
+def in_one_go(config: RunConfig, batches: list[Any]) -> Trace:
+    """The same batches and seeds through LeRobot's own optimizer, schedule and update, made once."""
+    item, trace = config.clients[0], Trace()
+    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+    set_seed(SEED)
+    built = policy.build_policy(base, config.peft, data.open_metadata(item), item.rename_map)
+    plan = TrainPipelineConfig(
+        dataset=LeRobotDatasetConfig(item.repo_id, video_backend="pyav"), policy=built.config, steps=len(batches)
+    )
+    plan.optimizer, plan.scheduler = built.config.get_optimizer_preset(), built.config.get_scheduler_preset()
+    optimizer, scheduler = make_optimizer_and_scheduler(plan, built)
+    accelerator = Accelerator(step_scheduler_with_optimizer=False, cpu=True)
+    meters = {name: AverageMeter(name) for name in ("loss", "grad_norm", "lr", "update_s")}
+    tracker = MetricsTracker(config.training.batch_size, 1, 1, meters, accelerator=accelerator)
+    for step, batch in enumerate(batches):
+        if step % ROUND_STEPS == 0:
+            set_seed(SEED + step // ROUND_STEPS)
+        clip = plan.optimizer.grad_clip_norm
+        lerobot_train.update_policy(tracker, built, batch, optimizer, clip, accelerator, lr_scheduler=scheduler)
+        trace.losses.append(tracker.loss.val)
+        trace.rates.append(tracker.lr.val)
+    trace.weights = arrays(built)
+    return trace
+
+
+def rounds_compared(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    torch.set_num_threads(1)
+    kept, batches = in_rounds(config)
+    fresh = config.training.model_copy(update={"optimizer_state": "fresh"})
+    forgetful, _ = in_rounds(config.model_copy(update={"training": fresh}))
+    return asdict(kept), asdict(in_one_go(config, batches)), asdict(forgetful)
+
+
+def test_rounds_with_a_kept_optimizer_are_one_training(small_config: MakeConfig) -> None:
+    """One schedule over all rounds and Adam's moments carried: bit for bit as if there were no rounds."""
+    config = small_config(training={"steps": ROUND_STEPS, "batch_size": BATCH, "optimizer_state": "keep"})
+    kept, whole, forgetful = ProcessExecutor(ExecutorConfig()).call(rounds_compared, config)
+    assert (kept["losses"], kept["rates"]) == (whole["losses"], whole["rates"])
+    assert len(kept["losses"]) == ROUNDS * ROUND_STEPS
+    assert all(np.array_equal(value, whole["weights"][name]) for name, value in kept["weights"].items())
+    assert forgetful["rates"] == whole["rates"]
+    same = [one == other for one, other in zip(forgetful["losses"], whole["losses"], strict=True)]
+    assert same == [True] * (ROUND_STEPS + 1) + [False] * (len(same) - ROUND_STEPS - 1)
