@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.service import small_run
+from tasks import checkpoint
 from tasks.aggregate import Aggregated
-from tasks.checkpoint import kept_optimizers
 from zk0 import atomic
 from zk0.config import validate_config
 from zk0.executors.docker import visible
@@ -19,7 +19,8 @@ KITCHEN, WORKSHOP = "kitchen", "workshop"
 
 
 def make_store(tmp_path: Path, optimizer_state: str = "keep") -> RunStore:
-    config = validate_config(small_run(tmp_path / "outputs", training__optimizer_state=optimizer_state))
+    changes = {"training__optimizer_state": optimizer_state, "checkpoint__keep": 2}
+    config = validate_config(small_run(tmp_path / "outputs", **changes))
     return RunStore.create_or_open(config, "run")
 
 
@@ -45,17 +46,11 @@ def fit(store: RunStore, server_round: int, client: str, state: RoundState) -> C
 def commit(
     store: RunStore, server_round: int, results: list[ClientResult], failures: tuple[ClientFailure, ...] = ()
 ) -> RoundState:
+    """What the flow does at the end of a round, pruning included."""
     arrays = store.place(server_round, "global", {"w": np.full(2, server_round, np.float32)})
+    store.save_strategy_state(server_round, {}, {})
     aggregated = Aggregated(arrays=arrays, metrics={}, failures=failures)
-    return store.commit(
-        server_round,
-        arrays=arrays,
-        strategy_tensors={},
-        strategy_scalars={},
-        metrics={},
-        results=results,
-        optimizers=kept_optimizers(store, server_round, aggregated, results),
-    )
+    return checkpoint.commit.fn(str(store.folder), server_round, aggregated, None, results, [], 0.0)
 
 
 def marks(store: RunStore, state: RoundState) -> dict[str, float]:
@@ -76,7 +71,6 @@ def test_a_client_that_sat_out_goes_on_from_its_last_fit_however_old(store: RunS
     state = rounds(store)
     for server_round in (3, 4):
         state = commit(store, server_round, [fit(store, server_round, KITCHEN, state)])
-        store.prune(keep=2)
     assert store.committed_rounds() == [0, 3, 4]
     assert marks(store, state) == {KITCHEN: 40, WORKSHOP: 11}
     assert store.resume_point() == state
