@@ -119,7 +119,7 @@ def zk0(config: RunConfig, base: PreTrainedConfig, start: Start, seed: int = SEE
     built.load_state_dict(start.weights)
     # LeRobot normalises by the statistics of the whole dataset, of hold-outs too.
     before, _ = policy.build_processors(base, data.with_imagenet(meta.stats, meta), item.rename_map)
-    frames = data.build_dataset(item, built.config, config.data, EPISODES)
+    frames = data.build_dataset(item, meta, built.config, config.data, EPISODES)
     random.setstate(start.python)
     np.random.set_state(start.numpy)  # noqa: NPY002
     torch.set_rng_state(start.torch)
@@ -181,7 +181,7 @@ def in_rounds(config: RunConfig) -> tuple[Trace, list[Any]]:
     set_seed(SEED)
     built = policy.build_policy(base, config.peft, data.open_metadata(item), item.rename_map)
     before, _ = policy.build_processors(base, None, item.rename_map)
-    frames = data.build_dataset(item, built.config, config.data, EPISODES)
+    frames = data.build_dataset(item, data.open_metadata(item), built.config, config.data, EPISODES)
     update = training.update_policy
 
     def watched(tracker: MetricsTracker, model: torch.nn.Module, batch: Any, *args: Any, **kwargs: Any) -> Any:
