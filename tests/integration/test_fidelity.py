@@ -49,6 +49,8 @@ POLICIES: dict[str, dict[str, Any]] = {
     "smolvla-lora-bf16": {"policy__overrides": {"use_amp": True}, "training__amp": "bf16"},
 }
 
+KINDS = [kind for kind in POLICIES if kind != "smolvla-full"]
+
 
 @dataclass
 class Trace:
@@ -110,11 +112,10 @@ def arrays(model: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: value.detach().float().numpy().copy() for name, value in model.state_dict().items()}
 
 
-def zk0(config: RunConfig, base: PreTrainedConfig, start: Start, seed: int = SEED) -> Trace:
+def zk0(config: RunConfig, base: PreTrainedConfig, start: Start, seed: int) -> Trace:
     """The fit of the same steps from the same start."""
     item = config.clients[0]
     meta = data.open_metadata(item)
-    base = copy.deepcopy(base)  # PEFT marks it
     built = policy.build_policy(base, config.peft, meta, item.rename_map)
     built.load_state_dict(start.weights)
     # LeRobot normalises by the statistics of the whole dataset, of hold-outs too.
@@ -136,8 +137,8 @@ def zk0(config: RunConfig, base: PreTrainedConfig, start: Start, seed: int = SEE
     return Trace(outcome.losses, [outcome.lr], [outcome.grad_norm], arrays(built))
 
 
-def compared(config: RunConfig, folder: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """In a process of its own: LeRobot's trace, the fit's, and that of a fit with the data in another order."""
+def compared(config: RunConfig, folder: str, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """In a process of its own: LeRobot's trace, and that of a fit with the data in the order of a seed."""
     torch.set_num_threads(1)
     item = config.clients[0]
     if config.policy.path is None:
@@ -147,7 +148,7 @@ def compared(config: RunConfig, folder: str) -> tuple[dict[str, Any], dict[str, 
     theirs, start = lerobot(config, copy.deepcopy(base), Path(folder))
     if config.policy.path is None:  # our processors are read from a base, which LeRobot would have saved
         base = as_base(config, base, Path(folder) / "base")
-    return asdict(theirs), asdict(zk0(config, base, start)), asdict(zk0(config, base, start, seed=SEED + 1))
+    return asdict(theirs), asdict(zk0(config, base, start, seed))
 
 
 def as_base(config: RunConfig, fresh: PreTrainedConfig, folder: Path) -> PreTrainedConfig:
@@ -158,17 +159,23 @@ def as_base(config: RunConfig, fresh: PreTrainedConfig, folder: Path) -> PreTrai
     return policy.load_policy_config(config.policy, str(folder))
 
 
-@pytest.mark.parametrize("kind", POLICIES)
+@pytest.mark.parametrize("kind", [pytest.param("smolvla-full", marks=pytest.mark.exhaustive), *KINDS])
 def test_the_trace_is_that_of_lerobot_train(small_config: MakeConfig, tmp_path: Path, kind: str) -> None:
     config = small_config(training={"steps": STEPS, "batch_size": BATCH}, **POLICIES[kind])
     assert config.training.lr is None, "LeRobot trains by the policy's preset"
-    theirs, ours, other = ProcessExecutor(ExecutorConfig()).call(compared, config, str(tmp_path))
+    theirs, ours = ProcessExecutor(ExecutorConfig()).call(compared, config, str(tmp_path), SEED)
     assert len(theirs["losses"]) == STEPS
     assert ours["losses"] == theirs["losses"]
-    assert other["losses"] != theirs["losses"], "would show nothing"
     assert (ours["rates"], ours["grad_norms"]) == (theirs["rates"][-1:], theirs["grad_norms"][-1:])
     assert ours["weights"].keys() == theirs["weights"].keys()
     assert [name for name, value in ours["weights"].items() if not np.array_equal(value, theirs["weights"][name])] == []
+
+
+def test_another_order_of_the_data_shows(small_config: MakeConfig, tmp_path: Path) -> None:
+    """The test above can fail."""
+    config = small_config(training={"steps": 2, "batch_size": BATCH}, **POLICIES["act"])
+    theirs, ours = ProcessExecutor(ExecutorConfig()).call(compared, config, str(tmp_path), SEED + 1)
+    assert not set(ours["losses"]) & set(theirs["losses"])
 
 
 ROUNDS, ROUND_STEPS = 3, 2
