@@ -21,12 +21,13 @@ from zk0 import atomic, data, data_checks, data_fix, fetch, policy, start, train
 from zk0.atomic import file_sha256
 from zk0.config import DatasetConfig, RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError
-from zk0.evaluation import evaluate
+from zk0.evaluation import evaluate, is_full, replay
 from zk0.fit_checkpoint import FitCheckpoint
 from zk0.memory import gib, peak_rss_bytes, peak_vram
 from zk0.memory_sampler import MemorySampler, peak_metrics
 from zk0.records import ArtifactRef, ClientResult, ClientTask, DataReport, Preflight
 from zk0.results import write_result
+from zk0.scores import FULL, QUICK
 from zk0.seeding import derive_seed
 from zk0.soft_limit import SoftLimit
 
@@ -112,19 +113,22 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
     seed = derive_seed(config.seed, task.server_round, task.client, "train")
     set_seed(seed)
     sampler.enter("train")
+    steps = task.steps or config.training.steps
     outcome = training.fit(
         built,
         preprocessor,
         frames,
-        config.training,
+        config.training.model_copy(update={"steps": steps}),
         training.LocalRound(
             seed=seed,
-            first_step=(task.server_round - 1) * config.training.steps,
-            total_steps=config.federation.num_rounds * config.training.steps,
+            # The schedule's part that belongs to this round, whatever the number of steps that go through it.
+            first_step=(task.server_round - 1) * steps,
+            total_steps=config.federation.num_rounds * steps,
+            lr_scale=task.lr_scale,
             proximal_mu=task.proximal_mu,
             micro_batch_size=task.micro_batch_size,
         ),
-        _progress(task, config.training.steps, sampler),
+        _progress(task, steps, sampler),
         FitCheckpoint(task, config.checkpoint.every_steps),
         SoftLimit(config.memory.soft_limit, sampler),
     )
@@ -153,16 +157,17 @@ def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySample
     frames = data.build_dataset(dataset, meta, built.config, config.data, episodes)
     seed = derive_seed(config.seed, 0, task.client, "evaluate")
     sampler.enter("evaluate")
-    metrics = evaluate(
-        built,
-        preprocessor,
-        postprocessor,
-        frames,
-        config.evaluation,
-        seed=seed,
-        micro_batch_size=task.micro_batch_size,
-    )
-    return Outcome(None, metrics.pop("num_examples"), metrics)
+    parts = (built, preprocessor, postprocessor, frames)
+    full, size = is_full(config, task.server_round), task.micro_batch_size
+    metrics = evaluate(*parts, config.evaluation, seed=seed, micro_batch_size=size, quick=not full)
+    if full and config.evaluation.full_every != 1:  # what a quick round is compared with
+        quick = evaluate(*parts, config.evaluation, seed=seed, micro_batch_size=size, quick=True)
+        metrics[QUICK] = quick
+    metrics["evaluation"] = FULL if full else QUICK
+    joints = None
+    if full and config.report.joint_charts:
+        joints = replay(*parts, batch_size=config.evaluation.batch_size, seed=seed, micro_batch_size=size)
+    return Outcome(joints, metrics.pop("num_examples"), metrics)
 
 
 WORK: dict[str, Callable[[ClientTask, RunConfig, MemorySampler], Outcome]] = {

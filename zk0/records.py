@@ -54,16 +54,24 @@ class ClientTask(Record):
     """Federated normalisation statistics; None where the base's own are used, and for statistics."""
     proximal_mu: float = 0.0
     """FedProx's mu, as the strategy's configure step sent it."""
+    lr_scale: float = 1.0
+    """What the learning rate is multiplied by, as the adaptive schedules decided."""
+    steps: int | None = None
+    """Local steps, where they decided on others than training.steps."""
     micro_batch_size: int | None = None
     """Frames at once, where memory allows no more; None for what the config says. Not part of `key`: the work is the
     same, and a checkpoint or a result of another micro-batch serves."""
 
     @property
     def key(self) -> str:
-        """Identity of the work: (run, client, round, kind, incoming tensors, statistics, config); SHA-256 in hex."""
+        """Identity of the work: (run, client, round, kind, incoming tensors, statistics, config); SHA-256 in hex.
+
+        What the adaptive schedules decided is part of it where it differs from what the config says.
+        """
         digests = [ref.sha256 if ref else "-" for ref in (self.incoming, self.stats)]
         parts = [self.run_id, self.config_digest, self.kind, str(self.server_round), self.client, *digests]
-        return hashlib.sha256("\x1f".join([*parts, repr(self.proximal_mu)]).encode()).hexdigest()
+        adapted = [] if (self.lr_scale, self.steps) == (1.0, None) else [repr(self.lr_scale), str(self.steps)]
+        return hashlib.sha256("\x1f".join([*parts, repr(self.proximal_mu), *adapted]).encode()).hexdigest()
 
     @property
     def folder(self) -> Path:

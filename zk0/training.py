@@ -42,6 +42,8 @@ class LocalRound:
     """Position in the schedule over the whole run: (server_round - 1) * steps."""
     total_steps: int
     """Length of that schedule: num_rounds * steps."""
+    lr_scale: float = 1.0
+    """What the learning rate is multiplied by, on top of the schedule."""
     proximal_mu: float = 0.0
     """FedProx's mu."""
     micro_batch_size: int | None = None
@@ -125,6 +127,7 @@ def fit(
     device = torch.device(policy.config.device)
     accelerator = Accelerator(step_scheduler_with_optimizer=False, cpu=device.type == "cpu")
     optimizer, scheduler, clip = _make_optimizer(policy, dataset, training, local)
+    _scale_lr(optimizer, scheduler, local.lr_scale)
     model = _model(policy, training, local, accelerator).to(device)  # copies w_t, which a checkpoint would replace
     tracker = _tracker(dataset, training, accelerator)
     live = LiveFit(policy, optimizer, scheduler)
@@ -219,6 +222,15 @@ def _make_optimizer(
         scheduler.step()
     clip = config.optimizer.grad_clip_norm if training.grad_clip_norm is None else training.grad_clip_norm
     return optimizer, scheduler, clip
+
+
+def _scale_lr(optimizer: Optimizer, scheduler: LRScheduler | None, factor: float) -> None:
+    """Multiply the learning rate of every parameter group, now and in all steps to come."""
+    for group in optimizer.param_groups:
+        for key in {"lr", "initial_lr"} & group.keys():
+            group[key] *= factor
+    if scheduler is not None:
+        scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
 
 
 def _tracker(dataset: LeRobotDataset, training: TrainingConfig, accelerator: Accelerator) -> MetricsTracker:
