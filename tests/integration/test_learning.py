@@ -35,10 +35,12 @@ def load(config: RunConfig, index: int = 0) -> tuple[Policy, Processor, Processo
     return built, before, after, data.build_dataset(dataset, meta, built.config, config.data, episodes)
 
 
-def fit(config: RunConfig, mu: float = 0.0, first_step: int = 0) -> tuple[Policy, training.FitOutcome]:
+def fit(
+    config: RunConfig, mu: float = 0.0, first_step: int = 0, lr_scale: float = 1.0
+) -> tuple[Policy, training.FitOutcome]:
     built, before, _, frames = load(config)
     set_seed(2)
-    local = training.LocalRound(seed=3, first_step=first_step, total_steps=20, proximal_mu=mu)
+    local = training.LocalRound(seed=3, first_step=first_step, total_steps=20, proximal_mu=mu, lr_scale=lr_scale)
     outcome = training.fit(built, before, frames, config.training, local)
     return built, outcome
 
@@ -102,6 +104,22 @@ def test_the_proximal_gradient_is_mu_times_the_distance(small_config: MakeConfig
 
     for plain, proximal, value, w_t in zip(gradients(built), gradients(wrapped), trainable, start, strict=True):
         torch.testing.assert_close(proximal - plain, mu * (value.detach() - w_t), atol=1e-5, rtol=1e-3)
+
+
+def test_the_adaptive_factor_scales_the_learning_rate_under_the_schedule(small_config: MakeConfig) -> None:
+    half = small_config(training__lr=5e-4, training__steps=4)
+    whole = small_config(training__lr=1e-3, training__steps=4)
+    for scheduler in ("preset", "constant"):
+        expected, there = fit(
+            half.model_copy(update={"training": half.training.model_copy(update={"scheduler": scheduler})})
+        )
+        scaled, here = fit(
+            whole.model_copy(update={"training": whole.training.model_copy(update={"scheduler": scheduler})}),
+            lr_scale=0.5,
+        )
+        assert here.lr == pytest.approx(there.lr)
+        for name, value in policy.exchanged_tensors(expected).items():
+            np.testing.assert_allclose(policy.exchanged_tensors(scaled)[name], value, atol=1e-6, err_msg=name)
 
 
 def test_a_strong_proximal_term_keeps_the_client_near(small_config: MakeConfig) -> None:
