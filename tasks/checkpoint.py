@@ -144,7 +144,8 @@ def with_history(store: RunStore, number: int, metrics: dict[str, Any]) -> dict[
     Figures are not worth a run: where the process that computes intervals cannot live, they are left out.
     """
     config, rounds = store.config, store.read_metrics()
-    (base, _), frames = comparable([rounds[0] if number and rounds else {}, metrics])
+    first = rounds[0] if number and rounds and rounds[0]["server_round"] == 0 else {}
+    (base, _), frames = comparable([first, metrics])
     seed = derive_seed(config.seed, 0, "", "bootstrap")
     names = [client.name for client in config.clients]
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from zk0.config import AdaptiveConfig, RunConfig
 from zk0.figures import Json, mapping, number
-from zk0.scores import METRICS, Metric, dataset_names, scores
+from zk0.scores import METRICS, Metric, best, dataset_names, scores
 
 THRESHOLD = 1e-4
 """Share by which a metric must be better to count as such: the default of torch's ReduceLROnPlateau."""
@@ -56,33 +56,35 @@ def decide(config: RunConfig, rounds: Sequence[Json], server_round: int) -> Deci
     before = [line for line in rounds if line["server_round"] < server_round]
     now, changes = _decide(config, before), []
     was = _decide(config, before[:-1])
-    metric, values = _watched(config, config.evaluation.best_metric, before)
-    if now.lr_scale != was.lr_scale:
-        best = min(values.values()) if not METRICS[metric].higher_is_better else max(values.values())
+    if now.lr_scale != was.lr_scale and config.adaptive.plateau_patience is not None:
+        name = config.evaluation.best_metric
+        values = _watched(config, name, before)
+        winner = best(values, METRICS[name]) or 0
         changes.append(
-            f"learning rate x {now.lr_scale:g} (x {was.lr_scale:g} before): {metric} is not better than {best:.4g} "
-            f"after more than {config.adaptive.plateau_patience} rounds"
+            f"learning rate x {now.lr_scale:g} (x {was.lr_scale:g} before): for {config.adaptive.plateau_patience + 1} "
+            f"rounds {name} was not better than round {winner}'s {values[winner]:.4g}"
         )
     if now.proximal_mu != was.proximal_mu:
         way = "rose" if now.proximal_mu > was.proximal_mu else f"fell {config.adaptive.mu_patience} times running"
         changes.append(f"mu {now.proximal_mu:g} ({was.proximal_mu:g} before): the held-out loss {way}")
-    for name, steps in now.steps.items():
-        if steps != was.steps.get(name):
+    for client, steps in now.steps.items():
+        if steps != was.steps.get(client):
             changes.append(
-                f"{name}: {steps} steps ({was.steps[name]} before), by its held-out error beside the others'"
+                f"{client}: {steps} steps ({was.steps[client]} before), by its held-out error beside the others'"
             )
     return Decision(now.lr_scale, now.proximal_mu, now.steps, changes)
 
 
 def _decide(config: RunConfig, rounds: Sequence[Json]) -> Decision:
     adaptive = config.adaptive
-    metric, values = _watched(config, config.evaluation.best_metric, rounds)
-    _, losses = _watched(config, "loss", rounds)
     scale, mu = 1.0, config.federation.proximal_mu
     if adaptive.plateau_patience is not None:
-        scale = plateau(list(values.values()), METRICS[metric], adaptive.plateau_patience, adaptive.plateau_factor)
+        name = config.evaluation.best_metric
+        values = list(_watched(config, name, rounds).values())
+        scale = plateau(values, METRICS[name], adaptive.plateau_patience, adaptive.plateau_factor)
     if adaptive.mu_step is not None:
-        mu = dynamic_mu(list(losses.values()), mu, adaptive.mu_step, adaptive.mu_patience)
+        losses = list(_watched(config, "loss", rounds).values())
+        mu = dynamic_mu(losses, mu, adaptive.mu_step, adaptive.mu_patience)
     return Decision(scale, mu, _steps(config, rounds[-1] if rounds else {}))
 
 
@@ -95,10 +97,10 @@ def plateau(values: Sequence[float], metric: Metric, patience: int, factor: floa
         patience: values without improvement that are borne; one more and the rate falls, and counting begins anew.
         factor: what it is then multiplied by.
     """
-    scale, best, bad = 1.0, None, 0
+    scale, so_far, bad = 1.0, None, 0
     for value in values:
-        if best is None or metric.better(value, best, THRESHOLD):
-            best, bad = value, 0
+        if so_far is None or metric.better(value, so_far, THRESHOLD):
+            so_far, bad = value, 0
         else:
             bad += 1
         if bad > patience:
@@ -157,7 +159,7 @@ def _steps(config: RunConfig, last: Json) -> dict[str, int]:
     return {**dict.fromkeys(errors, steps), **boosted_steps(known, steps, config.adaptive.boost_max)}
 
 
-def _watched(config: RunConfig, name: str, rounds: Sequence[Json]) -> tuple[str, dict[int, float]]:
-    """A metric by name, and its values by round, over the same datasets and frames."""
+def _watched(config: RunConfig, name: str, rounds: Sequence[Json]) -> dict[int, float]:
+    """A metric's values by round, over the same datasets and frames."""
     names = dataset_names(config.model_dump(mode="json"), METRICS[name])
-    return name, scores(rounds, METRICS[name], names, quick=config.evaluation.full_every != 1)
+    return scores(rounds, METRICS[name], names, quick=config.evaluation.full_every != 1)

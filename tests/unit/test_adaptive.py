@@ -1,5 +1,6 @@
 """The adaptive schedules against torch, and against courses that can be followed by hand."""
 
+import hashlib
 import random
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from benchmarks.service import small_run
 from zk0.adaptive import active, boosted_steps, decide, dynamic_mu, plateau
 from zk0.config import validate_config
+from zk0.run_store import RunStore
 from zk0.scores import METRICS, Metric
 
 ERROR = METRICS["action_error"]
@@ -89,12 +91,22 @@ def test_each_decision_comes_with_its_reason(config):
     assert [change.split(":")[0] for change in third.changes] == ["mu 0.3 (0.2 before)", "workshop"]
     fourth = decide(config, ROUNDS, 4)
     assert fourth.lr_scale == 0.1
-    assert fourth.changes[0].startswith(
-        "learning rate x 0.1 (x 1 before): action_error is not better than 3 after more"
+    assert fourth.changes[0] == (
+        "learning rate x 0.1 (x 1 before): for 2 rounds action_error was not better than round 1's 3"
     )
     fifth = decide(config, ROUNDS, 5)
     assert fifth.proximal_mu == pytest.approx(0.2), "the loss fell in rounds 3 and 4"
     assert "the held-out loss fell 2 times running" in fifth.changes[0]
+
+
+def test_what_was_decided_is_part_of_the_works_identity(tmp_path):
+    """And where nothing was, finished work of before there were schedules is found again."""
+    store = RunStore.create_or_open(validate_config(small_run(tmp_path)), "key")
+    work = store.task("train", 1, "kitchen")
+    parts = [work.run_id, work.config_digest, "train", "1", "kitchen", "-", "-", "0.0"]
+    assert work.key == hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+    adapted = [{"lr_scale": 0.5}, {"steps": 3}, {"steps": 4}, {"lr_scale": 0.5, "steps": 3}]
+    assert len({work.key, *(work.model_copy(update=item).key for item in adapted)}) == 5
 
 
 def test_only_the_rounds_before_are_looked_at(config):
