@@ -1,6 +1,6 @@
 """Bootstrap intervals of held-out errors: whole episodes are resampled, for the frames of one resemble each other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,18 +42,27 @@ def mean_interval(datasets: Sequence[Episodes], seed: int) -> list[float] | None
     Returns:
         [low, high] of the 95 % interval; None where a dataset has fewer than LEAST_EPISODES, or there is none.
     """
+    return _interval(datasets, lambda *chosen, axis=-1: _mean(datasets, chosen, axis), seed)
+
+
+def relative_interval(base: Sequence[Episodes], now: Sequence[Episodes], seed: int) -> list[float] | None:
+    """As `mean_interval`, of the share by which the mean error is larger than before: (now - base) / base.
+
+    Args:
+        base: the datasets, evaluated before.
+        now: the same episodes, evaluated later; an episode that is drawn is drawn for both.
+        seed: of the resampling.
+    """
+    return _interval(now, lambda *chosen, axis=-1: _mean(now, chosen, axis) / _mean(base, chosen, axis) - 1, seed)
+
+
+def _interval(datasets: Sequence[Episodes], statistic: Callable[..., NDArray[Any]], seed: int) -> list[float] | None:
+    """Interval of a statistic of episodes' indices, an array of them for each dataset."""
     if not datasets or any(len(item.errors) < LEAST_EPISODES for item in datasets):
         return None
-    known = [(np.asarray(item.steps, np.float64), np.asarray(item.errors, np.float64)) for item in datasets]
-
-    def mean(*chosen: NDArray[Any], axis: int = -1) -> NDArray[Any]:
-        pairs = zip(chosen, known, strict=True)
-        means = [(steps[who] * errors[who]).sum(axis) / steps[who].sum(axis) for who, (steps, errors) in pairs]
-        return np.asarray(np.mean(means, axis=0))
-
     found = bootstrap(
-        [np.arange(len(errors)) for _, errors in known],
-        mean,
+        [np.arange(len(item.errors)) for item in datasets],
+        statistic,
         n_resamples=RESAMPLES,
         confidence_level=CONFIDENCE,
         method="percentile",
@@ -61,6 +70,14 @@ def mean_interval(datasets: Sequence[Episodes], seed: int) -> list[float] | None
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return [float(found.low), float(found.high)]
+
+
+def _mean(datasets: Sequence[Episodes], chosen: Sequence[NDArray[Any]], axis: int) -> NDArray[Any]:
+    """Mean over datasets of each one's mean error over the steps of the chosen episodes; along `axis`."""
+    known = [(np.asarray(item.steps, np.float64), np.asarray(item.errors, np.float64)) for item in datasets]
+    pairs = zip(chosen, known, strict=True)
+    means = [(steps[who] * errors[who]).sum(axis) / steps[who].sum(axis) for who, (steps, errors) in pairs]
+    return np.asarray(np.mean(means, axis=0))
 
 
 def of_round(base: Json | None, now: Json, clients: Sequence[str], seed: int) -> dict[str, Any]:
@@ -107,16 +124,20 @@ def changes(base: Json, now: Json, clients: Sequence[str], seed: int) -> dict[st
         seed: of the resampling.
 
     Returns:
-        `datasets`: name -> error -> {`mean`, `interval_95`}; `clients`: the same for the mean over the clients.
+        `datasets`: name -> error -> {`mean`, `interval_95`, `relative_interval_95`}, the last one as shares of what it
+        was; `clients`: the same for the mean over the clients.
     """
     shared = [name for name in now if _same_frames(mapping(base.get(name)), mapping(now[name]))]
-    by_name = {name: {key: _difference(base[name], now[name], key) for key in ERRORS} for name in shared}
-    seen = [by_name[name] for name in shared if name in clients]
+    seen = [name for name in shared if name in clients]
+
+    def change(names: Sequence[str], key: str) -> dict[str, Any] | None:
+        return _change(
+            [_episodes(base[name], key) for name in names], [_episodes(now[name], key) for name in names], seed
+        )
+
     return {
-        "datasets": {
-            name: {key: _described([one], seed) for key, one in by_error.items()} for name, by_error in by_name.items()
-        },
-        "clients": {key: _described([item[key] for item in seen], seed) for key in ERRORS},
+        "datasets": {name: {key: change([name], key) for key in ERRORS} for name in shared},
+        "clients": {key: change(seen, key) for key in ERRORS},
     }
 
 
@@ -130,13 +151,17 @@ def _same_frames(base: Json, now: Json) -> bool:
     return bool(after) and before == after
 
 
-def _difference(base: Json, now: Json, key: str) -> Episodes:
-    before, after = _episodes(base, key), _episodes(now, key)
-    return Episodes(after.steps, [new - old for old, new in zip(before.errors, after.errors, strict=True)])
-
-
-def _described(datasets: Sequence[Episodes], seed: int) -> dict[str, Any] | None:
-    if not datasets or not all(item.errors for item in datasets):
+def _change(base: Sequence[Episodes], now: Sequence[Episodes], seed: int) -> dict[str, Any] | None:
+    if not now or not all(item.errors for item in [*base, *now]):
         return None
-    means = [float(np.average(item.errors, weights=item.steps)) for item in datasets]
-    return {"mean": sum(means) / len(means), "interval_95": mean_interval(datasets, seed)}
+    pairs = zip(base, now, strict=True)
+    by_episode = [
+        Episodes(after.steps, [new - old for old, new in zip(before.errors, after.errors, strict=True)])
+        for before, after in pairs
+    ]
+    means = [float(np.average(item.errors, weights=item.steps)) for item in by_episode]
+    return {
+        "mean": sum(means) / len(means),
+        "interval_95": mean_interval(by_episode, seed),
+        "relative_interval_95": relative_interval(base, now, seed),
+    }

@@ -92,8 +92,8 @@ def summary_table(run_dir: str | Path) -> Table:
     on = "every n-th frame of held-out episodes (quick)" if frames == QUICK else "held-out episodes"
     table = Table(title=f"{progress.name}: round 0 (the base) -> round {last}, on {on}")
     table.add_column("dataset", no_wrap=True)
-    for heading in ("action error, deg", "change", "gripper error, 0-100", "loss"):
-        table.add_column(heading, justify="right")
+    for heading in ("action\nerror, deg", "change", "gripper\nerror, 0-100", "loss"):
+        table.add_column(heading, justify="right", no_wrap=heading != "change")  # a narrow terminal breaks no pair
     if not progress.rounds:
         return table
     base, final = (mapping(line.get("evaluate")) for line in both_ends)
@@ -260,24 +260,26 @@ def _memory_text(now: memory.Snapshot) -> str:
 
 
 def _compare(base: Json, final: Json, spread: list[float] | None = None) -> tuple[str, Text, str, str]:
-    """Cells of two evaluations of the same frames; `spread` is the interval of the change in degrees."""
+    """Cells of two evaluations of the same frames; `spread` is the interval of the change, in shares."""
 
     def pair(key: str, digits: int) -> str:
         return f"{_figure(base.get(key), digits)} -> {_figure(final.get(key), digits)}"
 
     before, after = number(base.get("action_error_deg")), number(final.get("action_error_deg"))
     change = f"{(after - before) / before:+.1%}" if before and after is not None else "-"
-    if before and spread:
-        change += f" [{spread[0] / before:+.0%}, {spread[1] / before:+.0%}]"
+    if change != "-":
+        change += in_brackets([100 * bound for bound in spread or ()], 0).replace(
+            ", ", ","
+        )  # one word, if it must wrap
     return pair("action_error_deg", 2), Text(change), pair("gripper_error", 1), pair("loss", 3)
 
 
 def _change_intervals(line: Json) -> tuple[dict[str, list[float] | None], list[float] | None]:
-    """Interval of the action error's change since round 0, in degrees: by dataset, and of the clients' mean."""
+    """Interval of the action error's change since round 0, in shares: by dataset, and of the clients' mean."""
     change = mapping(line.get("change"))
 
     def of(by_error: object) -> list[float] | None:
-        return interval(mapping(mapping(by_error).get("action_error_deg")).get("interval_95"))
+        return interval(mapping(mapping(by_error).get("action_error_deg")).get("relative_interval_95"))
 
     return {name: of(item) for name, item in mapping(change.get("datasets")).items()}, of(change.get("clients"))
 

@@ -58,6 +58,9 @@ def test_a_change_is_paired():
     found = changes(base, now, ["kitchen"], 1)
     assert found["datasets"]["kitchen"]["action_error_deg"]["mean"] == pytest.approx(-0.5)
     np.testing.assert_allclose(found["datasets"]["kitchen"]["action_error_deg"]["interval_95"], [-0.5, -0.5])
+    low, high = found["datasets"]["kitchen"]["action_error_deg"]["relative_interval_95"]
+    expected = np.quantile(-0.5 / resampled(MANY), (0.025, 0.975))
+    np.testing.assert_allclose([low, high], expected, atol=0.05 * (expected[1] - expected[0]))
     assert found["datasets"]["kitchen"]["gripper_error"] is None
     assert found["clients"]["action_error_deg"]["mean"] == pytest.approx(-0.5), "the attic is no client"
     own = [of_round(None, item, ["kitchen"], 1)["interval_95"] for item in (base, now)]
