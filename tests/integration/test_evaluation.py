@@ -39,7 +39,7 @@ def one_round(store: RunStore, number: int) -> RoundState:
 
 def test_a_run_with_quick_rounds_and_adaptive_schedules(small_config: Callable[..., RunConfig], here: None) -> None:
     config = small_config(
-        evaluation={"frame_stride": 8, "quick_stride": 3, "full_every": 0, "holdout_episodes": 3},
+        evaluation={"frame_stride": 12, "quick_stride": 2, "full_every": 0, "holdout_episodes": 2},
         federation={"num_rounds": 2, "min_train_clients": 2, "strategy": "fedprox", "proximal_mu": 0.01},
         adaptive=ADAPTIVE,
         training__lr=0.5,  # far too much: what is learnt makes everything worse
@@ -65,8 +65,8 @@ def test_a_run_with_quick_rounds_and_adaptive_schedules(small_config: Callable[.
 def check_frames(store: RunStore, base: dict, quick: dict, last: dict) -> None:
     assert [line["evaluation"] for line in (base, quick, last)] == ["full", "quick", "full"]
     full, few = base["evaluate"]["kitchen"], quick["evaluate"]["kitchen"]
-    frames = sum(data.open_metadata(store.config.clients[0]).episodes["length"][-3:])
-    assert (full["num_examples"], few["num_examples"]) == (-(-frames // 8), -(-frames // 24))
+    frames = sum(data.open_metadata(store.config.clients[0]).episodes["length"][-2:])
+    assert (full["num_examples"], few["num_examples"]) == (-(-frames // 12), -(-frames // 24))
     assert full["quick"]["num_examples"] == few["num_examples"]
     assert full["quick"]["episodes"]["steps"] == few["episodes"]["steps"]
     assert full["quick"]["action_error_deg"] != full["action_error_deg"]
@@ -84,11 +84,11 @@ def check_frames(store: RunStore, base: dict, quick: dict, last: dict) -> None:
 def check_joints(store: RunStore, tensors: dict[str, np.ndarray]) -> None:
     """What was recorded is the first held-out episode, frame by frame."""
     meta = data.open_metadata(store.config.clients[0])
-    first = meta.total_episodes - 3
+    first = meta.total_episodes - 2
     chunks = client_app.policy.load_policy_config(
         store.config.policy, client_app.policy.base_path(store.config.policy, store.folder)
     )
-    frames = data.build_dataset(store.config.clients[0], chunks, store.config.data, [first])
+    frames = data.build_dataset(store.config.clients[0], meta, chunks, store.config.data, [first])
     recorded = np.stack([np.asarray(action) for action in frames.hf_dataset["action"]])
     np.testing.assert_allclose(tensors["recorded"], recorded, atol=1e-5)
     assert tensors["predicted"].shape == recorded.shape

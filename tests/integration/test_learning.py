@@ -107,8 +107,8 @@ def test_the_proximal_gradient_is_mu_times_the_distance(small_config: MakeConfig
 
 
 def test_the_adaptive_factor_scales_the_learning_rate_under_the_schedule(small_config: MakeConfig) -> None:
-    half = small_config(training__lr=5e-4, training__steps=4)
-    whole = small_config(training__lr=1e-3, training__steps=4)
+    half = small_config(training__lr=5e-4)
+    whole = small_config(training__lr=1e-3)
     for scheduler in ("preset", "constant"):
         expected, there = fit(
             half.model_copy(update={"training": half.training.model_copy(update={"scheduler": scheduler})})
