@@ -46,12 +46,16 @@ _OWN_DEFAULTS: dict[str, dict[str, float]] = {"fedavgm": {"server_momentum": 0.9
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """What the strategy's configure step decided."""
+    """What the strategy's configure step decided, and the adaptive schedules."""
 
     clients: list[str]
     """Names of the clients that train in the round, in config order."""
     proximal_mu: float
     """FedProx's mu, 0 for every other strategy."""
+    lr_scale: float = 1.0
+    """What the learning rate is multiplied by."""
+    steps: Mapping[str, int] = field(default_factory=dict)
+    """Client -> local steps, where they are not what the config says."""
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,13 @@ from zk0 import atomic, data, data_checks, data_fix, fetch, policy, start, train
 from zk0.atomic import file_sha256
 from zk0.config import DatasetConfig, RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError
-from zk0.evaluation import evaluate
+from zk0.evaluation import evaluate, is_full, replay
 from zk0.fit_checkpoint import FitCheckpoint
 from zk0.memory import gib, peak_rss_bytes, peak_vram
 from zk0.memory_sampler import MemorySampler, peak_metrics
 from zk0.records import ArtifactRef, ClientResult, ClientTask, DataReport, Preflight
 from zk0.results import write_result
+from zk0.scores import FULL, QUICK
 from zk0.seeding import derive_seed
 from zk0.soft_limit import SoftLimit
 
@@ -112,7 +113,7 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
     episodes, _ = data.split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
     built, preprocessor, _ = _load_global(task, config, dataset, meta)
     frames = data.build_dataset(dataset, meta, built.config, config.data, episodes)
-    plan = config.training_of(task.client)
+    plan = config.training_of(task.client, task.steps)
     seed = derive_seed(config.seed, task.server_round, task.client, "train")
     set_seed(seed)
     sampler.enter("train")
@@ -123,8 +124,10 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
         plan,
         training.LocalRound(
             seed=seed,
+            # The schedule's part that belongs to this round, whatever the number of steps that go through it.
             first_step=(task.server_round - 1) * plan.steps,
             total_steps=config.federation.num_rounds * plan.steps,
+            lr_scale=task.lr_scale,
             proximal_mu=task.proximal_mu,
             micro_batch_size=task.micro_batch_size,
             optimizer_state=None if task.optimizer is None else read_tensors(Path(task.run_dir), task.optimizer),
@@ -158,16 +161,17 @@ def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySample
     frames = data.build_dataset(dataset, meta, built.config, config.data, episodes)
     seed = derive_seed(config.seed, 0, task.client, "evaluate")
     sampler.enter("evaluate")
-    metrics = evaluate(
-        built,
-        preprocessor,
-        postprocessor,
-        frames,
-        config.evaluation,
-        seed=seed,
-        micro_batch_size=task.micro_batch_size,
-    )
-    return Outcome(None, metrics.pop("num_examples"), metrics)
+    parts = (built, preprocessor, postprocessor, frames)
+    full, size = is_full(config, task.server_round), task.micro_batch_size
+    metrics = evaluate(*parts, config.evaluation, seed=seed, micro_batch_size=size, quick=not full)
+    if full and config.evaluation.full_every != 1:  # what a quick round is compared with
+        quick = evaluate(*parts, config.evaluation, seed=seed, micro_batch_size=size, quick=True)
+        metrics[QUICK] = quick
+    metrics["evaluation"] = FULL if full else QUICK
+    joints = None
+    if full and config.report.joint_charts:
+        joints = replay(*parts, batch_size=config.evaluation.batch_size, seed=seed, micro_batch_size=size)
+    return Outcome(joints, metrics.pop("num_examples"), metrics)
 
 
 WORK: dict[str, Callable[[ClientTask, RunConfig, MemorySampler], Outcome]] = {

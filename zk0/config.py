@@ -21,7 +21,7 @@ ASSET_PREFIX = "asset:"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
-WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "outputs_dir")
+WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "report", "outputs_dir")
 """Keys that do not change a run's result: RunConfig.digest leaves them out, and they may change under way."""
 
 LATEST = "latest"
@@ -61,9 +61,17 @@ LATER_KEYS: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("server_learning_rate", "server_momentum", "eta", "beta_1", "beta_2", "tau")),
     },
     "peft": {"aggregation": "average"},
+    "evaluation": {"full_every": 1, "quick_stride": 4, "best_metric": "action_error"},
+    "adaptive": {
+        "plateau_patience": None,
+        "plateau_factor": 0.5,
+        "boost_max": 1.0,
+        "mu_step": None,
+        "mu_patience": 5,
+    },
 }
 """Keys that were added after runs had been made, with the value that says what was so before: it is left out of
-RunConfig.digest, so that those runs stay the same."""
+RunConfig.digest, so that those runs stay the same; and so is a part of which nothing is left."""
 
 SIZE_PATTERN = r"^\d+(\.\d+)?[bkmgBKMG]?$"
 """Bytes, or with the unit k, m or g: `512m`, `10.24g`."""
@@ -292,6 +300,15 @@ class EvaluationConfig(_Part):
     """Frames per evaluation batch."""
     frame_stride: int = Field(default=1, ge=1)
     """Evaluate every n-th frame of the held-out episodes; 1 is all of them."""
+    full_every: int = Field(default=1, ge=0)
+    """Every n-th round is evaluated in full, and so are round 0 and the last one; the others are evaluated quickly, on
+    fewer frames. 1: all in full; 0: none but those two. With quick rounds among them, rounds are compared on the quick
+    frames alone, which the full ones have figures of, too; see [learning.md](learning.md)."""
+    quick_stride: int = Field(default=4, ge=2)
+    """A quick evaluation takes every n-th of the frames of a full one."""
+    best_metric: Literal["action_error", "gripper_error", "loss", "unseen_action_error", "unseen_loss"] = "action_error"
+    """What rounds are compared by, lower being better: the best round is kept by it, and `adaptive.plateau_patience`
+    watches it. The mean over the clients' hold-outs, or with `unseen_` over evaluation.datasets."""
     datasets: list[DatasetConfig] = []
     """Datasets of settings that no client trains on, evaluated by the server in every round."""
 
@@ -355,6 +372,44 @@ class CheckpointConfig(_Part):
     """Newest committed rounds kept whole; round 0 and the best round are kept besides."""
 
 
+class AdaptiveConfig(_Part):
+    """Schedules that act on the figures of the rounds before, each decision being logged and in the round's metrics.
+
+    A round that is taken up again decides the same: they read nothing but the committed rounds.
+    """
+
+    plateau_patience: int | None = Field(default=None, ge=0)
+    """Rounds without a better evaluation.best_metric that are borne; with one more, the learning rate of all rounds
+    from there on is multiplied by plateau_factor (torch's ReduceLROnPlateau, over rounds). Never when absent."""
+    plateau_factor: float = Field(default=0.5, gt=0, lt=1)
+    """What the learning rate is multiplied by on a plateau, on top of its schedule."""
+    boost_max: float = Field(default=1.0, ge=1)
+    """A client whose held-out error is so many times the clients' mean takes as many times its usual steps, at most
+    this many; 1 for no such boost. More steps also pull the average towards that client."""
+    mu_step: float | None = Field(default=None, gt=0)
+    """FedProx: what is added to mu in the round after the held-out loss rose, and taken away after it fell in
+    mu_patience rounds running (arXiv:1812.06127, section 5.3.2 and appendix C.3.3: 0.1), beginning with
+    federation.proximal_mu. When absent mu stays."""
+    mu_patience: int = Field(default=5, ge=1)
+    """Rounds running in which the loss must fall before mu does."""
+
+    @model_validator(mode="after")
+    def _keys_are_read(self) -> Self:
+        for key, switch in (("plateau_factor", "plateau_patience"), ("mu_patience", "mu_step")):
+            value, default = getattr(self, key), type(self).model_fields[key].default
+            if value != default and getattr(self, switch) is None:
+                raise ValueError(f"{key} = {value} needs {switch}; give that too, or leave {key} out")
+        return self
+
+
+class ReportConfig(_Part):
+    """What a run shows besides its figures; none of it changes the result of a run."""
+
+    joint_charts: bool = False
+    """Draw the joints as predicted beside those recorded, for the first held-out episode of every dataset, after each
+    full evaluation. For this the joints' positions in that one episode leave the client; no images do."""
+
+
 class LoggingConfig(_Part):
     """Loguru's sinks."""
 
@@ -412,10 +467,14 @@ class RunConfig(_Part):
     """Reading and normalisation."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Held-out evaluation."""
+    adaptive: AdaptiveConfig = AdaptiveConfig()
+    """Schedules that act on the figures of the rounds before; see [learning.md](learning.md)."""
     executor: ExecutorConfig = ExecutorConfig()
     """Where clients run."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """What is saved and kept."""
+    report: ReportConfig = ReportConfig()
+    """What is shown."""
     logging: LoggingConfig = LoggingConfig()
     """Logs."""
     memory: MemoryConfig = MemoryConfig()
@@ -463,9 +522,28 @@ class RunConfig(_Part):
             )
         return self
 
-    def training_of(self, client: str) -> TrainingConfig:
-        """The local steps of one client: [training] with what its own entry changes."""
-        steps = next(item.steps for item in self.clients if item.name == client)
+    @model_validator(mode="after")
+    def _what_acts_on_figures_has_them(self) -> Self:
+        if self.adaptive.mu_step is not None and self.federation.strategy != "fedprox":
+            raise ValueError(
+                f"adaptive.mu_step = {self.adaptive.mu_step} needs federation.strategy = 'fedprox' and it is "
+                f"{self.federation.strategy!r}; set that, or leave mu_step out"
+            )
+        if self.evaluation.best_metric.startswith("unseen_") and not self.evaluation.datasets:
+            raise ValueError(
+                f"evaluation.best_metric = {self.evaluation.best_metric!r} needs evaluation.datasets, and there are "
+                "none; add one, or choose 'action_error' or 'loss'"
+            )
+        return self
+
+    def training_of(self, client: str, steps: int | None = None) -> TrainingConfig:
+        """The local training of one client: [training] with what its own entry changes.
+
+        Args:
+            client: its name.
+            steps: in place of both, where a round asks for other steps.
+        """
+        steps = steps or next(item.steps for item in self.clients if item.name == client)
         return self.training if steps is None else self.training.model_copy(update={"steps": steps})
 
     @property
@@ -477,6 +555,8 @@ class RunConfig(_Part):
                 for key, before in keys.items():
                     if node[key] == before:
                         del node[key]
+            if not relevant[part]:
+                del relevant[part]
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 

@@ -56,19 +56,25 @@ class ClientTask(Record):
     """The optimizer's state after the client's last fit, with training.optimizer_state = "keep"; else None."""
     proximal_mu: float = 0.0
     """FedProx's mu, as the strategy's configure step sent it."""
+    lr_scale: float = 1.0
+    """What the learning rate is multiplied by, as the adaptive schedules decided."""
+    steps: int | None = None
+    """Local steps, where they decided on others than the config says."""
     micro_batch_size: int | None = None
     """Frames at once, where memory allows no more; None for what the config says. Not part of `key`: the work is the
     same, and a checkpoint or a result of another micro-batch serves."""
 
     @property
     def key(self) -> str:
-        """Identity of the work: (run, client, round, kind, incoming tensors and statistics, config, mu, optimizer).
+        """Identity of the work: (run, client, round, kind, incoming tensors, statistics, config, mu); SHA-256 in hex.
 
-        SHA-256 in hex.
+        A kept optimizer, and what the adaptive schedules decided, are part of it where there is any.
         """
         digests = [ref.sha256 if ref else "-" for ref in (self.incoming, self.stats)]
         parts = [self.run_id, self.config_digest, self.kind, str(self.server_round), self.client, *digests]
         parts += [repr(self.proximal_mu), *([self.optimizer.sha256] if self.optimizer else [])]
+        if (self.lr_scale, self.steps) != (1.0, None):
+            parts += [repr(self.lr_scale), str(self.steps)]
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
     @property

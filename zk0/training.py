@@ -45,6 +45,8 @@ class LocalRound:
     """Position in the schedule over the whole run: (server_round - 1) * steps, whatever rounds the client sat out."""
     total_steps: int
     """Length of that schedule: num_rounds * steps."""
+    lr_scale: float = 1.0
+    """What the learning rate is multiplied by, on top of the schedule."""
     proximal_mu: float = 0.0
     """FedProx's mu."""
     micro_batch_size: int | None = None
@@ -136,6 +138,7 @@ def fit(
     optimizer, scheduler, clip = _make_optimizer(policy, dataset, training, local)
     if local.optimizer_state is not None:
         optimizer_state.from_arrays(optimizer, local.optimizer_state)
+    _scale_lr(optimizer, scheduler, local.lr_scale)
     model = _model(policy, training, local, accelerator).to(device)  # copies w_t, which a checkpoint would replace
     model, stepper = accelerator.prepare(model, optimizer)  # for mixed precision; else they are as before
     tracker = _tracker(dataset, training, accelerator)
@@ -228,6 +231,15 @@ def _make_optimizer(
     if training.amp == "fp16" and not clip:
         clip = math.inf  # with 0 LeRobot would report the norm of gradients that are still scaled
     return optimizer, scheduler, clip
+
+
+def _scale_lr(optimizer: Optimizer, scheduler: LRScheduler | None, factor: float) -> None:
+    """Multiply the learning rate of every parameter group, now and in all steps to come."""
+    for group in optimizer.param_groups:
+        for key in {"lr", "initial_lr"} & group.keys():
+            group[key] *= factor
+    if scheduler is not None:
+        scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
 
 
 def _tracker(dataset: LeRobotDataset, training: TrainingConfig, accelerator: Accelerator) -> MetricsTracker:

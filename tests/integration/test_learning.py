@@ -37,10 +37,12 @@ def load(config: RunConfig, index: int = 0) -> tuple[Policy, Processor, Processo
     return built, before, after, data.build_dataset(dataset, meta, built.config, config.data, episodes)
 
 
-def fit(config: RunConfig, mu: float = 0.0, first_step: int = 0) -> tuple[Policy, training.FitOutcome]:
+def fit(
+    config: RunConfig, mu: float = 0.0, first_step: int = 0, lr_scale: float = 1.0
+) -> tuple[Policy, training.FitOutcome]:
     built, before, _, frames = load(config)
     set_seed(2)
-    local = training.LocalRound(seed=3, first_step=first_step, total_steps=20, proximal_mu=mu)
+    local = training.LocalRound(seed=3, first_step=first_step, total_steps=20, proximal_mu=mu, lr_scale=lr_scale)
     outcome = training.fit(built, before, frames, config.training, local)
     return built, outcome
 
@@ -119,6 +121,22 @@ def test_full_fine_tuning_trains_what_the_policy_says_and_sends_all_of_it(small_
     assert start.keys() == end.keys() == trainable
     moved = {name for name in trainable if not np.array_equal(start[name], end[name])}
     assert len(moved) > 0.9 * len(trainable)  # the last layer's text branch feeds nothing
+
+
+def test_the_adaptive_factor_scales_the_learning_rate_under_the_schedule(small_config: MakeConfig) -> None:
+    half = small_config(training__lr=5e-4)
+    whole = small_config(training__lr=1e-3)
+    for scheduler in ("preset", "constant"):
+        expected, there = fit(
+            half.model_copy(update={"training": half.training.model_copy(update={"scheduler": scheduler})})
+        )
+        scaled, here = fit(
+            whole.model_copy(update={"training": whole.training.model_copy(update={"scheduler": scheduler})}),
+            lr_scale=0.5,
+        )
+        assert here.lr == pytest.approx(there.lr)
+        for name, value in policy.exchanged_tensors(expected).items():
+            np.testing.assert_allclose(policy.exchanged_tensors(scaled)[name], value, atol=1e-6, err_msg=name)
 
 
 def test_a_strong_proximal_term_keeps_the_client_near(small_config: MakeConfig) -> None:

@@ -63,7 +63,7 @@ LEAVES = [
     and not (typing.get_origin(field.annotation) is typing.Literal and len(typing.get_args(field.annotation)) == 1)
 ]
 """Every key that can have another value."""
-WITHOUT_EFFECT = {"executor", "checkpoint", "logging", "memory", "outputs_dir"}
+WITHOUT_EFFECT = {"executor", "checkpoint", "logging", "memory", "report", "outputs_dir"}
 STRATEGY_OF = {key: name for name, keys in reversed(STRATEGY_KEYS.items()) for key in keys}
 """A key of one strategy -> a strategy that reads it."""
 SCHEDULER_OF = {key: name for name, keys in reversed(SCHEDULER_KEYS.items()) for key in keys}
@@ -81,12 +81,22 @@ OTHER_VALUES = {
     ("training", "restart_steps"): 5,
     ("training", "scheduler"): "constant",
     ("clients", 0, "steps"): 7,
+    ("adaptive", "plateau_patience"): 2,
+    ("adaptive", "plateau_factor"): 0.25,
     ("memory", "soft_limit"): "6g",
     ("executor", "docker", "gpus"): ["0"],
     ("executor", "docker", "shm_size"): "1g",
     ("executor", "docker", "mem_limit"): "6.5g",
     ("executor", "docker", "mounts"): ["/data"],
 }
+
+
+NEEDS = {
+    ("adaptive", "plateau_factor"): {"adaptive": {"plateau_patience": 2}},
+    ("adaptive", "mu_patience"): {"adaptive": {"mu_step": 0.1}, "federation": {"strategy": "fedprox"}},
+    ("adaptive", "mu_step"): {"federation": {"strategy": "fedprox"}},
+}
+"""Keys that are refused without others -> those."""
 
 
 def dotted(path):
@@ -196,6 +206,14 @@ def test_so100_is_what_it_says():
         (("policy",), {}, ["policy: give either policy.path"]),
         (("policy",), {"type": "act"}, ["peft.enabled needs policy.path", "peft.enabled = false"]),
         (("evaluation", "datasets", 0, "name"), "a", ["evaluation.datasets: 'a'", "another name"]),
+        (("evaluation", "quick_stride"), 1, ["evaluation.quick_stride = 1", "greater than or equal to 2"]),
+        (("evaluation",), {"best_metric": "unseen_loss"}, ["best_metric = 'unseen_loss' needs", "'action_error'"]),
+        (("evaluation", "best_metric"), "luck", ["evaluation.best_metric = 'luck'", "'action_error'"]),
+        (("adaptive", "mu_step"), 0.1, ["mu_step = 0.1 needs federation.strategy = 'fedprox'", "leave mu_step out"]),
+        (("adaptive", "mu_patience"), 2, ["adaptive: mu_patience = 2 needs mu_step", "leave mu_patience out"]),
+        (("adaptive", "plateau_factor"), 0.1, ["plateau_factor = 0.1 needs plateau_patience", "give that too"]),
+        (("adaptive", "plateau_factor"), 1.0, ["adaptive.plateau_factor = 1.0", "less than 1"]),
+        (("adaptive", "boost_max"), 0.5, ["adaptive.boost_max = 0.5", "greater than or equal to 1"]),
         (("checkpoint", "keep"), 1, ["checkpoint.keep = 1", "greater than or equal to 2"]),
     ],
 )
@@ -308,6 +326,8 @@ def test_the_digest_covers_what_the_result_depends_on(path):
     if path == ("policy", "type"):
         data["policy"].pop("path")
         data["peft"] = {"enabled": False}
+    for part, keys in NEEDS.get(path, {}).items():
+        data[part] = {**keys, **data.get(part, {})}
     changed, before = validate_config(data), validate_config(BASE)
     assert changed != before
     assert (changed.digest == before.digest) == (path[0] in WITHOUT_EFFECT)
@@ -349,6 +369,12 @@ LATER = [
     ({"training": {"optimizer_state": "keep"}}, ("training", "optimizer_state")),
     ({"training": {"scheduler": "cosine", "warmup_steps": 5}}, ("training", "warmup_steps")),
     ({"training": {"scheduler": "cosine", "decay_lr": 1e-6}}, ("training", "decay_lr")),
+    ({"evaluation": {"full_every": 0}}, ("evaluation", "full_every")),
+    ({"evaluation": {"best_metric": "loss"}}, ("evaluation", "best_metric")),
+    ({"adaptive": {"plateau_patience": 0}}, ("adaptive", "plateau_patience")),
+    ({"adaptive": {"plateau_patience": 0, "plateau_factor": 0.1}}, ("adaptive", "plateau_factor")),
+    ({"adaptive": {"boost_max": 2.0}}, ("adaptive", "boost_max")),
+    ({"federation": {"strategy": "fedprox"}, "adaptive": {"mu_step": 0.1}}, ("adaptive", "mu_step")),
 ]
 
 
@@ -359,13 +385,15 @@ def test_a_run_from_before_a_key_keeps_its_identity():
         for node in dumped[part] if isinstance(dumped[part], list) else [dumped[part]]:
             for key in keys:
                 del node[key]
+        if not dumped[part]:
+            del dumped[part]
     assert validate_config(BASE).digest == hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest()
 
 
 @pytest.mark.parametrize(("change", "path"), LATER, ids=[dotted(path) for _, path in LATER])
 def test_a_later_key_that_is_given_is_part_of_it(change, path):
     given = validate_config({**BASE, **change})
-    without = {**BASE, path[0]: {key: value for key, value in change[path[0]].items() if key != path[1]}}
+    without = {**BASE, **change, path[0]: {key: value for key, value in change[path[0]].items() if key != path[1]}}
     assert given.digest != validate_config(without).digest
 
 
