@@ -65,6 +65,31 @@ def test_after_a_kill_the_same_command_goes_on(zk0: CommandLine, reference: str)
     assert zk0.digest("killed", 2) == zk0.digest("reference", 2)
 
 
+@pytest.mark.exhaustive
+def test_what_rounds_hand_on_survives_a_kill(zk0: CommandLine) -> None:
+    """A server's moments, kept optimizers, frozen factors, own statistics, adaptive schedules: all of them at once."""
+    config = zk0.config(
+        federation__num_rounds=3,
+        federation__strategy="fedyogi",
+        peft__aggregation="ffa",
+        data__normalization="own",
+        training__steps=4,
+        training__optimizer_state="keep",
+        training__scheduler="cosine",
+        training__amp="bf16",
+        evaluation__full_every=2,
+        adaptive__plateau_patience=0,
+        adaptive__boost_max=2.0,
+    )
+    zk0.run("run", config, "--name", "much-undisturbed")
+    folder = zk0.outputs / "much-killed" / "rounds" / "0002" / "clients"
+    command = ("run", config, "--name", "much-killed")
+    kill(zk0.start_until((folder / "kitchen" / "progress.json").is_file, *command))
+    zk0.run(*command)
+    for server_round in range(4):
+        assert zk0.digest("much-killed", server_round) == zk0.digest("much-undisturbed", server_round)
+
+
 def test_a_fit_under_way_is_adopted(zk0: CommandLine, reference: str) -> None:
     """The orchestrator dies, its worker does not: the next orchestrator waits for it instead of starting another."""
     command = ("run", zk0.config(training__steps=40, federation__num_rounds=1), "--name", "adopted")
