@@ -13,6 +13,7 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets import EpisodeAwareSampler, compute_sampler_state
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.optim.factory import make_optimizer_and_scheduler
+from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig, LRSchedulerConfig
 from lerobot.scripts.lerobot_train import update_policy
 from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 from lerobot.utils.utils import cycle
@@ -204,7 +205,7 @@ def _make_optimizer(
     source = LeRobotDatasetConfig(repo_id=dataset.repo_id, video_backend="pyav")
     config = TrainPipelineConfig(dataset=source, policy=policy.config, steps=local.total_steps)
     config.optimizer = policy.config.get_optimizer_preset()
-    config.scheduler = policy.config.get_scheduler_preset() if training.scheduler == "preset" else None
+    config.scheduler = _schedule(policy, training, local.total_steps)
     if training.lr is not None:
         if config.scheduler is not None and hasattr(config.scheduler, "peak_lr"):
             config.scheduler.decay_lr *= training.lr / config.scheduler.peak_lr
@@ -219,6 +220,12 @@ def _make_optimizer(
         scheduler.step()
     clip = config.optimizer.grad_clip_norm if training.grad_clip_norm is None else training.grad_clip_norm
     return optimizer, scheduler, clip
+
+
+def _schedule(policy: Policy, training: TrainingConfig, total_steps: int) -> LRSchedulerConfig | None:
+    if training.scheduler == "cosine":
+        return CosineAnnealingWithWarmupSchedulerConfig(num_warmup_steps=total_steps // 20)
+    return policy.config.get_scheduler_preset() if training.scheduler == "preset" else None
 
 
 def _tracker(dataset: LeRobotDataset, training: TrainingConfig, accelerator: Accelerator) -> MetricsTracker:
