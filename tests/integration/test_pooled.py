@@ -1,0 +1,61 @@
+"""Several clients' recordings as one dataset, for the comparison with a federation."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from zk0 import data, policy, training
+from zk0.config import RunConfig
+from zk0.pooled import PooledDataset
+
+MakeConfig = Callable[..., RunConfig]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def parts(small_config: MakeConfig):
+    """Two clients' training episodes, of which the second was opened with fewer; the policy and its preprocessor."""
+    config = small_config(training__steps=2, training__batch_size=4)
+    client = config.clients[0]
+    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, config.clients[0].root))
+    meta = data.open_metadata(client)
+    opened = [
+        data.build_dataset(dataset, base, config.data, episodes)
+        for dataset, episodes in zip(config.clients[:2], ([0, 1], [3]), strict=True)
+    ]
+    built = policy.build_policy(base, config.peft, meta, client.rename_map)
+    return config, opened, built, policy.build_processors(base, None, {})[0]
+
+
+def test_frames_episodes_and_names(parts) -> None:
+    _, opened, *_ = parts
+    pooled = PooledDataset(opened, [{}, {"observation.images.front": "observation.images.other"}])
+    assert pooled.num_frames == len(pooled) == len(opened[0]) + len(opened[1])
+    assert pooled.num_episodes == 3
+    lengths = [opened[0].meta.episodes["length"][episode] for episode in (0, 1)]
+    lengths.append(opened[1].meta.episodes["length"][3])
+    first, last = pooled.meta.episodes["dataset_from_index"], pooled.meta.episodes["dataset_to_index"]
+    assert [end - start for start, end in zip(first, last, strict=True)] == lengths
+    assert first[0] == 0
+    assert last[-1] == len(pooled)
+    for index, own in ((0, opened[0][0]), (len(opened[0]) - 1, opened[0][len(opened[0]) - 1])):
+        assert torch.equal(pooled[index]["action"], own["action"])
+        assert torch.equal(pooled[index]["action_is_pad"], own["action_is_pad"])
+    item, own = pooled[len(opened[0])], opened[1][0]
+    assert torch.equal(item["observation.images.other"], own["observation.images.front"])
+    assert "observation.images.front" not in item
+    assert torch.equal(item["action"], own["action"])
+
+
+def test_a_fit_on_it_sees_the_frames_of_all(parts, monkeypatch) -> None:
+    config, opened, built, preprocessor = parts
+    pooled = PooledDataset(opened)
+    seen: list[int] = []
+    take = PooledDataset.__getitem__
+    monkeypatch.setattr(PooledDataset, "__getitem__", lambda self, index: seen.append(index) or take(self, index))
+    local = training.LocalRound(seed=3, first_step=0, total_steps=2)
+    outcome = training.fit(built, preprocessor, pooled, config.training, local)
+    assert len(outcome.losses) == 2
+    assert len(set(seen)) == 8
+    assert min(seen) < len(opened[0]) <= max(seen)
