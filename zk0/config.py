@@ -186,9 +186,8 @@ class TrainingConfig(_Part):
     lr: float | None = Field(default=None, gt=0)
     """Peak learning rate; the policy's own preset when absent."""
     scheduler: Literal["preset", "cosine", "constant"] = "preset"
-    """`preset`: the policy's own schedule, which some policies (ACT) do not have; `cosine`: LeRobot's warm-up, over a
-    twentieth of the steps, and cosine to zero; `constant`: no schedule. Each is stretched over num_rounds x steps and
-    never restarted."""
+    """How the learning rate goes over all num_rounds x steps, never restarted by a round. `preset`: the policy's own
+    schedule, which some (ACT) do not have; `cosine`: LeRobot's cosine down to zero; `constant`: it stays."""
     grad_clip_norm: float | None = Field(default=None, ge=0)
     """Largest gradient norm, 0 for no clipping; the policy's own preset when absent."""
     num_workers: int = Field(default=0, ge=0)

@@ -205,7 +205,7 @@ def _make_optimizer(
     source = LeRobotDatasetConfig(repo_id=dataset.repo_id, video_backend="pyav")
     config = TrainPipelineConfig(dataset=source, policy=policy.config, steps=local.total_steps)
     config.optimizer = policy.config.get_optimizer_preset()
-    config.scheduler = _schedule(policy, training, local.total_steps)
+    config.scheduler = _schedule(policy, training)
     if training.lr is not None:
         if config.scheduler is not None and hasattr(config.scheduler, "peak_lr"):
             config.scheduler.decay_lr *= training.lr / config.scheduler.peak_lr
@@ -222,9 +222,9 @@ def _make_optimizer(
     return optimizer, scheduler, clip
 
 
-def _schedule(policy: Policy, training: TrainingConfig, total_steps: int) -> LRSchedulerConfig | None:
+def _schedule(policy: Policy, training: TrainingConfig) -> LRSchedulerConfig | None:
     if training.scheduler == "cosine":
-        return CosineAnnealingWithWarmupSchedulerConfig(num_warmup_steps=total_steps // 20)
+        return CosineAnnealingWithWarmupSchedulerConfig(num_warmup_steps=0)
     return policy.config.get_scheduler_preset() if training.scheduler == "preset" else None
 
 

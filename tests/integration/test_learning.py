@@ -128,11 +128,10 @@ def test_scheduler_constant_keeps_the_rate(small_config: MakeConfig) -> None:
     assert outcome.lr == pytest.approx(1e-3)
 
 
-def test_scheduler_cosine_rises_and_falls_to_zero_over_the_whole_run(small_config: MakeConfig) -> None:
-    """A policy's own schedule is not asked: 1 of 20 steps to warm up, then half a cosine."""
+def test_scheduler_cosine_falls_to_zero_over_the_whole_run(small_config: MakeConfig) -> None:
     config = small_config(training__steps=1, training__scheduler="cosine")
     rates = [fit(config, first_step=first)[1].lr for first in (0, 9, 19)]
-    assert rates == pytest.approx([1e-3 * (1 + math.cos(math.pi * done / 19)) / 2 for done in (0, 9, 19)], abs=1e-9)
+    assert rates == pytest.approx([1e-3 * (1 + math.cos(math.pi * done / 20)) / 2 for done in (1, 10, 20)], abs=1e-9)
 
 
 @pytest.mark.parametrize(("key", "value"), [("lr", 5e-4), ("grad_clip_norm", 1e-3), ("batch_size", 3)])
