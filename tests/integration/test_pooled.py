@@ -7,8 +7,10 @@ import torch
 
 from zk0 import data, policy, training
 from zk0.config import RunConfig
+from zk0.errors import DatasetError
 from zk0.pooled import PooledDataset
 
+FRONT, OTHER = "observation.images.front", "observation.images.other"
 MakeConfig = Callable[..., RunConfig]
 pytestmark = pytest.mark.slow
 
@@ -30,7 +32,7 @@ def parts(small_config: MakeConfig):
 
 def test_frames_episodes_and_names(parts) -> None:
     _, opened, *_ = parts
-    pooled = PooledDataset(opened, [{}, {"observation.images.front": "observation.images.other"}])
+    pooled = PooledDataset(opened, [{FRONT: OTHER}, {FRONT: OTHER}])
     assert pooled.num_frames == len(pooled) == len(opened[0]) + len(opened[1])
     assert pooled.num_episodes == 3
     lengths = [opened[0].meta.episodes["length"][episode] for episode in (0, 1)]
@@ -43,9 +45,16 @@ def test_frames_episodes_and_names(parts) -> None:
         assert torch.equal(pooled[index]["action"], own["action"])
         assert torch.equal(pooled[index]["action_is_pad"], own["action_is_pad"])
     item, own = pooled[len(opened[0])], opened[1][0]
-    assert torch.equal(item["observation.images.other"], own["observation.images.front"])
-    assert "observation.images.front" not in item
+    assert torch.equal(item[OTHER], own[FRONT])
+    assert FRONT not in item
     assert torch.equal(item["action"], own["action"])
+    assert OTHER in pooled.meta.camera_keys
+
+
+def test_other_features_are_refused(parts) -> None:
+    _, opened, *_ = parts
+    with pytest.raises(DatasetError, match=r"'observation.images.front' is missing there and \(64, 64, 3\) in zk0/"):
+        PooledDataset(opened, [{}, {FRONT: OTHER}])
 
 
 def test_a_fit_on_it_sees_the_frames_of_all(parts, monkeypatch) -> None:

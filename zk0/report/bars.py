@@ -46,7 +46,9 @@ def bar_chart(title: str, unit: str, bars: Sequence[Bar], note: str = "") -> byt
             alpha=0.85,
             capsize=4,
         )
-        axes.annotate(f"{bar.value:.3g}", (max(bar.high, bar.value), row), (6, 0), textcoords="offset points", va="center")
+        axes.annotate(
+            f"{bar.value:.3g}", (max(bar.high, bar.value), row), (6, 0), textcoords="offset points", va="center"
+        )
     axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
     axes.invert_yaxis()
     axes.set(title=title, xlabel=f"{unit}\n{note}" if note else unit)
