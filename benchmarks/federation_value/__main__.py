@@ -16,18 +16,14 @@ of the pooled one.
 
 import argparse
 import contextlib
-import multiprocessing
-import os
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from benchmarks.federation_value.plan import Arm, Options, all_arms
-from benchmarks.federation_value.verdict import FEDERATED, POOLED, Scores, Verdict
-from zk0.sim import ZONES
+from benchmarks.federation_value.campaign import compare
+from benchmarks.federation_value.plan import Options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,60 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with contextlib.ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zk0-value-")))
-        verdict = compare(options, work.absolute())
+        given = {field.name: getattr(options, field.name) for field in fields(Options) if field.name != "work"}
+        verdict = compare(Options(**given, work=work.absolute()), options.processes)
     print(f"\n{verdict.table()}\n\n{verdict.sentence()}", flush=True)
     if options.chart is not None:
         options.chart.write_bytes(verdict.chart())
     return 0 if verdict.holds else 1
-
-
-def compare(asked: argparse.Namespace, work: Path) -> Verdict:
-    """Record, train every way and let it act, in as many processes as were asked for."""
-    started = time.monotonic()
-    given = {field.name: getattr(asked, field.name) for field in fields(Options) if field.name != "work"}
-    options = Options(**given, work=work)
-    scores: dict[str, Scores] = {}
-    # Spawned: torch's threads do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(asked.processes, _set_up) as pool:
-        for zone in pool.imap_unordered(_record, [(zone, options) for zone in ZONES]):
-            print(f"{time.monotonic() - started:5.0f} s: {zone}: {options.episodes} demonstrations", flush=True)
-        for name, by_zone in pool.imap_unordered(_train_and_act, [(arm, options) for arm in all_arms()]):
-            scores[name] = by_zone
-            figures = ", ".join(f"{zone} {success.rate:.0%}" for zone, success in by_zone.items())
-            print(f"{time.monotonic() - started:5.0f} s: {name}: {figures}", flush=True)
-    return Verdict({zone: scores[zone] for zone in ZONES}, pooled=scores[POOLED], federated=scores[FEDERATED])
-
-
-def _set_up() -> None:
-    """One torch thread in each process, and LeRobot's progress bars and logs kept off the terminal."""
-    import logging
-
-    import torch
-    from loguru import logger
-
-    torch.set_num_threads(1)
-    logger.remove()
-    logging.disable(logging.WARNING)
-    descriptor = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # what goes wrong comes back as an exception
-        os.dup2(descriptor, stream)
-    os.close(descriptor)
-
-
-def _record(work: tuple[str, Options]) -> str:
-    from benchmarks.federation_value.arms import record_zone
-
-    record_zone(*work)
-    return work[0]
-
-
-def _train_and_act(work: tuple[Arm, Options]) -> tuple[str, Scores]:
-    from benchmarks.federation_value.arms import Federation
-
-    arm, options = work
-    federation = Federation(arm, options)
-    federation.train()
-    return arm.name, {zone: federation.success(zone, options.seeds) for zone in ZONES}
 
 
 if __name__ == "__main__":
