@@ -168,6 +168,7 @@ def _frames(zones: Sequence[DatasetConfig]) -> Any:
 @functools.cache
 def _zone_frames(root: str) -> InMemory:
     dataset = _client("zone", Path(root))
-    episodes, _ = data.split_episodes(data.open_metadata(dataset).total_episodes, HELD_OUT)
+    meta = data.open_metadata(dataset)
+    episodes, _ = data.split_episodes(meta.total_episodes, HELD_OUT)
     chunks = make_policy_config("act", device="cpu", push_to_hub=False, **ACT)
-    return InMemory(data.build_dataset(dataset, chunks, DataConfig(), episodes))
+    return InMemory(data.build_dataset(dataset, meta, chunks, DataConfig(), episodes))

@@ -23,7 +23,7 @@ def parts(small_config: MakeConfig):
     base = policy.load_policy_config(config.policy, policy.base_path(config.policy, config.clients[0].root))
     meta = data.open_metadata(client)
     opened = [
-        data.build_dataset(dataset, base, config.data, episodes)
+        data.build_dataset(dataset, data.open_metadata(dataset), base, config.data, episodes)
         for dataset, episodes in zip(config.clients[:2], ([0, 1], [3]), strict=True)
     ]
     built = policy.build_policy(base, config.peft, meta, client.rename_map)
