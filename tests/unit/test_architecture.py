@@ -40,6 +40,8 @@ ALLOWED = {
     "training": {"config", "data", "errors", "fit_checkpoint", "micro_batches", "policy", "records"},
     "probe": {"cgroup", "config", "data", "errors", "memory", "policy", "records", "training"},
     "evaluation": {"config", "data", "errors", "micro_batches", "policy", "records", "training"},
+    "pooled": {"config", "errors"},
+    "closed_loop": {"policy"},
     "aggregation": {"atomic", "config", "errors", "lora", "records", "run_store", "seeding"},
 }
 ONLY_IN = {
