@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--episodes", type=int, default=40, help="demonstrations of each client")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=80, help="optimizer steps of each client in each round")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=20, help="optimizer steps of each client in each round")
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--seeds", type=int, default=100, help="episodes in each zone in closed loop")
     parser.add_argument("--seed", type=int, default=1, help="of first weights and of the order of the frames")
