@@ -69,7 +69,7 @@ class PooledDataset(ConcatDataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One frame, its features under the policy's names."""
         owner = bisect_right(self.cumulative_sizes, index)
-        item = super().__getitem__(index)
+        item: dict[str, Any] = super().__getitem__(index)  # type: ignore[no-untyped-call]
         return {self._renames[owner].get(key, key): value for key, value in item.items()}
 
 

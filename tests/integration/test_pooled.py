@@ -1,9 +1,11 @@
 """Several clients' recordings as one dataset, for the comparison with a federation."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from zk0 import data, policy, training
 from zk0.config import RunConfig
@@ -16,22 +18,21 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def parts(small_config: MakeConfig):
-    """Two clients' training episodes, of which the second was opened with fewer; the policy and its preprocessor."""
-    config = small_config(training__steps=2, training__batch_size=4)
-    client = config.clients[0]
-    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, config.clients[0].root))
-    meta = data.open_metadata(client)
-    opened = [
-        data.build_dataset(dataset, data.open_metadata(dataset), base, config.data, episodes)
-        for dataset, episodes in zip(config.clients[:2], ([0, 1], [3]), strict=True)
+def config(small_config: MakeConfig) -> RunConfig:
+    return small_config(training__steps=2, training__batch_size=4)
+
+
+@pytest.fixture
+def opened(config: RunConfig) -> list[LeRobotDataset]:
+    """Some episodes of two clients' recordings, not the first ones of the second."""
+    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+    return [
+        data.build_dataset(client, data.open_metadata(client), base, config.data, episodes)
+        for client, episodes in zip(config.clients[:2], ([0, 1], [3]), strict=True)
     ]
-    built = policy.build_policy(base, config.peft, meta, client.rename_map)
-    return config, opened, built, policy.build_processors(base, None, {})[0]
 
 
-def test_frames_episodes_and_names(parts) -> None:
-    _, opened, *_ = parts
+def test_frames_episodes_and_names(opened: list[LeRobotDataset]) -> None:
     pooled = PooledDataset(opened, [{FRONT: OTHER}, {FRONT: OTHER}])
     assert pooled.num_frames == len(pooled) == len(opened[0]) + len(opened[1])
     assert pooled.num_episodes == 3
@@ -51,14 +52,17 @@ def test_frames_episodes_and_names(parts) -> None:
     assert OTHER in pooled.meta.camera_keys
 
 
-def test_other_features_are_refused(parts) -> None:
-    _, opened, *_ = parts
+def test_other_features_are_refused(opened: list[LeRobotDataset]) -> None:
     with pytest.raises(DatasetError, match=r"'observation.images.front' is missing there and \(64, 64, 3\) in zk0/"):
         PooledDataset(opened, [{}, {FRONT: OTHER}])
 
 
-def test_a_fit_on_it_sees_the_frames_of_all(parts, monkeypatch) -> None:
-    config, opened, built, preprocessor = parts
+def test_a_fit_on_it_sees_the_frames_of_all(
+    config: RunConfig, opened: list[LeRobotDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+    built = policy.build_policy(base, config.peft, opened[0].meta, {})
+    preprocessor, _ = policy.build_processors(base, None, {})
     pooled = PooledDataset(opened)
     seen: list[int] = []
     take = PooledDataset.__getitem__
