@@ -39,16 +39,17 @@ class ArmResult:
     def interval(self, datasets: Sequence[str]) -> tuple[float, float]:
         """95 % interval of that mean by Student's t over the datasets: how it would differ for others like them.
 
-        It is wide where datasets are few and differ; a single one tells nothing, and gives an infinite interval.
+        It is wide where datasets are few and differ; a single one tells nothing, and gives an infinite interval. No
+        error is below zero, and so is no interval.
         """
         from scipy.stats import t
 
         values = [self.errors[name] for name in datasets]
         if len(values) < 2:
-            return float("-inf"), float("inf")
+            return 0.0, float("inf")
         error = statistics.stdev(values) / len(values) ** 0.5
         low, high = t.interval(0.95, len(values) - 1, statistics.fmean(values), error) if error else (values[0],) * 2
-        return float(low), float(high)
+        return max(0.0, float(low)), float(high)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ def test_an_interval_by_students_t() -> None:
     arm = ArmResult("base", {"a": 1.0, "b": 2.0, "c": 4.0, "d": 5.0})
     assert arm.mean("abcd") == 3.0
     assert arm.interval("abcd") == pytest.approx((3 - 2.905261, 3 + 2.905261), abs=1e-4)  # t = 3.182446, s = 1.825742
-    assert arm.interval("a") == (float("-inf"), float("inf"))
+    assert arm.interval("a") == (0.0, float("inf"))
+    assert arm.interval("ad")[0] == 0.0
     assert ArmResult("base", {"a": 1.0, "b": 1.0}).interval("ab") == (1.0, 1.0)
 
 

@@ -19,7 +19,7 @@ def comparison_table(found: Comparison) -> Table:
         table.add_column(heading, justify="right")
     for arm in found.arms:
         low, high = arm.interval(found.clients)
-        span = f"{low:.2f} to {high:.2f}" if math.isfinite(low) else "-"
+        span = f"{low:.2f} to {high:.2f}" if math.isfinite(high) else "-"
         clients = [f"{arm.errors[name]:.2f}" for name in found.clients]
         unseen = [f"{arm.errors[name]:.2f}" for name in found.unseen]
         cells = [*clients, f"{arm.mean(found.clients):.2f}", span, *unseen]
@@ -36,7 +36,7 @@ def write_comparison(found: Comparison, run_dir: Path) -> Path:
     bars = []
     for arm in found.arms:
         mean, (low, high) = arm.mean(found.clients), arm.interval(found.clients)
-        finite = math.isfinite(low)
+        finite = math.isfinite(high)
         bars.append(Bar(arm.name, mean, low if finite else mean, high if finite else mean, arm.name == "federated"))
     chart = run_dir / "charts" / "compare.png"
     note = f"mean over the hold-outs of {len(found.clients)} clients; bars: 95 % by Student's t over them"
