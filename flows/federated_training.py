@@ -17,6 +17,7 @@ from tasks.evaluate import evaluate
 from tasks.fit import fit, prepare, stop_work
 from tasks.prefect_logs import forward_logs
 from tasks.slots import end_slot_services
+from zk0.aggregation import RoundPlan
 from zk0.errors import ClientError
 from zk0.memory_sampler import phase
 from zk0.records import ClientFailure, ClientResult, ClientTask, RoundState
@@ -52,8 +53,7 @@ def federated_round(run_dir: str, server_round: int) -> RoundState:
     store = RunStore.open(run_dir)
     before = store.state(server_round - 1)
     plan = sample(run_dir, server_round)
-    fits = [store.task("train", server_round, name, before, proximal_mu=plan.proximal_mu) for name in plan.clients]
-    updates, lost = gather(store, fit, fits)
+    updates, lost = gather(store, fit, fit_work(store, server_round, plan, before))
     aggregated = aggregate(run_dir, server_round, updates, lost)
     after = RoundState(server_round=server_round, arrays=aggregated.arrays, stats=before.stats)
     evaluations, unknown = gather(store, evaluate, evaluation_work(store, after))
@@ -93,6 +93,12 @@ def in_subflow[**P](
             return named(*args, **kwargs)
     finally:
         end_slot_services()
+
+
+def fit_work(store: RunStore, server_round: int, plan: RoundPlan, before: RoundState) -> list[ClientTask]:
+    """One fit for every client of the round."""
+    fits = [store.task("train", server_round, name, before, proximal_mu=plan.proximal_mu) for name in plan.clients]
+    return [work.model_copy(update={"lr_scale": plan.lr_scale, "steps": plan.steps.get(work.client)}) for work in fits]
 
 
 def evaluation_work(store: RunStore, state: RoundState) -> list[ClientTask]:

@@ -1,10 +1,13 @@
 """The server's side of a round as Prefect tasks: sampling, aggregation, and the clients' statistics made one."""
 
+from dataclasses import replace
+
 from loguru import logger
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
+from zk0 import adaptive
 from zk0.aggregation import RoundPlan, ServerRound
 from zk0.executors import worker
 from zk0.executors.process import ProcessExecutor
@@ -34,11 +37,25 @@ def server_round(store: RunStore, number: int) -> ServerRound:
 
 @task(task_run_name="sample-{number:03d}", cache_policy=NO_CACHE, persist_result=False)
 def sample(run_dir: str, number: int) -> RoundPlan:
-    """Choose the round's clients, by the strategy's own sampling."""
+    """Choose the round's clients, by the strategy's own sampling, and let the adaptive schedules decide."""
+    store = RunStore.open(run_dir)
     with phase("sample"):
-        plan = server_round(RunStore.open(run_dir), number).configure()
+        plan = server_round(store, number).configure()
     logger.info("round {}: {}", number, ", ".join(plan.clients))
-    return plan
+    return adapted(store, number, plan) if adaptive.active(store.config.adaptive) else plan
+
+
+def adapted(store: RunStore, number: int, plan: RoundPlan) -> RoundPlan:
+    """The plan with what the adaptive schedules decide for the round, which the log says."""
+    decision = adaptive.decide(store.config, store.read_metrics(), number)
+    logger.info(
+        "round {}: adaptive: learning rate x {:g}, mu {:g}, steps {}",
+        *(number, decision.lr_scale, decision.proximal_mu, dict(decision.steps)),
+    )
+    for change in decision.changes:
+        logger.info("round {}: adaptive: {}", number, change)
+    steps = {name: n for name, n in decision.steps.items() if n != store.config.training_of(name).steps}
+    return replace(plan, proximal_mu=decision.proximal_mu, lr_scale=decision.lr_scale, steps=steps)
 
 
 @task(task_run_name="aggregate-{number:03d}", cache_policy=NO_CACHE, persist_result=False)

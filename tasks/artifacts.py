@@ -21,9 +21,13 @@ from prefect.states import Completed
 
 from zk0.config import RunConfig
 from zk0.errors import StorageError
-from zk0.progress import Json, failures, mapping, number
+from zk0.figures import Json, change_of, in_brackets, mapping, number
+from zk0.progress import failures
 from zk0.report.charts import CHARTS, draw_charts
+from zk0.report.joints import TITLE as JOINTS_TITLE
+from zk0.report.joints import draw_joint_charts
 from zk0.run_store import RunStore
+from zk0.scores import QUICK, best_round, comparable
 
 MIB = 2**20
 NOTHING = ""
@@ -54,7 +58,7 @@ def publish(store: RunStore, server_round: int, rounds: Sequence[Json]) -> None:
         rounds: the lines of metrics.jsonl.
     """
     config, name = store.config, store.info.name
-    key = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+    key = _key(name)
     total = config.federation.num_rounds
     unseen = [dataset.name for dataset in config.evaluation.datasets]
     create_progress_artifact(
@@ -65,23 +69,35 @@ def publish(store: RunStore, server_round: int, rounds: Sequence[Json]) -> None:
         f"{key}-round-{server_round:03d}",
         f"{name}, round {server_round}: what each client did",
     )
-    for chart, path in draw_charts(store.folder, rounds, unseen).items():
+    charts = draw_charts(store.folder, rounds, unseen)
+    charts |= draw_joint_charts(store.folder, rounds, [*(client.name for client in config.clients), *unseen])
+    for chart, path in charts.items():
         picture = base64.b64encode(path.read_bytes()).decode()
-        create_image_artifact(f"data:image/png;base64,{picture}", f"{key}-{chart}", f"{name}: {CHARTS[chart][0]}")
+        title = CHARTS[chart][0] if chart in CHARTS else JOINTS_TITLE
+        create_image_artifact(f"data:image/png;base64,{picture}", f"{key}-{_key(chart)}", f"{name}: {title}")
     create_markdown_artifact(summary(store, rounds), f"{key}-summary", f"{name}: the base beside the newest round")
 
 
+def _key(name: str) -> str:
+    """Prefect's spelling of an artifact's key."""
+    return re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+
+
 def round_table(config: RunConfig, server_round: int, rounds: Sequence[Json]) -> list[dict[str, Any]]:
-    """One row per client, then one per unseen setting: attempts, examples, losses, errors before and after, costs."""
+    """One row per client, then one per unseen setting: attempts, examples, losses, errors before and after, costs.
+
+    The error before and after are of the same frames: of the quick ones, where one of the two rounds has no others.
+    """
     lines = {line["server_round"]: line for line in rounds}
-    line, before = mapping(lines.get(server_round)), mapping(lines.get(server_round - 1))
+    line = mapping(lines.get(server_round))
+    (before, evaluated), frames = comparable([mapping(lines.get(server_round - 1)), line])
     why = failures(line)
     attempts = {item["client"]: item.get("attempts") for item in line.get("failures", ())}
     rows = []
     for dataset in [*config.clients, *config.evaluation.datasets]:
         name = dataset.name
         fit = mapping(mapping(line.get("train")).get(name))
-        after = mapping(mapping(line.get("evaluate")).get(name))
+        after = mapping(mapping(evaluated.get("evaluate")).get(name))
         earlier = mapping(mapping(before.get("evaluate")).get(name))
         sat_out = [past for past, entry in lines.items() if past <= server_round and _sat_out(entry, name)]
         rows.append(
@@ -92,10 +108,15 @@ def round_table(config: RunConfig, server_round: int, rounds: Sequence[Json]) ->
                 "failure": why.get(name, NOTHING),
                 "rounds sat out": ", ".join(map(str, sat_out)) or NOTHING,
                 "examples": fit.get("num_examples", NOTHING),
+                "steps": fit.get("steps", NOTHING),
+                "learning rate": _exponent(fit.get("lr")),
                 "training loss": _figure(fit.get("loss"), 4),
                 "action error before, deg": _figure(earlier.get("action_error_deg"), 2),
                 "action error after, deg": _figure(after.get("action_error_deg"), 2),
+                "95 % interval, deg": in_brackets(mapping(after.get("interval_95")).get("action_error_deg"), 2).strip(),
+                "change since round 0, deg": change_of(line, name, "action_error_deg", 2),
                 "held-out loss": _figure(after.get("loss"), 4),
+                "frames": frames if after else NOTHING,
                 "duration, s": _figure(fit.get("duration_s"), 1),
                 "peak RAM, MiB": _figure(fit.get("peak_rss_bytes"), 0, MIB),
                 "peak RAM, %": _figure(fit.get("peak_ram_percent"), 1),
@@ -111,13 +132,18 @@ def round_table(config: RunConfig, server_round: int, rounds: Sequence[Json]) ->
 def summary(store: RunStore, rounds: Sequence[Json]) -> str:
     """Markdown: round 0, the base, beside the newest round, and where everything lies."""
     newest = int(rounds[-1]["server_round"]) if rounds else 0
+    (base, line), frames = comparable([rounds[0], rounds[-1]] if rounds else [{}, {}])
+    how = ", on the quick frames" if frames == QUICK else ""
     parts = [
         f"# {store.info.name}",
-        f"Round {newest} of {store.config.federation.num_rounds} is committed.",
+        f"Round {newest} of {store.config.federation.num_rounds} is committed.{_best(store, rounds)}",
+        "",
+        f"Action errors are mean absolute errors in degrees{how}, with the 95 % interval over held-out episodes.",
         "",
         f"| held-out episodes of | round 0 (the base), deg | round {newest}, deg | change | loss, 0 | loss, {newest} |",
         "|---|---:|---:|---:|---:|---:|",
-        *(_summary_rows(store.config, rounds) if rounds else ()),
+        *_summary_rows(store.config, base, line),
+        *_joint_rows(store.config, base, line),
         "",
         "## Where it is",
         "",
@@ -127,28 +153,77 @@ def summary(store: RunStore, rounds: Sequence[Json]) -> str:
         f"- charts: `{store.folder / 'charts'}`",
         f"- from a terminal: `zk0 status {store.info.name} --outputs {store.folder.parent}`",
     ]
-    if sat_out := [f"round {line['server_round']}: {name}, {why}" for line in rounds for name, why in _lost(line)]:
-        parts += ["", "## Clients that sat out a round", "", *(f"- {text}" for text in sat_out)]
-    if store.damage:
-        parts += ["", "## Files found damaged", "", *(f"- {text}" for text in store.damage)]
+    decided = [(line, change) for line in rounds for change in mapping(line.get("adaptive")).get("changes", ())]
+    lists = {
+        "Adaptive schedules": [f"round {line['server_round']}: {change}" for line, change in decided],
+        "Clients that sat out a round": [
+            f"round {line['server_round']}: {name}, {why}" for line in rounds for name, why in _lost(line)
+        ],
+        "Files found damaged": store.damage,
+    }
+    for title, items in lists.items():
+        if items:
+            parts += ["", f"## {title}", "", *(f"- {text}" for text in items)]
     return "\n".join(parts)
 
 
-def _summary_rows(config: RunConfig, rounds: Sequence[Json]) -> Iterator[str]:
-    base, newest = (mapping(rounds[index].get("evaluate")) for index in (0, -1))
+def _best(store: RunStore, rounds: Sequence[Json]) -> str:
+    best = best_round(store.info.config, rounds)
+    if best is None:
+        return ""
+    on = ", on the quick frames" if best.frames == QUICK else ""
+    return f" The best so far is round {best.server_round} ({best.label}: {best.value:.4g}{on}), which is kept."
+
+
+def _datasets(config: RunConfig, base: Json, line: Json) -> Iterator[tuple[str, Json, Json]]:
+    """Label, figures of round 0 and figures of the newest round, of every dataset."""
+    first, last = mapping(base.get("evaluate")), mapping(line.get("evaluate"))
     for dataset in [*config.clients, *config.evaluation.datasets]:
-        first, last = mapping(base.get(dataset.name)), mapping(newest.get(dataset.name))
-        old, new = number(first.get("action_error_deg")), number(last.get("action_error_deg"))
-        change = f"{(new - old) / old:+.1%}" if old and new is not None else "-"
         label = dataset.name if dataset in config.clients else f"{dataset.name} (unseen)"
+        yield label, mapping(first.get(dataset.name)), mapping(last.get(dataset.name))
+
+
+def _summary_rows(config: RunConfig, base: Json, line: Json) -> Iterator[str]:
+    for label, first, last in _datasets(config, base, line):
+        old, new = number(first.get("action_error_deg")), number(last.get("action_error_deg"))
+        errors = [
+            f"{_figure(item.get('action_error_deg'), 2)}"
+            f"{in_brackets(mapping(item.get('interval_95')).get('action_error_deg'), 2)}"
+            for item in (first, last)
+        ]
+        change = f"{(new - old) / old:+.1%}" if old and new is not None else "-"
+        if known := change_of(line, label.removesuffix(" (unseen)"), "action_error_deg", 2):
+            change += f" ({known} deg)"
         losses = f"{_figure(first.get('loss'), 4)} | {_figure(last.get('loss'), 4)}"
-        yield f"| {label} | {_figure(old, 2)} | {_figure(new, 2)} | {change} | {losses} |"
+        yield f"| {label} | {errors[0]} | {errors[1]} | {change} | {losses} |"
+
+
+def _joint_rows(config: RunConfig, base: Json, line: Json) -> Iterator[str]:
+    """Every joint's error in round 0 and the newest, with its interval; a table for each set of joints."""
+    tables: dict[tuple[str, ...], list[str]] = {}
+    for label, first, last in _datasets(config, base, line):
+        joints = tuple(map(str, last.get("joints", ())))
+        spread = mapping(mapping(last.get("interval_95")).get("joint_error"))
+        before, after = mapping(first.get("joint_error")), mapping(last.get("joint_error"))
+        cells = [
+            f"{_figure(before.get(joint), 2)} -> {_figure(after.get(joint), 2)}{in_brackets(spread.get(joint), 2)}"
+            for joint in joints
+        ]
+        if joints:
+            tables.setdefault(joints, []).append(f"| {label} | {' | '.join(cells)} |")
+    for joints, rows in tables.items():
+        yield from ("", "## By joint, in degrees (a gripper: 0-100)", "")
+        yield f"| held-out episodes of | {' | '.join(joints)} |"
+        yield "|---|" + "---:|" * len(joints)
+        yield from rows
 
 
 def _message(config: RunConfig, server_round: int, rounds: Sequence[Json]) -> str:
     line = next((line for line in rounds if line["server_round"] == server_round), {})
     lost = [f"{name} sat out ({why})" for name, why in _lost(line)]
-    error = _figure(mapping(line.get("summary")).get("action_error_deg"), 2)
+    figures = mapping(line.get("summary"))
+    error = _figure(figures.get("action_error_deg"), 2)
+    error += in_brackets(mapping(figures.get("interval_95")).get("action_error_deg"), 2)
     head = f"round {server_round} of {config.federation.num_rounds} committed, action error {error} deg"
     return "; ".join([head, *lost])
 
@@ -167,3 +242,8 @@ def _sat_out(line: Json, name: str) -> bool:
 def _figure(value: object, digits: int, unit: int = 1) -> str:
     known = number(value)
     return NOTHING if known is None else f"{known / unit:.{digits}f}"
+
+
+def _exponent(value: object) -> str:
+    known = number(value)
+    return NOTHING if known is None else f"{known:.2e}"

@@ -1,7 +1,7 @@
 """Making a round durable, and the final policy, as Prefect tasks."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,16 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.aggregate import Aggregated
 from tasks.fit import export_policy
-from zk0 import atomic, attempts, leaks, memory
+from zk0 import adaptive, atomic, attempts, leaks, memory
 from zk0.config import RunConfig
+from zk0.errors import ClientError
+from zk0.executors import worker
+from zk0.executors.process import ProcessExecutor
 from zk0.memory_sampler import phase, round_figures
 from zk0.records import ArtifactRef, ClientFailure, ClientResult, RoundState, TaskKind
 from zk0.run_store import RunStore
+from zk0.scores import FULL, QUICK, best_round, comparable
+from zk0.seeding import derive_seed
 
 
 @task(task_run_name="commit-{number:03d}", cache_policy=NO_CACHE, persist_result=False)
@@ -42,6 +47,7 @@ def commit(
     store = RunStore.open(run_dir)
     tensors, scalars = store.load_strategy_state(number) if number else ({}, {})
     metrics = round_metrics(store.config, aggregated, results, [*aggregated.failures, *failures])
+    metrics = with_history(store, number, metrics)
     memory.give_back()
     costs = {"duration_s": duration_s, "orchestrator": round_figures()}
     with phase("commit"):
@@ -53,10 +59,14 @@ def commit(
             metrics={**_with_attempts(store, number, metrics), **costs},
             results=results,
             stats=stats,
+            optimizers=kept_optimizers(store, number, aggregated, results),
         )
         rounds = store.read_metrics()
-        store.prune(store.config.checkpoint.keep, best_round(rounds))
+        best = best_round(store.info.config, rounds)
+        store.prune(store.config.checkpoint.keep, best.server_round if best else None)
     logger.info("round {} committed: {}", number, metrics["summary"])
+    if best is not None:
+        logger.info("best round so far: {} ({} {:.4g})", best.server_round, best.label, best.value)
     leaks.warn(rounds)
     return state
 
@@ -88,6 +98,20 @@ def export(store: RunStore, number: int, folder: Path, *, merge: bool, client: s
     return folder
 
 
+def kept_optimizers(
+    store: RunStore, number: int, aggregated: Aggregated, results: Iterable[ClientResult]
+) -> dict[str, ArtifactRef]:
+    """Client -> the optimizer's state that its next fit goes on from.
+
+    That of this round's fit; of an earlier round's for a client that sat out, failed, or whose update was refused.
+    """
+    if store.config.training.optimizer_state == "fresh" or number == 0:
+        return {}
+    refused = {failure.client for failure in aggregated.failures}
+    own = {result.client: result.optimizer for result in results if result.optimizer and result.client not in refused}
+    return store.state(number - 1).optimizers | own
+
+
 def round_metrics(
     config: RunConfig, aggregated: Aggregated, results: Iterable[ClientResult], failures: Iterable[ClientFailure]
 ) -> dict[str, Any]:
@@ -103,23 +127,55 @@ def round_metrics(
                 "update_bytes": result.tensors.size if result.tensors else 0,
             }
     evaluations = by_kind["evaluate"]
+    summary = {**_summary(config, evaluations), "train_loss": aggregated.metrics.get("loss")}
+    if quick := {name: item[QUICK] for name, item in evaluations.items() if QUICK in item}:
+        summary[QUICK] = _summary(config, quick)
+    return {
+        **by_kind,
+        "summary": summary,
+        "evaluation": next((item["evaluation"] for item in evaluations.values()), FULL),
+        "failures": [failure.model_dump(mode="json") for failure in failures],
+        "global_sha256": aggregated.arrays.sha256,
+        **({"lora": aggregated.lora} if aggregated.lora else {}),
+    }
+
+
+def _summary(config: RunConfig, evaluations: Mapping[str, Any]) -> dict[str, Any]:
+    """Means over the clients' hold-outs, and over the settings that no client trains on."""
     clients = [evaluations[item.name] for item in config.clients if item.name in evaluations]
     unseen = [evaluations[item.name] for item in config.evaluation.datasets if item.name in evaluations]
-    summary = {
+    return {
         "action_error_deg": _mean(clients, "action_error_deg"),
         "gripper_error": _mean(clients, "gripper_error"),
         "loss": _mean(clients, "loss"),
         "unseen_action_error_deg": _mean(unseen, "action_error_deg"),
         "unseen_loss": _mean(unseen, "loss"),
-        "train_loss": aggregated.metrics.get("loss"),
     }
-    return {
-        **by_kind,
-        "summary": summary,
-        "failures": [failure.model_dump(mode="json") for failure in failures],
-        "global_sha256": aggregated.arrays.sha256,
-        **({"lora": aggregated.lora} if aggregated.lora else {}),
-    }
+
+
+def with_history(store: RunStore, number: int, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Add what a round's metrics say beside the rounds before: intervals, change since round 0, adaptive decisions.
+
+    Figures are not worth a run: where the process that computes intervals cannot live, they are left out.
+    """
+    config, rounds = store.config, store.read_metrics()
+    first = rounds[0] if number and rounds and rounds[0]["server_round"] == 0 else {}
+    (base, _), frames = comparable([first, metrics])
+    seed = derive_seed(config.seed, 0, "", "bootstrap")
+    names = [client.name for client in config.clients]
+    try:
+        found = ProcessExecutor(config.executor).call(
+            worker.intervals, base.get("evaluate"), metrics["evaluate"], names, seed
+        )
+    except ClientError as error:
+        logger.warning("round {}: no intervals of the means: {}", number, error)
+        found = {"interval_95": {}, "change": None}
+    added: dict[str, Any] = {"summary": {**metrics["summary"], "interval_95": found["interval_95"]}}
+    if found["change"] is not None:
+        added["change"] = {**found["change"], "frames": frames}
+    if number and adaptive.active(config.adaptive):
+        added["adaptive"] = adaptive.decide(config, rounds, number).record()
+    return {**metrics, **added}
 
 
 def _with_attempts(store: RunStore, number: int, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -137,13 +193,6 @@ def _with_attempts(store: RunStore, number: int, metrics: dict[str, Any]) -> dic
         for failure in metrics["failures"]
     ]
     return {**metrics, "train": fits, "failures": failures}
-
-
-def best_round(metrics: Iterable[dict[str, Any]]) -> int | None:
-    """The round with the lowest mean action error on the clients' hold-outs; the loss where there is no such error."""
-    scored = [(line["summary"].get("action_error_deg") or line["summary"].get("loss"), line) for line in metrics]
-    known = [(score, line["server_round"]) for score, line in scored if score is not None]
-    return min(known)[1] if known else None
 
 
 def _mean(items: list[dict[str, Any]], key: str) -> float | None:

@@ -46,12 +46,16 @@ _OWN_DEFAULTS: dict[str, dict[str, float]] = {"fedavgm": {"server_momentum": 0.9
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """What the strategy's configure step decided."""
+    """What the strategy's configure step decided, and the adaptive schedules."""
 
     clients: list[str]
     """Names of the clients that train in the round, in config order."""
     proximal_mu: float
     """FedProx's mu, 0 for every other strategy."""
+    lr_scale: float = 1.0
+    """What the learning rate is multiplied by."""
+    steps: Mapping[str, int] = field(default_factory=dict)
+    """Client -> local steps, where they are not what the config says."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +153,8 @@ class ServerRound:
         names = lora.pairs(_lazy_record(self.arrays)) if self.config.peft.enabled else []
         if not names or self._frozen():
             return {}, {}
-        total = sum(result.num_examples for result in results)
-        weights = [result.num_examples / total for result in results]
+        counts = [_weight(result, self.config.federation) for result in results]
+        weights = [count / sum(counts) for count in counts]
         updates = [_lazy_record(run_dir / result.tensors.path) for result in results if result.tensors is not None]
         tensors: dict[str, NDArray[Any]] = {}
         norms: dict[str, list[float]] = {"average": [], "gap": [], "truncation": []}
@@ -227,7 +231,8 @@ class ServerRound:
         for client, message in messages.items():
             content: RecordDict | Error
             if client in valid:
-                content = _reply_content(valid[client], run_dir, keys)
+                weight = _weight(valid[client], self.config.federation)
+                content = _reply_content(valid[client], weight, run_dir, keys)
             else:
                 content = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, failed[client].message)
             replies.append(Message(content, reply_to=message))
@@ -410,9 +415,14 @@ def _common_metrics(results: Sequence[ClientResult]) -> list[str]:
     return sorted(set.intersection(*keys) - {WEIGHT_KEY})
 
 
-def _reply_content(result: ClientResult, run_dir: Path, keys: Iterable[str]) -> RecordDict:
+def _weight(result: ClientResult, federation: FederationConfig) -> int:
+    """What a client counts in the average."""
+    return result.num_examples if federation.weighting == "examples" else 1
+
+
+def _reply_content(result: ClientResult, weight: int, run_dir: Path, keys: Iterable[str]) -> RecordDict:
     assert result.tensors is not None  # check_update saw to it
-    metrics = MetricRecord({WEIGHT_KEY: result.num_examples, **{key: float(result.metrics[key]) for key in keys}})
+    metrics = MetricRecord({WEIGHT_KEY: weight, **{key: float(result.metrics[key]) for key in keys}})
     return RecordDict({"arrays": _lazy_record(run_dir / result.tensors.path), "metrics": metrics})
 
 

@@ -21,13 +21,14 @@ from zk0 import atomic, data, data_checks, data_fix, fetch, policy, start, train
 from zk0.atomic import file_sha256
 from zk0.config import DatasetConfig, RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError
-from zk0.evaluation import evaluate
+from zk0.evaluation import evaluate, is_full, replay
 from zk0.fit_checkpoint import FitCheckpoint
 from zk0.memory import gib, peak_rss_bytes, peak_vram
 from zk0.memory_sampler import MemorySampler, peak_metrics
 from zk0.pooled import PooledDataset, pooled_training
 from zk0.records import POOLED, ArtifactRef, ClientResult, ClientTask, DataReport, Preflight
 from zk0.results import write_result
+from zk0.scores import FULL, QUICK
 from zk0.seeding import derive_seed
 from zk0.soft_limit import SoftLimit
 
@@ -38,11 +39,13 @@ UNKNOWN_BASE_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a piece of work gave: tensors to exchange, its weight, and its metrics."""
+    """What a piece of work gave: tensors to exchange, its weight, its metrics, and what stays with the client."""
 
     tensors: dict[str, NDArray[Any]] | None
     num_examples: int
     metrics: dict[str, Any]
+    optimizer: dict[str, NDArray[Any]] | None = None
+    """The optimizer's state, where the client keeps it for its next fit."""
 
 
 def run_task(task: ClientTask) -> ClientResult:
@@ -65,6 +68,7 @@ def run_task(task: ClientTask) -> ClientResult:
         result = write_result(
             task,
             tensors=outcome.tensors,
+            optimizer=outcome.optimizer,
             num_examples=outcome.num_examples,
             metrics=outcome.metrics | peak_metrics(sampler.take_peaks()),
             duration_s=time.perf_counter() - started,
@@ -109,7 +113,8 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
     meta = data.open_metadata(dataset)
     built, preprocessor, _ = _load_global(task, config, dataset, meta)
     frames = _training_frames(task, config, built.config)
-    plan = pooled_training(config) if task.client == POOLED else config.training
+    pooled = task.client == POOLED
+    plan = pooled_training(config) if pooled else config.training_of(task.client, task.steps)
     seed = derive_seed(config.seed, task.server_round, task.client, "train")
     set_seed(seed)
     sampler.enter("train")
@@ -120,10 +125,13 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
         plan,
         training.LocalRound(
             seed=seed,
+            # The schedule's part that belongs to this round, whatever the number of steps that go through it.
             first_step=(task.server_round - 1) * plan.steps,
             total_steps=config.federation.num_rounds * plan.steps,
+            lr_scale=task.lr_scale,
             proximal_mu=task.proximal_mu,
             micro_batch_size=task.micro_batch_size,
+            optimizer_state=None if task.optimizer is None else read_tensors(Path(task.run_dir), task.optimizer),
         ),
         _progress(task, plan.steps, sampler),
         FitCheckpoint(task, config.checkpoint.every_steps),
@@ -141,7 +149,7 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
         "update_s": outcome.update_s,
         "micro_batch_size": task.micro_batch_size or config.training.micro_batch_size or config.training.batch_size,
     }
-    return Outcome(policy.update_tensors(built, config.peft), frames.num_frames, metrics)
+    return Outcome(policy.update_tensors(built, config.peft), frames.num_frames, metrics, outcome.optimizer_state)
 
 
 def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcome:
@@ -154,16 +162,17 @@ def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySample
     frames = data.build_dataset(dataset, meta, built.config, config.data, episodes)
     seed = derive_seed(config.seed, 0, task.client, "evaluate")
     sampler.enter("evaluate")
-    metrics = evaluate(
-        built,
-        preprocessor,
-        postprocessor,
-        frames,
-        config.evaluation,
-        seed=seed,
-        micro_batch_size=task.micro_batch_size,
-    )
-    return Outcome(None, metrics.pop("num_examples"), metrics)
+    parts = (built, preprocessor, postprocessor, frames)
+    full, size = is_full(config, task.server_round), task.micro_batch_size
+    metrics = evaluate(*parts, config.evaluation, seed=seed, micro_batch_size=size, quick=not full)
+    if full and config.evaluation.full_every != 1:  # what a quick round is compared with
+        quick = evaluate(*parts, config.evaluation, seed=seed, micro_batch_size=size, quick=True)
+        metrics[QUICK] = quick
+    metrics["evaluation"] = FULL if full else QUICK
+    joints = None
+    if full and config.report.joint_charts:
+        joints = replay(*parts, batch_size=config.evaluation.batch_size, seed=seed, micro_batch_size=size)
+    return Outcome(joints, metrics.pop("num_examples"), metrics)
 
 
 WORK: dict[str, Callable[[ClientTask, RunConfig, MemorySampler], Outcome]] = {
@@ -307,9 +316,14 @@ def _settle_device(config: RunConfig) -> RunConfig:
     """Replace `auto` by what is there: a run must not change its device half-way."""
     if config.policy.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("policy.device = 'cuda': torch sees no GPU; check `nvidia-smi`, or use 'cpu' or 'auto'")
-    if config.policy.device != "auto":
-        return config
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = config.policy.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.training.amp == "fp16" and device == "cpu":
+        raise ConfigError(
+            "training.amp = 'fp16': needs a GPU (policy.device is 'cpu' here), for accelerate would train in full "
+            "precision without a word; use 'bf16' or 'no'"
+        )
     return config.model_copy(update={"policy": config.policy.model_copy(update={"device": device})})
 
 

@@ -101,8 +101,9 @@ def compare(store: RunStore, executor: ProcessExecutor, say: Callable[[str], Non
 class Arm:
     """One learner without a federation: a client alone, or one that has all recordings.
 
-    It makes as many rounds as the run, with a fresh optimizer in each like the run's clients, from the run's own first
-    tensors; a round's result is the next one's start. What `peft.aggregation` does to adapters is done to it too.
+    It makes as many rounds as the run, from the run's own first tensors, with its optimizer fresh or kept as the run's
+    clients have it; a round's result is the next one's start. What `peft.aggregation` does to adapters is done to it
+    too; the adaptive schedules are not.
 
     Args:
         run: the run that it is compared with.
@@ -147,7 +148,8 @@ class Arm:
         config = _federation_of_one(self.store.config, self._learner)
         server = ServerRound(config, server_round, self.store.path(before.arrays))
         arrays = self.store.place(server_round, "global", server.aggregate([result], self.store.folder).tensors)
-        return RoundState(server_round=server_round, arrays=arrays, stats=before.stats)
+        kept = {} if result.optimizer is None else {self._learner: result.optimizer}
+        return RoundState(server_round=server_round, arrays=arrays, stats=before.stats, optimizers=kept)
 
     def _evaluate(self, dataset: str, state: RoundState) -> Json:
         return self._executor.run(self.store.task("evaluate", state.server_round, dataset, state)).metrics

@@ -21,7 +21,7 @@ ASSET_PREFIX = "asset:"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
-WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "outputs_dir")
+WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "report", "outputs_dir")
 """Keys that do not change a run's result: RunConfig.digest leaves them out, and they may change under way."""
 
 LATEST = "latest"
@@ -38,13 +38,40 @@ STRATEGY_KEYS: dict[str, tuple[str, ...]] = {
 }
 """federation.strategy -> the keys of [federation] that it reads besides those that all read."""
 
+SCHEDULER_KEYS: dict[str, tuple[str, ...]] = {
+    "preset": (),
+    "constant": ("warmup_steps",),
+    "cosine": ("warmup_steps", "decay_lr"),
+    "cosine_warm_restarts": ("warmup_steps", "decay_lr", "restart_steps"),
+}
+"""training.scheduler -> the keys of [training] that it reads besides those that all read."""
+
 LATER_KEYS: dict[str, dict[str, Any]] = {
-    "training": {"micro_batch_size": None},
-    "federation": dict.fromkeys(("server_learning_rate", "server_momentum", "eta", "beta_1", "beta_2", "tau")),
+    "clients": {"steps": None},
+    "training": {
+        "micro_batch_size": None,
+        "warmup_steps": 0,
+        "decay_lr": 0.0,
+        "restart_steps": None,
+        "amp": "no",
+        "optimizer_state": "fresh",
+    },
+    "federation": {
+        "weighting": "examples",
+        **dict.fromkeys(("server_learning_rate", "server_momentum", "eta", "beta_1", "beta_2", "tau")),
+    },
     "peft": {"aggregation": "average"},
+    "evaluation": {"full_every": 1, "quick_stride": 4, "best_metric": "action_error"},
+    "adaptive": {
+        "plateau_patience": None,
+        "plateau_factor": 0.5,
+        "boost_max": 1.0,
+        "mu_step": None,
+        "mu_patience": 5,
+    },
 }
 """Keys that were added after runs had been made, with the value that says what was so before: it is left out of
-RunConfig.digest, so that those runs stay the same."""
+RunConfig.digest, so that those runs stay the same; and so is a part of which nothing is left."""
 
 SIZE_PATTERN = r"^\d+(\.\d+)?[bkmgBKMG]?$"
 """Bytes, or with the unit k, m or g: `512m`, `10.24g`."""
@@ -62,6 +89,21 @@ class _Part(BaseModel):
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
             raise ValueError("true and false do not fit here")
         return value
+
+
+def _refuse_unread(part: _Part, choice: str, readers: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuse a key that the chosen one of several ways does not read.
+
+    Args:
+        part: the part of the config.
+        choice: the key that chooses.
+        readers: its value -> the keys that are read then.
+    """
+    for key in sorted({key for keys in readers.values() for key in keys} - {*readers[getattr(part, choice)]}):
+        if (value := getattr(part, key)) != (neutral := type(part).model_fields[key].default):
+            users = " or ".join(repr(name) for name, keys in readers.items() if key in keys)
+            remedy = "leave it out" if neutral is None else f"{key} = {neutral:g}"
+            raise ValueError(f"{key} = {value} needs {choice} = {users}; set that, or {remedy}")
 
 
 class FederationConfig(_Part):
@@ -89,16 +131,15 @@ class FederationConfig(_Part):
     """FedAdam, FedYogi: updates well below it are not scaled up to eta; 0.001 when absent."""
     fraction_train: float = Field(default=1.0, gt=0, le=1)
     """Fraction of the clients that is sampled in each round."""
+    weighting: Literal["examples", "uniform"] = "examples"
+    """What a client counts in the average: `examples`: the frames of its training episodes, however many steps it
+    takes; `uniform`: all clients the same."""
     min_train_clients: int = Field(default=1, ge=1)
     """The quorum: with fewer updates than this a round is an error (exit code 3), never silently the old weights."""
 
     @model_validator(mode="after")
     def _keys_fit_the_strategy(self) -> Self:
-        for key in sorted({key for keys in STRATEGY_KEYS.values() for key in keys} - {*STRATEGY_KEYS[self.strategy]}):
-            if (value := getattr(self, key)) != (neutral := type(self).model_fields[key].default):
-                users = " or ".join(repr(name) for name, keys in STRATEGY_KEYS.items() if key in keys)
-                remedy = "leave it out" if neutral is None else f"{key} = {neutral:g}"
-                raise ValueError(f"{key} = {value} needs strategy = {users}; set that, or {remedy}")
+        _refuse_unread(self, "strategy", STRATEGY_KEYS)
         if self.strategy == "fedavgm" and self.server_momentum == 0 and self.server_learning_rate in (None, 1):
             raise ValueError(
                 "server_momentum = 0 with server_learning_rate = 1 is plain FedAvg; give one of them another value, or "
@@ -121,6 +162,14 @@ class DatasetConfig(_Part):
     rename_map: dict[str, str] = {}
     """Dataset feature -> policy feature, as in `lerobot-train`:
     {"observation.images.top" = "observation.images.camera1"}."""
+
+
+class ClientConfig(DatasetConfig):
+    """A client: a private dataset, and how much it trains."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps of this client in each round, in place of training.steps: less for a slow machine or a small
+    dataset. Its learning rate follows the schedule over num_rounds x its own steps."""
 
 
 class PolicyConfig(_Part):
@@ -185,9 +234,22 @@ class TrainingConfig(_Part):
     memory is needed and the learning stays the same. All of batch_size when absent."""
     lr: float | None = Field(default=None, gt=0)
     """Peak learning rate; the policy's own preset when absent."""
-    scheduler: Literal["preset", "cosine", "constant"] = "preset"
+    scheduler: Literal["preset", "constant", "cosine", "cosine_warm_restarts"] = "preset"
     """How the learning rate goes over all num_rounds x steps, never restarted by a round. `preset`: the policy's own
-    schedule, which some (ACT) do not have; `cosine`: LeRobot's cosine down to zero; `constant`: it stays."""
+    schedule; `constant`: it stays; `cosine`: LeRobot's `cosine_decay_with_warmup`, down to decay_lr at the end of the
+    run; `cosine_warm_restarts`: down to decay_lr again and again (arXiv:1608.03983)."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """`constant`, `cosine` and `cosine_warm_restarts`: first steps of the run, in which the learning rate rises."""
+    decay_lr: float = Field(default=0.0, ge=0)
+    """`cosine` and `cosine_warm_restarts`: the learning rate at the end of the decay."""
+    restart_steps: int | None = Field(default=None, ge=1)
+    """`cosine_warm_restarts`: steps from one restart to the next."""
+    optimizer_state: Literal["fresh", "keep"] = "fresh"
+    """What a client's optimizer knows when a fit begins: `fresh`: nothing; `keep`: what it knew after the client's last
+    one (Adam's moments), which stays with the client and is never averaged. The first fit of a run is always fresh."""
+    amp: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of the policy's forward pass by accelerate, as `lerobot-train` does it: `bf16`, or `fp16` with a
+    scaled loss, which needs a GPU. Weights, gradients and evaluation keep their own precision."""
     grad_clip_norm: float | None = Field(default=None, ge=0)
     """Largest gradient norm, 0 for no clipping; the policy's own preset when absent."""
     num_workers: int = Field(default=0, ge=0)
@@ -202,6 +264,17 @@ class TrainingConfig(_Part):
                 f"micro_batch_size = {self.micro_batch_size} is more than batch_size = {self.batch_size}; "
                 "lower it, or leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _keys_fit_the_scheduler(self) -> Self:
+        _refuse_unread(self, "scheduler", SCHEDULER_KEYS)
+        if self.scheduler == "cosine_warm_restarts" and self.restart_steps is None:
+            raise ValueError(
+                "scheduler = 'cosine_warm_restarts' needs restart_steps, the steps from a restart to the next; give it"
+            )
+        if self.lr is not None and self.decay_lr > self.lr:
+            raise ValueError(f"decay_lr = {self.decay_lr:g} is more than lr = {self.lr:g}, its peak; lower it")
         return self
 
 
@@ -227,6 +300,15 @@ class EvaluationConfig(_Part):
     """Frames per evaluation batch."""
     frame_stride: int = Field(default=1, ge=1)
     """Evaluate every n-th frame of the held-out episodes; 1 is all of them."""
+    full_every: int = Field(default=1, ge=0)
+    """Every n-th round is evaluated in full, and so are round 0 and the last one; the others are evaluated quickly, on
+    fewer frames. 1: all in full; 0: none but those two. With quick rounds among them, rounds are compared on the quick
+    frames alone, which the full ones have figures of, too; see [learning.md](learning.md)."""
+    quick_stride: int = Field(default=4, ge=2)
+    """A quick evaluation takes every n-th of the frames of a full one."""
+    best_metric: Literal["action_error", "gripper_error", "loss", "unseen_action_error", "unseen_loss"] = "action_error"
+    """What rounds are compared by, lower being better: the best round is kept by it, and `adaptive.plateau_patience`
+    watches it. The mean over the clients' hold-outs, or with `unseen_` over evaluation.datasets."""
     datasets: list[DatasetConfig] = []
     """Datasets of settings that no client trains on, evaluated by the server in every round."""
 
@@ -290,6 +372,44 @@ class CheckpointConfig(_Part):
     """Newest committed rounds kept whole; round 0 and the best round are kept besides."""
 
 
+class AdaptiveConfig(_Part):
+    """Schedules that act on the figures of the rounds before, each decision being logged and in the round's metrics.
+
+    A round that is taken up again decides the same: they read nothing but the committed rounds.
+    """
+
+    plateau_patience: int | None = Field(default=None, ge=0)
+    """Rounds without a better evaluation.best_metric that are borne; with one more, the learning rate of all rounds
+    from there on is multiplied by plateau_factor (torch's ReduceLROnPlateau, over rounds). Never when absent."""
+    plateau_factor: float = Field(default=0.5, gt=0, lt=1)
+    """What the learning rate is multiplied by on a plateau, on top of its schedule."""
+    boost_max: float = Field(default=1.0, ge=1)
+    """A client whose held-out error is so many times the clients' mean takes as many times its usual steps, at most
+    this many; 1 for no such boost. More steps also pull the average towards that client."""
+    mu_step: float | None = Field(default=None, gt=0)
+    """FedProx: what is added to mu in the round after the held-out loss rose, and taken away after it fell in
+    mu_patience rounds running (arXiv:1812.06127, section 5.3.2 and appendix C.3.3: 0.1), beginning with
+    federation.proximal_mu. When absent mu stays."""
+    mu_patience: int = Field(default=5, ge=1)
+    """Rounds running in which the loss must fall before mu does."""
+
+    @model_validator(mode="after")
+    def _keys_are_read(self) -> Self:
+        for key, switch in (("plateau_factor", "plateau_patience"), ("mu_patience", "mu_step")):
+            value, default = getattr(self, key), type(self).model_fields[key].default
+            if value != default and getattr(self, switch) is None:
+                raise ValueError(f"{key} = {value} needs {switch}; give that too, or leave {key} out")
+        return self
+
+
+class ReportConfig(_Part):
+    """What a run shows besides its figures; none of it changes the result of a run."""
+
+    joint_charts: bool = False
+    """Draw the joints as predicted beside those recorded, for the first held-out episode of every dataset, after each
+    full evaluation. For this the joints' positions in that one episode leave the client; no images do."""
+
+
 class LoggingConfig(_Part):
     """Loguru's sinks."""
 
@@ -335,7 +455,7 @@ class RunConfig(_Part):
     alone and `latest` are settled to `name@round` when the run is created."""
     federation: FederationConfig = FederationConfig()
     """The federated algorithm."""
-    clients: list[DatasetConfig] = Field(min_length=1)
+    clients: list[ClientConfig] = Field(min_length=1)
     """The clients: one private dataset each."""
     policy: PolicyConfig
     """The policy that is fine-tuned."""
@@ -347,10 +467,14 @@ class RunConfig(_Part):
     """Reading and normalisation."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Held-out evaluation."""
+    adaptive: AdaptiveConfig = AdaptiveConfig()
+    """Schedules that act on the figures of the rounds before; see [learning.md](learning.md)."""
     executor: ExecutorConfig = ExecutorConfig()
     """Where clients run."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """What is saved and kept."""
+    report: ReportConfig = ReportConfig()
+    """What is shown."""
     logging: LoggingConfig = LoggingConfig()
     """Logs."""
     memory: MemoryConfig = MemoryConfig()
@@ -358,7 +482,7 @@ class RunConfig(_Part):
 
     @field_validator("clients")
     @classmethod
-    def _unique_names(cls, clients: list[DatasetConfig]) -> list[DatasetConfig]:
+    def _unique_names(cls, clients: list[ClientConfig]) -> list[ClientConfig]:
         names = [client.name for client in clients]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"client names must differ; given more than once: {', '.join(doubled)}")
@@ -378,6 +502,18 @@ class RunConfig(_Part):
             raise ValueError("peft.enabled needs policy.path: adapters need a trained base; set peft.enabled = false")
         if self.policy.path is None and self.data.normalization != "federated":
             raise ValueError(f"data.normalization = {self.data.normalization!r} needs policy.path; use 'federated'")
+        if self.peft.aggregation == "exact" and self.training.optimizer_state == "keep":
+            raise ValueError(
+                "peft.aggregation = 'exact' gives A and B new axes in every round, in which kept moments mean "
+                "nothing; set training.optimizer_state = 'fresh', or another peft.aggregation"
+            )
+        for client in self.clients:
+            total = self.federation.num_rounds * self.training_of(client.name).steps
+            if self.training.warmup_steps >= total:
+                raise ValueError(
+                    f"training.warmup_steps = {self.training.warmup_steps} is not less than the {total} steps that "
+                    f"client {client.name!r} takes in the whole run; lower it, or train for longer"
+                )
         if self.peft.aggregation == "exact" and self.federation.strategy not in ("fedavg", "fedprox"):
             raise ValueError(
                 f"peft.aggregation = 'exact' gives A and B new axes in every round, in which the state of "
@@ -386,14 +522,41 @@ class RunConfig(_Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _what_acts_on_figures_has_them(self) -> Self:
+        if self.adaptive.mu_step is not None and self.federation.strategy != "fedprox":
+            raise ValueError(
+                f"adaptive.mu_step = {self.adaptive.mu_step} needs federation.strategy = 'fedprox' and it is "
+                f"{self.federation.strategy!r}; set that, or leave mu_step out"
+            )
+        if self.evaluation.best_metric.startswith("unseen_") and not self.evaluation.datasets:
+            raise ValueError(
+                f"evaluation.best_metric = {self.evaluation.best_metric!r} needs evaluation.datasets, and there are "
+                "none; add one, or choose 'action_error' or 'loss'"
+            )
+        return self
+
+    def training_of(self, client: str, steps: int | None = None) -> TrainingConfig:
+        """The local training of one client: [training] with what its own entry changes.
+
+        Args:
+            client: its name.
+            steps: in place of both, where a round asks for other steps.
+        """
+        steps = steps or next(item.steps for item in self.clients if item.name == client)
+        return self.training if steps is None else self.training.model_copy(update={"steps": steps})
+
     @property
     def digest(self) -> str:
         """SHA-256 over every key that the result depends on: all but those in WITHOUT_EFFECT."""
         relevant = self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
         for part, keys in LATER_KEYS.items():
-            for key, before in keys.items():
-                if relevant[part][key] == before:
-                    del relevant[part][key]
+            for node in relevant[part] if isinstance(relevant[part], list) else [relevant[part]]:
+                for key, before in keys.items():
+                    if node[key] == before:
+                        del node[key]
+            if not relevant[part]:
+                del relevant[part]
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 

@@ -16,10 +16,11 @@ import torch
 from loguru import logger
 from safetensors.torch import load_file
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from zk0 import atomic
+from zk0 import atomic, optimizer_state
 from zk0.errors import StorageError
 from zk0.records import FIT_CHECKPOINT, ArtifactRef, ClientTask, Record
 
@@ -38,6 +39,8 @@ class LiveFit:
     """Over parameters of the policy."""
     scheduler: LRScheduler | None
     """Of that optimizer."""
+    scaler: GradScaler | None = None
+    """Scales the loss, in fp16."""
     losses: list[float] = field(default_factory=list)
     """Loss of every step done."""
     data_s: float = 0.0
@@ -66,6 +69,8 @@ class FitState(Record):
     """Entries of the optimizer's state that are no tensors, by the name that a tensor would have."""
     scheduler: dict[str, Any] | None
     """The scheduler's `state_dict`."""
+    scaler: dict[str, Any] | None = None
+    """The scaler's `state_dict`."""
     python_rng: list[Any]
     """`random.getstate()`: version, words, the second half of a pair of Gaussian numbers."""
     numpy_rng: list[Any]
@@ -116,9 +121,13 @@ class FitCheckpoint:
             self.remove()
             return
         _restore_policy(fit.policy, tensors)
-        _restore_optimizer(fit.optimizer, state, tensors)
+        named = {name: value for name, value in {**state.values, **tensors}.items() if name.startswith("optimizer.")}
+        entries = {name.removeprefix("optimizer."): value for name, value in named.items()}
+        optimizer_state.restore(fit.optimizer, entries, state.groups)
         if fit.scheduler is not None and state.scheduler is not None:
             fit.scheduler.load_state_dict(state.scheduler)
+        if fit.scaler is not None and state.scaler is not None:
+            fit.scaler.load_state_dict(state.scaler)
         fit.losses, fit.data_s, fit.update_s = list(state.losses), state.data_s, state.update_s
         _restore_generators(state, tensors)
         logger.info("The fit goes on after step {}, from its checkpoint", fit.step)
@@ -154,7 +163,9 @@ class FitCheckpoint:
     def _write(self, fit: LiveFit) -> int:
         """Write the files of this step, then the manifest, then remove the files of the step before; gives bytes."""
         self._sweep()  # what an attempt that failed has left
-        tensors, values = _optimizer_entries(fit.optimizer)
+        entries = {f"optimizer.{name}": value for name, value in optimizer_state.entries(fit.optimizer).items()}
+        tensors = {name: value for name, value in entries.items() if isinstance(value, torch.Tensor)}
+        values = {name: value for name, value in entries.items() if name not in tensors}
         tensors |= {f"policy.{name}": value for name, value in _changing(fit.policy).items()} | _torch_generators()
         version, words, pending = random.getstate()
         state = FitState(
@@ -164,6 +175,7 @@ class FitCheckpoint:
             groups=[{key: group[key] for key in group if key != "params"} for group in fit.optimizer.param_groups],
             values=values,
             scheduler=None if fit.scheduler is None else fit.scheduler.state_dict(),
+            scaler=None if fit.scaler is None else fit.scaler.state_dict(),
             python_rng=[version, list(words), pending],
             numpy_rng=_numpy_generator(),
             dtypes={name: str(value.dtype).removeprefix("torch.") for name, value in tensors.items() if _odd(value)},
@@ -230,41 +242,7 @@ def _fits(fit: LiveFit, state: FitState, tensors: dict[str, torch.Tensor]) -> bo
     live = {f"policy.{name}": (value.shape, value.dtype) for name, value in _changing(fit.policy).items()}
     saved = {name: (value.shape, value.dtype) for name, value in tensors.items() if name.startswith("policy.")}
     alike = (len(state.groups), state.scheduler is None) == (len(fit.optimizer.param_groups), fit.scheduler is None)
-    return live == saved and alike
-
-
-def _optimizer_entries(optimizer: Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The optimizer's state by `optimizer.<index>.<entry>`: tensors, such as AdamW's moments, and all else."""
-    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    flat = {f"optimizer.{index}.{entry}": value for index, own in state.items() for entry, value in own.items()}
-    tensors = {name: value for name, value in flat.items() if isinstance(value, torch.Tensor)}
-    return tensors, {name: value for name, value in flat.items() if name not in tensors}
-
-
-def _restore_optimizer(optimizer: Optimizer, state: FitState, tensors: dict[str, torch.Tensor]) -> None:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    entries: dict[int, dict[str, Any]] = {}
-    for name, value in {**state.values, **tensors}.items():
-        if name.startswith("optimizer."):
-            _, index, entry = name.split(".", 2)
-            entries.setdefault(int(index), {})[entry] = _laid_out_as(parameters[int(index)], value)
-    groups = [
-        # JSON has no tuples, and AdamW's betas are one.
-        {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()} | {"params": indices}
-        for saved, indices in zip(
-            state.groups, [group["params"] for group in optimizer.state_dict()["param_groups"]], strict=True
-        )
-    ]
-    optimizer.load_state_dict({"state": entries, "param_groups": groups})
-
-
-def _laid_out_as(parameter: torch.Tensor, value: Any) -> Any:
-    """A copy in memory of its own (the file's is mapped), in the order of the parameter's where both have one shape."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    if value.shape != parameter.shape:
-        return value.clone()
-    return torch.empty_like(parameter, dtype=value.dtype, device="cpu", requires_grad=False).copy_(value)
+    return live == saved and alike and (state.scaler is None) == (fit.scaler is None)
 
 
 def _odd(value: torch.Tensor) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from loguru import logger
 
 from zk0 import memory
-from zk0.progress import mapping, number
+from zk0.figures import mapping, number
 
 ROUNDS = 10
 """Rounds that are looked at; with fewer nothing is said."""

@@ -18,8 +18,10 @@ def pooled_training(config: RunConfig) -> TrainingConfig:
 
     So it sees as many frames as they do, and its rounds and its schedule are as many and as long as theirs.
     """
-    clients = max(int(len(config.clients) * config.federation.fraction_train), config.federation.min_train_clients)
-    return config.training.model_copy(update={"steps": clients * config.training.steps})
+    names = [client.name for client in config.clients]
+    sampled = max(int(len(names) * config.federation.fraction_train), config.federation.min_train_clients)
+    steps = round(sum(config.training_of(name).steps for name in names) * sampled / len(names))
+    return config.training.model_copy(update={"steps": steps})
 
 
 class PooledDataset(ConcatDataset[dict[str, Any]]):

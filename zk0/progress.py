@@ -4,17 +4,16 @@ import fcntl
 import json
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from zk0 import memory
+from zk0 import memory, scores
+from zk0.figures import Json, interval, mapping, number
 
 State = Literal["starting", "running", "interrupted", "finished"]
 Phase = Literal["waiting", "preparing", "training", "trained", "evaluating", "done", "failed"]
-Json = Mapping[str, Any]
-
 _PHASE_OF_KIND: dict[str, Phase] = {
     "init": "preparing",
     "statistics": "preparing",
@@ -41,6 +40,10 @@ class ClientProgress:
     """Training loss now, or of the last fit."""
     action_error_deg: float | None = None
     """Action error of the last evaluation, in degrees."""
+    action_error_interval: list[float] | None = None
+    """Its 95 % interval, [low, high]."""
+    evaluation: str | None = None
+    """How it was evaluated: `full` or `quick`."""
     failure: str | None = None
     """Cause and message of its failure in the last committed round."""
 
@@ -65,6 +68,8 @@ class RunProgress:
     """The process that advances the run; None when none does, or it is on another host."""
     clients: tuple[ClientProgress, ...]
     """Clients, then the unseen settings, in the config's order."""
+    best: scores.Best | None
+    """The best round so far."""
     rounds: tuple[Json, ...] = field(repr=False)
     """The committed rounds: the lines of metrics.jsonl, by server_round."""
 
@@ -98,6 +103,7 @@ def read_progress(run_dir: str | Path) -> RunProgress:
         eta_s=0.0 if complete else _eta(rounds, num_rounds - committed, in_round_s, clients),
         pid=_lock_holder(folder / "run.lock") if running else None,
         clients=clients,
+        best=scores.best_round(config, rounds),
         rounds=rounds,
     )
 
@@ -111,7 +117,7 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
     Returns:
         `name`, `state` (starting, running, interrupted, finished), `server_round`, `num_rounds`, `committed_rounds`,
         `elapsed_s`, `eta_s` (or null), `pid` (or null), `memory` (Snapshot's fields, or null when no process runs),
-        `clients` (ClientProgress' fields) and `rounds` (the lines of metrics.jsonl).
+        `best` (Best's fields, or null), `clients` (ClientProgress' fields) and `rounds` (the lines of metrics.jsonl).
     """
     progress = read_progress(run_dir)
     now = memory.snapshot(progress.pid) if progress.pid else None
@@ -125,6 +131,7 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
         "eta_s": progress.eta_s,
         "pid": progress.pid,
         "memory": asdict(now) if now else None,
+        "best": asdict(progress.best) if progress.best else None,
         "clients": [asdict(client) for client in progress.clients],
         "rounds": [dict(line) for line in progress.rounds],
     }
@@ -199,14 +206,17 @@ def _read_clients(
             if failure and phase in ("waiting", "done"):
                 phase = "failed"
             loss = number(progress.get("loss")) if phase == "training" else None
+            evaluated = _last_evaluation(rounds, name)
             yield ClientProgress(
                 name=name,
                 unseen=unseen,
                 phase=phase,
                 step=_whole(progress.get("step")),
                 steps=_whole(progress.get("steps")),
-                loss=_last_figure(rounds, "train", name, "loss") if loss is None else loss,
-                action_error_deg=_last_figure(rounds, "evaluate", name, "action_error_deg"),
+                loss=_last_loss(rounds, name) if loss is None else loss,
+                action_error_deg=number(evaluated.get("action_error_deg")),
+                action_error_interval=interval(mapping(evaluated.get("interval_95")).get("action_error_deg")),
+                evaluation=evaluated.get("evaluation"),
                 failure=failure,
             )
 
@@ -229,26 +239,18 @@ def failures(line: Json) -> dict[str, str]:
     return {str(item.get("client")): f"{item.get('cause')}: {item.get('message')}" for item in items}
 
 
-def _last_figure(rounds: tuple[Json, ...], part: str, name: str, key: str) -> float | None:
-    for line in reversed(rounds):
-        value = number(mapping(mapping(line.get(part)).get(name)).get(key))
-        if value is not None:
-            return value
-    return None
+def _last_loss(rounds: tuple[Json, ...], name: str) -> float | None:
+    fits = (mapping(mapping(line.get("train")).get(name)) for line in reversed(rounds))
+    return next((loss for fit in fits if (loss := number(fit.get("loss"))) is not None), None)
+
+
+def _last_evaluation(rounds: tuple[Json, ...], name: str) -> Json:
+    evaluations = (mapping(mapping(line.get("evaluate")).get(name)) for line in reversed(rounds))
+    return next((item for item in evaluations if number(item.get("action_error_deg")) is not None), {})
 
 
 def _names(datasets: object) -> list[str]:
     return [str(mapping(item).get("name")) for item in datasets] if isinstance(datasets, list) else []
-
-
-def mapping(value: object) -> Json:
-    """Take a value for a mapping; anything else counts as an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def number(value: object) -> float | None:
-    """Take a value for a number; anything else counts as none."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _whole(value: object) -> int | None:

@@ -55,18 +55,30 @@ class ClientTask(Record):
     """The global tensors that the work starts from; None for init and statistics."""
     stats: ArtifactRef | None = None
     """Federated normalisation statistics; None where the base's own are used, and for statistics."""
+    optimizer: ArtifactRef | None = None
+    """The optimizer's state after the client's last fit, with training.optimizer_state = "keep"; else None."""
     proximal_mu: float = 0.0
     """FedProx's mu, as the strategy's configure step sent it."""
+    lr_scale: float = 1.0
+    """What the learning rate is multiplied by, as the adaptive schedules decided."""
+    steps: int | None = None
+    """Local steps, where they decided on others than the config says."""
     micro_batch_size: int | None = None
     """Frames at once, where memory allows no more; None for what the config says. Not part of `key`: the work is the
     same, and a checkpoint or a result of another micro-batch serves."""
 
     @property
     def key(self) -> str:
-        """Identity of the work: (run, client, round, kind, incoming tensors, statistics, config); SHA-256 in hex."""
+        """Identity of the work: (run, client, round, kind, incoming tensors, statistics, config, mu); SHA-256 in hex.
+
+        A kept optimizer, and what the adaptive schedules decided, are part of it where there is any.
+        """
         digests = [ref.sha256 if ref else "-" for ref in (self.incoming, self.stats)]
         parts = [self.run_id, self.config_digest, self.kind, str(self.server_round), self.client, *digests]
-        return hashlib.sha256("\x1f".join([*parts, repr(self.proximal_mu)]).encode()).hexdigest()
+        parts += [repr(self.proximal_mu), *([self.optimizer.sha256] if self.optimizer else [])]
+        if (self.lr_scale, self.steps) != (1.0, None):
+            parts += [repr(self.lr_scale), str(self.steps)]
+        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
     @property
     def folder(self) -> Path:
@@ -87,6 +99,8 @@ class ClientResult(Record):
     """The dataset's name."""
     tensors: ArtifactRef | None = None
     """The update (train), the first global tensors (init) or the statistics (statistics)."""
+    optimizer: ArtifactRef | None = None
+    """The optimizer's state after a fit, with training.optimizer_state = "keep": the client's own, never aggregated."""
     num_examples: int
     """Frames trained on (train), in the training episodes (statistics) or evaluated (evaluate): the weight."""
     metrics: dict[str, Any]
@@ -123,6 +137,9 @@ class RoundState(Record):
     """The global exchanged tensors after the round."""
     stats: ArtifactRef | None = None
     """Federated normalisation statistics (written in round 0), or None."""
+    optimizers: dict[str, ArtifactRef] = {}
+    """Client -> its optimizer's state after its last fit, with training.optimizer_state = "keep"; in this round's own
+    folder, whatever round that fit was in."""
 
 
 class MemoryEstimate(Record):

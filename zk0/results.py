@@ -16,6 +16,7 @@ def write_result(
     task: ClientTask,
     *,
     tensors: atomic.Tensors | None,
+    optimizer: atomic.Tensors | None = None,
     num_examples: int,
     metrics: Mapping[str, Any],
     duration_s: float,
@@ -26,6 +27,7 @@ def write_result(
     Args:
         task: the work.
         tensors: name -> array, or None where the work gives none.
+        optimizer: the optimizer's state, where the client's next fit goes on from it.
         num_examples: the weight, in frames.
         metrics: plain numbers and short lists, by name.
         duration_s: wall time, in seconds.
@@ -34,18 +36,14 @@ def write_result(
     Raises:
         StorageError: the folder cannot be written.
     """
-    ref = None
-    if tensors is not None:
-        path = task.folder / ("update.safetensors" if task.kind == "train" else f"{task.kind}.safetensors")
-        digest = atomic.write_tensors(path, tensors)
-        relative = path.relative_to(task.run_dir).as_posix()
-        ref = ArtifactRef(path=relative, sha256=digest.sha256, size=digest.size)
+    stem = "update" if task.kind == "train" else task.kind
     result = ClientResult(
         key=task.key,
         kind=task.kind,
         server_round=task.server_round,
         client=task.client,
-        tensors=ref,
+        tensors=_write(task, stem, tensors),
+        optimizer=_write(task, "optimizer", optimizer),
         num_examples=num_examples,
         metrics=dict(metrics),
         duration_s=duration_s,
@@ -54,6 +52,14 @@ def write_result(
     )
     atomic.write_sealed(task.folder / f"{task.kind}.json", result.model_dump(mode="json"))
     return result
+
+
+def _write(task: ClientTask, stem: str, tensors: atomic.Tensors | None) -> ArtifactRef | None:
+    if tensors is None:
+        return None
+    path = task.folder / f"{stem}.safetensors"
+    digest = atomic.write_tensors(path, tensors)
+    return ArtifactRef(path=path.relative_to(task.run_dir).as_posix(), sha256=digest.sha256, size=digest.size)
 
 
 def find_finished(task: ClientTask) -> ClientResult | None:
@@ -67,8 +73,9 @@ def find_finished(task: ClientTask) -> ClientResult | None:
             result = ClientResult.model_validate(atomic.read_sealed(path))
         if result.key != task.key:
             return None
-        if result.tensors:
-            atomic.verify(Path(task.run_dir) / result.tensors.path, result.tensors.sha256)
+        for ref in (result.tensors, result.optimizer):
+            if ref is not None:
+                atomic.verify(Path(task.run_dir) / ref.path, ref.sha256)
     except StorageError as error:
         logger.warning("Finished {} of {} is damaged and will be done again: {}", task.kind, task.client, error)
         return None

@@ -262,7 +262,7 @@ class RunStore:
             kind: what is to be done.
             server_round: the round it belongs to.
             client: the dataset's name.
-            state: what it starts from: tensors and statistics; None for init and statistics.
+            state: what it starts from: tensors, statistics, the client's optimizer; None for init and statistics.
             stats: statistics, where they are not the state's.
             proximal_mu: FedProx's mu of this round.
         """
@@ -275,6 +275,7 @@ class RunStore:
             client=client,
             incoming=state.arrays if state else None,
             stats=stats or (state.stats if state else None),
+            optimizer=state.optimizers.get(client) if state and kind == "train" else None,
             proximal_mu=proximal_mu,
         )
 
@@ -303,11 +304,12 @@ class RunStore:
         metrics: Mapping[str, Any],
         results: Sequence[ClientResult] = (),
         stats: TensorSource | None = None,
+        optimizers: Mapping[str, ArtifactRef] = {},
     ) -> RoundState:
         """Make a round durable: its files, then the manifest, then its line in metrics.jsonl.
 
-        Every round holds a copy of the statistics, so that damage to one round costs no other. Repeating a commit is
-        harmless.
+        Every round holds a copy of the statistics and of the optimizers' states, so that damage to one round, or its
+        pruning, costs no other. Repeating a commit is harmless.
 
         Args:
             server_round: the round.
@@ -317,6 +319,7 @@ class RunStore:
             metrics: plain numbers, lists and dicts; `server_round` is added.
             results: what the clients did in this round.
             stats: federated normalisation statistics, where the run has them.
+            optimizers: client -> the state that its next fit goes on from, of this round or of an earlier one.
 
         Returns:
             What the next round starts from.
@@ -326,8 +329,10 @@ class RunStore:
             server_round=server_round,
             arrays=self.place(server_round, "global", arrays),
             stats=None if stats is None else self.place(server_round, "stats", stats),
+            optimizers={client: self._carried(server_round, client, ref) for client, ref in optimizers.items()},
         )
         files = [state.arrays, *([state.stats] if state.stats else []), *self._result_files(results)]
+        files += state.optimizers.values()
         if strategy_tensors:
             path = folder / "strategy.safetensors"
             files.append(self._ref(path, atomic.write_tensors(path, strategy_tensors)))
@@ -430,6 +435,15 @@ class RunStore:
             return []
         with atomic.storage_errors(path, "read"):
             return path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    def _carried(self, server_round: int, client: str, ref: ArtifactRef) -> ArtifactRef:
+        """An optimizer's state in a round's own folder: where the fit left it, or a copy of an earlier round's."""
+        folder = self.round_folder(server_round)
+        if folder in self.path(ref).parents:
+            return ref
+        atomic.verify(self.path(ref), ref.sha256)
+        target = folder / "optimizers" / f"{client}.safetensors"
+        return self._ref(target, atomic.copy_file(self.path(ref), target))
 
     def _ref(self, path: Path, digest: atomic.Digest) -> ArtifactRef:
         return ArtifactRef(path=path.relative_to(self.folder).as_posix(), sha256=digest.sha256, size=digest.size)

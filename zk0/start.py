@@ -54,6 +54,8 @@ def new_run(
     # Each kept round, the base, the best and the one under way: global tensors, strategy, every client's update;
     # of each fit under way two checkpoints: the tensors and their two moments.
     state = STATE_SETS.get(config.federation.strategy, 0)
+    if config.training.optimizer_state == "keep":
+        state += 2 * len(config.clients)
     sets = (config.checkpoint.keep + 3) * (1 + len(config.clients) + state) + 6 * config.executor.max_parallel
     check_free_space(config.outputs_dir, sets * checked.exchanged_bytes + LOG_BYTES)
     store = RunStore.create_or_open(config, name)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +13,21 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets import EpisodeAwareSampler, compute_sampler_state
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.optim.factory import make_optimizer_and_scheduler
-from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig, LRSchedulerConfig
 from lerobot.scripts.lerobot_train import update_policy
 from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 from lerobot.utils.utils import cycle
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from zk0 import optimizer_state
 from zk0.config import TrainingConfig
 from zk0.errors import ClientError
 from zk0.fit_checkpoint import FitCheckpoint, LiveFit
 from zk0.micro_batches import MicroBatchedPolicy
 from zk0.policy import Policy, Processor
+from zk0.schedules import go_to, scheduler_config
 
 OnStep = Callable[[int, float], None]
 """Called after every step with (steps done, loss)."""
@@ -40,13 +42,17 @@ class LocalRound:
     seed: int
     """Seeds the order of the frames; torch's global generator must be seeded by the caller."""
     first_step: int
-    """Position in the schedule over the whole run: (server_round - 1) * steps."""
+    """Position in the schedule over the whole run: (server_round - 1) * steps, whatever rounds the client sat out."""
     total_steps: int
     """Length of that schedule: num_rounds * steps."""
+    lr_scale: float = 1.0
+    """What the learning rate is multiplied by, on top of the schedule."""
     proximal_mu: float = 0.0
     """FedProx's mu."""
     micro_batch_size: int | None = None
     """Frames at once, where memory allows fewer than the config asks for; None for what the config says."""
+    optimizer_state: Mapping[str, NDArray[Any]] | None = None
+    """The optimizer's state after the client's last fit, where it keeps it; None begins afresh."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class FitOutcome:
     """Seconds spent on reading and pre-processing batches."""
     update_s: float
     """Seconds spent on the updates."""
+    optimizer_state: dict[str, NDArray[Any]] | None
+    """What the client's next fit goes on from, where the config says that it is kept."""
 
 
 class ProximalPolicy(nn.Module):
@@ -124,11 +132,17 @@ def fit(
         ClientError: the loss is not finite (cause `bad_data`), or `over_limit` said so (`out_of_memory`).
     """
     device = torch.device(policy.config.device)
-    accelerator = Accelerator(step_scheduler_with_optimizer=False, cpu=device.type == "cpu")
+    accelerator = Accelerator(
+        step_scheduler_with_optimizer=False, cpu=device.type == "cpu", mixed_precision=training.amp
+    )
     optimizer, scheduler, clip = _make_optimizer(policy, dataset, training, local)
+    if local.optimizer_state is not None:
+        optimizer_state.from_arrays(optimizer, local.optimizer_state)
+    _scale_lr(optimizer, scheduler, local.lr_scale)
     model = _model(policy, training, local, accelerator).to(device)  # copies w_t, which a checkpoint would replace
+    model, stepper = accelerator.prepare(model, optimizer)  # for mixed precision; else they are as before
     tracker = _tracker(dataset, training, accelerator)
-    live = LiveFit(policy, optimizer, scheduler)
+    live = LiveFit(policy, optimizer, scheduler, accelerator.scaler)
     if checkpoint is not None:
         checkpoint.restore(live)
     batches = _batches(policy, preprocessor, dataset, training, local.seed, live.step)
@@ -137,7 +151,7 @@ def fit(
         batch = next(batches)
         live.data_s += time.perf_counter() - started
         tracker, outputs = update_policy(
-            tracker, model, batch, optimizer, clip, accelerator=accelerator, lr_scheduler=scheduler
+            tracker, model, batch, stepper, clip, accelerator=accelerator, lr_scheduler=scheduler
         )
         live.update_s += tracker.update_s.val
         live.losses.append(_finite(outputs["policy_loss"], step))
@@ -149,7 +163,8 @@ def fit(
             if checkpoint is not None:
                 checkpoint.save(live)
             raise ClientError("out_of_memory", f"{why}; ended after step {step} of {training.steps}")
-    return FitOutcome(live.losses, tracker.lr.val, tracker.grad_norm.val, live.data_s, live.update_s)
+    kept = optimizer_state.to_arrays(optimizer) if training.optimizer_state == "keep" else None
+    return FitOutcome(live.losses, tracker.lr.val, tracker.grad_norm.val, live.data_s, live.update_s, kept)
 
 
 def _model(policy: Policy, training: TrainingConfig, local: LocalRound, accelerator: Accelerator) -> ProximalPolicy:
@@ -205,27 +220,26 @@ def _make_optimizer(
     source = LeRobotDatasetConfig(repo_id=dataset.repo_id, video_backend="pyav")
     config = TrainPipelineConfig(dataset=source, policy=policy.config, steps=local.total_steps)
     config.optimizer = policy.config.get_optimizer_preset()
-    config.scheduler = _schedule(policy, training)
     if training.lr is not None:
-        if config.scheduler is not None and hasattr(config.scheduler, "peak_lr"):
-            config.scheduler.decay_lr *= training.lr / config.scheduler.peak_lr
-            config.scheduler.peak_lr = training.lr
         config.optimizer.lr = training.lr
+    preset = policy.config.get_scheduler_preset()
+    config.scheduler = scheduler_config(training, preset, config.optimizer.lr, local.total_steps)
     optimizer, scheduler = make_optimizer_and_scheduler(config, policy)
-    if scheduler is not None and local.first_step:
-        # A schedule is a function of the step alone, so the position is set, not replayed. A fresh one in every
-        # round would restart the cosine.
-        scheduler.last_epoch = local.first_step - 1
-        optimizer.step()  # without gradients this changes nothing; it tells torch that the order is right
-        scheduler.step()
+    if scheduler is not None:
+        go_to(scheduler, optimizer, local.first_step)
     clip = config.optimizer.grad_clip_norm if training.grad_clip_norm is None else training.grad_clip_norm
+    if training.amp == "fp16" and not clip:
+        clip = math.inf  # with 0 LeRobot would report the norm of gradients that are still scaled
     return optimizer, scheduler, clip
 
 
-def _schedule(policy: Policy, training: TrainingConfig) -> LRSchedulerConfig | None:
-    if training.scheduler == "cosine":
-        return CosineAnnealingWithWarmupSchedulerConfig(num_warmup_steps=0)
-    return policy.config.get_scheduler_preset() if training.scheduler == "preset" else None
+def _scale_lr(optimizer: Optimizer, scheduler: LRScheduler | None, factor: float) -> None:
+    """Multiply the learning rate of every parameter group, now and in all steps to come."""
+    for group in optimizer.param_groups:
+        for key in {"lr", "initial_lr"} & group.keys():
+            group[key] *= factor
+    if scheduler is not None:
+        scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
 
 
 def _tracker(dataset: LeRobotDataset, training: TrainingConfig, accelerator: Accelerator) -> MetricsTracker:

@@ -14,8 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from zk0 import memory
-from zk0.progress import ClientProgress, Json, RunProgress, failures, mapping, number, read_progress
+from zk0.figures import Json, in_brackets, interval, mapping, number
+from zk0.progress import ClientProgress, RunProgress, failures, read_progress
 from zk0.records import DataReport
+from zk0.scores import QUICK, comparable, mode
 
 _STYLES = {
     "training": "cyan",
@@ -46,6 +48,10 @@ def status_view(run_dir: str | Path, ui_url: str | None = None, pid: int | None 
         facts.append(f"left {_duration(progress.eta_s)}")
     if pid is not None:
         facts.append(_memory_text(memory.snapshot(pid)))
+    if progress.best is not None:
+        best = progress.best
+        on = ", on the quick frames" if best.frames == QUICK else ""
+        facts.append(f"best round {best.server_round} ({best.label}: {best.value:.4g}{on})")
     lines: list[RenderableType] = [_headline(progress), _client_table(progress), Text("  ".join(facts), style="dim")]
     if ui_url:
         lines.append(Text(ui_url, style="dim"))
@@ -77,26 +83,31 @@ def summary_table(run_dir: str | Path) -> Table:
         run_dir: the run directory.
 
     Returns:
-        A row per client's hold-out, their mean (over those evaluated in both rounds) and a row per unseen setting.
+        A row per client's hold-out, their mean (over those evaluated in both rounds) and a row per unseen setting. The
+        change is in percent of round 0's, with its 95 % interval.
     """
     progress = read_progress(run_dir)
     last = int(progress.rounds[-1]["server_round"]) if progress.rounds else 0
-    table = Table(title=f"{progress.name}: round 0 (the base) -> round {last}, on held-out episodes")
+    both_ends, frames = comparable([progress.rounds[index] for index in (0, -1)] if progress.rounds else [])
+    on = "every n-th frame of held-out episodes (quick)" if frames == QUICK else "held-out episodes"
+    table = Table(title=f"{progress.name}: round 0 (the base) -> round {last}, on {on}")
     table.add_column("dataset", no_wrap=True)
-    for heading in ("action error, deg", "change", "gripper error, 0-100", "loss"):
-        table.add_column(heading, justify="right")
+    for heading in ("action\nerror, deg", "change", "gripper\nerror, 0-100", "loss"):
+        table.add_column(heading, justify="right", no_wrap=heading != "change")  # a narrow terminal breaks no pair
     if not progress.rounds:
         return table
-    base, final = (mapping(progress.rounds[i].get("evaluate")) for i in (0, -1))
+    base, final = (mapping(line.get("evaluate")) for line in both_ends)
+    by_name, by_clients = _change_intervals(both_ends[1])
     seen = [client.name for client in progress.clients if not client.unseen]
     unseen = [client.name for client in progress.clients if client.unseen]
     for name in seen:
-        table.add_row(name, *_compare(mapping(base.get(name)), mapping(final.get(name))))
+        table.add_row(name, *_compare(mapping(base.get(name)), mapping(final.get(name)), by_name.get(name)))
     both = [name for name in seen if name in base and name in final]
-    table.add_row("mean of clients", *_compare(_mean(base, both), _mean(final, both)), style="bold")
+    table.add_row("mean of clients", *_compare(_mean(base, both), _mean(final, both), by_clients), style="bold")
     table.add_section()
     for name in unseen:
-        table.add_row(f"{name} (unseen)", *_compare(mapping(base.get(name)), mapping(final.get(name))))
+        row = _compare(mapping(base.get(name)), mapping(final.get(name)), by_name.get(name))
+        table.add_row(f"{name} (unseen)", *row)
     return table
 
 
@@ -190,7 +201,9 @@ def events(before: RunProgress | None, now: RunProgress) -> Iterator[str]:
 def _round_lines(progress: RunProgress, line: Json) -> Iterator[str]:
     summary = mapping(line.get("summary"))
     parts = [f"round {line['server_round']} of {progress.num_rounds} committed"]
-    parts.append(f"action error {_figure(summary.get('action_error_deg'), 2)} deg")
+    spread = in_brackets(mapping(summary.get("interval_95")).get("action_error_deg"), 2)
+    how = ", on the quick frames" if mode(line) == QUICK else ""
+    parts.append(f"action error {_figure(summary.get('action_error_deg'), 2)}{spread} deg{how}")
     if summary.get("unseen_action_error_deg") is not None:
         parts.append(f"unseen {_figure(summary['unseen_action_error_deg'], 2)} deg")
     if summary.get("train_loss") is not None:
@@ -199,6 +212,8 @@ def _round_lines(progress: RunProgress, line: Json) -> Iterator[str]:
     yield "  ".join(parts)
     for name, failure in failures(line).items():
         yield f"round {line['server_round']} of {progress.num_rounds}  {name}: failed, {failure}"
+    for change in mapping(line.get("adaptive")).get("changes", ()):
+        yield f"round {line['server_round']} of {progress.num_rounds}  adaptive: {change}"
 
 
 def _headline(progress: RunProgress) -> Table:
@@ -217,13 +232,14 @@ def _client_table(progress: RunProgress) -> Table:
     table.add_column("client", no_wrap=True)
     table.add_column("phase")
     table.add_column("train loss", justify="right")
-    table.add_column("action error, deg", justify="right")
+    table.add_column("action error, deg [95 %]", justify="right")
     for client in progress.clients:
+        quick = " quick" if client.evaluation == QUICK else ""
         table.add_row(
             f"{client.name} (unseen)" if client.unseen else client.name,
             Text(_phase_text(client), style=_STYLES.get(client.phase, "")),
             _figure(client.loss, 4),
-            _figure(client.action_error_deg, 2),
+            Text(_figure(client.action_error_deg, 2) + in_brackets(client.action_error_interval, 2) + quick),
         )
     return table
 
@@ -243,13 +259,29 @@ def _memory_text(now: memory.Snapshot) -> str:
     return f"{text}, VRAM {memory.gib(now.vram_allocated_bytes)} of {memory.gib(now.vram_total_bytes)}"
 
 
-def _compare(base: Json, final: Json) -> tuple[str, str, str, str]:
+def _compare(base: Json, final: Json, spread: list[float] | None = None) -> tuple[str, Text, str, str]:
+    """Cells of two evaluations of the same frames; `spread` is the interval of the change, in shares."""
+
     def pair(key: str, digits: int) -> str:
         return f"{_figure(base.get(key), digits)} -> {_figure(final.get(key), digits)}"
 
     before, after = number(base.get("action_error_deg")), number(final.get("action_error_deg"))
     change = f"{(after - before) / before:+.1%}" if before and after is not None else "-"
-    return pair("action_error_deg", 2), change, pair("gripper_error", 1), pair("loss", 3)
+    if change != "-":
+        change += in_brackets([100 * bound for bound in spread or ()], 0).replace(
+            ", ", ","
+        )  # one word, if it must wrap
+    return pair("action_error_deg", 2), Text(change), pair("gripper_error", 1), pair("loss", 3)
+
+
+def _change_intervals(line: Json) -> tuple[dict[str, list[float] | None], list[float] | None]:
+    """Interval of the action error's change since round 0, in shares: by dataset, and of the clients' mean."""
+    change = mapping(line.get("change"))
+
+    def of(by_error: object) -> list[float] | None:
+        return interval(mapping(mapping(by_error).get("action_error_deg")).get("relative_interval_95"))
+
+    return {name: of(item) for name, item in mapping(change.get("datasets")).items()}, of(change.get("clients"))
 
 
 def _mean(evaluated: Json, names: list[str]) -> Json:

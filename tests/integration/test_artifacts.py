@@ -51,7 +51,7 @@ def test_every_round_has_a_table(zk0: CommandLine, artifacts: dict[str, dict[str
 def test_the_charts_are_pictures_and_lie_in_the_run_directory(
     zk0: CommandLine, artifacts: dict[str, dict[str, Any]]
 ) -> None:
-    for name in ("action-error", "held-out-loss", "training-loss", "peak-memory"):
+    for name in ("action-error", "held-out-loss", "training-loss", "peak-memory", "joints-kitchen"):
         artifact = artifacts[f"reference-{name}"]
         head, _, data = artifact["data"].partition(",")
         assert (artifact["type"], head) == ("image", "data:image/png;base64")
@@ -60,12 +60,27 @@ def test_the_charts_are_pictures_and_lie_in_the_run_directory(
         assert (zk0.outputs / "reference" / "charts" / f"{name}.png").read_bytes() == picture
 
 
+def test_every_round_has_intervals_and_its_change_since_round_0(zk0: CommandLine, reference: str) -> None:
+    for line in zk0.metrics("reference"):
+        low, high = line["summary"]["interval_95"]["action_error_deg"]
+        assert low <= line["summary"]["action_error_deg"] <= high
+        if line["server_round"]:
+            change = line["change"]["clients"]["action_error_deg"]
+            base = zk0.metrics("reference")[0]["summary"]["action_error_deg"]
+            assert change["mean"] == pytest.approx(line["summary"]["action_error_deg"] - base)
+            assert change["interval_95"][0] <= change["mean"] <= change["interval_95"][1]
+
+
 def test_the_summary_has_the_base_beside_the_newest_round(
     zk0: CommandLine, artifacts: dict[str, dict[str, Any]]
 ) -> None:
     text = artifacts["reference-summary"]["data"]
     base, newest = (zk0.metrics("reference")[index]["evaluate"]["workshop"]["action_error_deg"] for index in (0, 2))
-    assert f"| workshop | {base:.2f} | {newest:.2f} |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| workshop |"))
+    cells = [cell.strip() for cell in row.split("|")[2:4]]
+    assert [cell.split(" ")[0] for cell in cells] == [f"{base:.2f}", f"{newest:.2f}"]
+    assert all(cell.endswith("]") for cell in cells), "each with its interval"
+    assert "## By joint" in text
     assert str(zk0.outputs / "reference" / "run.log") in text
 
 

@@ -22,7 +22,7 @@ from zk0.config import ExecutorConfig, validate_config
 from zk0.errors import ClientError
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.worker import worker_lock
-from zk0.records import ClientResult, ClientTask, RoundState
+from zk0.records import ArtifactRef, ClientResult, ClientTask, RoundState
 from zk0.run_store import RunStore
 
 pytestmark = pytest.mark.slow
@@ -218,6 +218,33 @@ def test_a_damaged_checkpoint_costs_its_steps_only(fit: Fit, name: str, damage: 
     damage(fit.checkpoint / name)
     assert fit.attempt() == 0
     fit.check()
+
+
+def test_a_fit_that_goes_on_from_its_last_ones_moments_is_resumed_exactly_too(tmp_path: Path) -> None:
+    fit = prepare(tmp_path, "kept", training__optimizer_state="keep", **POLICIES["act"])
+    update, moments = [], []
+    for kill, at in (("", 0), ("step", 7)):
+        for number in (1, 2):
+            earlier = moments[-1] if number == 2 else None
+            fit.task = fit.task.model_copy(update={"server_round": number, "optimizer": earlier})
+            fit.forget()
+            if kill:
+                assert fit.attempt(kill, at) == -signal.SIGKILL
+                assert fit.checkpoint.exists()
+            assert fit.attempt() == 0
+            result = ClientResult.model_validate(atomic.read_sealed(fit.task.folder / "train.json"))
+            assert result.tensors is not None
+            assert result.optimizer is not None
+            update.append(result.tensors.sha256)
+            moments.append(result.optimizer)
+    assert update[:2] == update[2:]
+    assert [ref.sha256 for ref in moments[:2]] == [ref.sha256 for ref in moments[2:]]
+    done = {float(value) for name, value in tensors(fit, moments[1]).items() if name.endswith(".step")}
+    assert done == {2 * STEPS}, "the second fit did not go on from the first"
+
+
+def tensors(fit: Fit, ref: ArtifactRef) -> dict[str, Any]:
+    return atomic.read_tensors(Path(fit.task.run_dir) / ref.path)
 
 
 @pytest.mark.exhaustive

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.utils.random_utils import set_seed
 
 from zk0 import client_app, data, policy, training
 from zk0.aggregation import ServerRound
 from zk0.config import RunConfig
+from zk0.errors import ConfigError
 from zk0.policy import Policy, Processor
 from zk0.records import ClientResult, ClientTask, RoundState
 from zk0.run_store import RunStore
@@ -35,10 +37,12 @@ def load(config: RunConfig, index: int = 0) -> tuple[Policy, Processor, Processo
     return built, before, after, data.build_dataset(dataset, meta, built.config, config.data, episodes)
 
 
-def fit(config: RunConfig, mu: float = 0.0, first_step: int = 0) -> tuple[Policy, training.FitOutcome]:
+def fit(
+    config: RunConfig, mu: float = 0.0, first_step: int = 0, lr_scale: float = 1.0
+) -> tuple[Policy, training.FitOutcome]:
     built, before, _, frames = load(config)
     set_seed(2)
-    local = training.LocalRound(seed=3, first_step=first_step, total_steps=20, proximal_mu=mu)
+    local = training.LocalRound(seed=3, first_step=first_step, total_steps=20, proximal_mu=mu, lr_scale=lr_scale)
     outcome = training.fit(built, before, frames, config.training, local)
     return built, outcome
 
@@ -104,6 +108,37 @@ def test_the_proximal_gradient_is_mu_times_the_distance(small_config: MakeConfig
         torch.testing.assert_close(proximal - plain, mu * (value.detach() - w_t), atol=1e-5, rtol=1e-3)
 
 
+def test_full_fine_tuning_trains_what_the_policy_says_and_sends_all_of_it(small_config: MakeConfig) -> None:
+    """Beside LoRA: every trainable tensor travels and moves, what the policy freezes does not."""
+    config = small_config(peft__enabled=False, training__steps=3)
+    before, *_ = load(config)
+    trainable = {name for name, value in before.named_parameters() if value.requires_grad}
+    store = RunStore.create_or_open(config, "full")
+    state = first_state(store)
+    update = run_work(store, "train", 1, config.clients[0].name, state).tensors
+    assert update is not None
+    start, end = (client_app.read_tensors(store.folder, ref) for ref in (state.arrays, update))
+    assert start.keys() == end.keys() == trainable
+    moved = {name for name in trainable if not np.array_equal(start[name], end[name])}
+    assert len(moved) > 0.9 * len(trainable)  # the last layer's text branch feeds nothing
+
+
+def test_the_adaptive_factor_scales_the_learning_rate_under_the_schedule(small_config: MakeConfig) -> None:
+    half = small_config(training__lr=5e-4)
+    whole = small_config(training__lr=1e-3)
+    for scheduler in ("preset", "constant"):
+        expected, there = fit(
+            half.model_copy(update={"training": half.training.model_copy(update={"scheduler": scheduler})})
+        )
+        scaled, here = fit(
+            whole.model_copy(update={"training": whole.training.model_copy(update={"scheduler": scheduler})}),
+            lr_scale=0.5,
+        )
+        assert here.lr == pytest.approx(there.lr)
+        for name, value in policy.exchanged_tensors(expected).items():
+            np.testing.assert_allclose(policy.exchanged_tensors(scaled)[name], value, atol=1e-6, err_msg=name)
+
+
 def test_a_strong_proximal_term_keeps_the_client_near(small_config: MakeConfig) -> None:
     config = small_config(training__steps=6)
     start = policy.exchanged_tensors(load(config)[0])
@@ -128,10 +163,64 @@ def test_scheduler_constant_keeps_the_rate(small_config: MakeConfig) -> None:
     assert outcome.lr == pytest.approx(1e-3)
 
 
-def test_scheduler_cosine_falls_to_zero_over_the_whole_run(small_config: MakeConfig) -> None:
-    config = small_config(training__steps=1, training__scheduler="cosine")
-    rates = [fit(config, first_step=first)[1].lr for first in (0, 9, 19)]
-    assert rates == pytest.approx([1e-3 * (1 + math.cos(math.pi * done / 20)) / 2 for done in (1, 10, 20)], abs=1e-9)
+def test_a_named_schedule_is_the_fits(small_config: MakeConfig) -> None:
+    """Of a run of 20 steps, the rate after the 12th: half-way from 1e-3 to 2e-4, at 12/20 of a cosine."""
+    keys = {"training__scheduler": "cosine", "training__decay_lr": 2e-4, "training__warmup_steps": 5}
+    keys["federation__num_rounds"] = 10
+    outcome = fit(small_config(training__steps=2, **keys), first_step=10)[1]
+    assert outcome.lr == pytest.approx(2e-4 + 8e-4 * (1 + math.cos(math.pi * 12 / 20)) / 2)
+    outcome = fit(small_config(training__steps=2, **keys), first_step=1)[1]
+    assert outcome.lr == pytest.approx(1e-3 * 4 / 6)
+
+
+def test_bf16_is_near_full_precision_and_leaves_the_weights_in_theirs(small_config: MakeConfig) -> None:
+    """accelerate's autocast on the CPU; `test_fidelity` holds it against LeRobot's."""
+    full = fit(small_config(training__steps=4))[1]
+    AcceleratorState._reset_state()  # a worker has one precision for all its life
+    try:
+        built, outcome = fit(small_config(training__steps=4, training__amp="bf16"))
+    finally:
+        AcceleratorState._reset_state()
+    assert outcome.losses != full.losses
+    assert outcome.losses == pytest.approx(full.losses, rel=0.02)
+    assert {value.dtype for value in built.parameters()} == {torch.float32}
+
+
+@pytest.mark.gpu
+@NEEDS_GPU
+@pytest.mark.parametrize("clip", [None, 0])
+def test_fp16_scales_the_loss_and_unscales_the_gradients(small_config: MakeConfig, clip: float | None) -> None:
+    changes = {"training__steps": 4, "policy__device": "cuda", "training__grad_clip_norm": clip}
+    full = fit(small_config(**changes))[1]
+    AcceleratorState._reset_state()
+    try:
+        _, outcome = fit(small_config(**changes, training__amp="fp16"))
+    finally:
+        AcceleratorState._reset_state()
+    assert outcome.losses != full.losses
+    assert outcome.losses == pytest.approx(full.losses, rel=0.05)
+    assert outcome.grad_norm == pytest.approx(full.grad_norm, rel=0.2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="auto is a GPU here")
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_fp16_without_a_gpu_is_refused(small_config: MakeConfig, device: str) -> None:
+    config = small_config(training__amp="fp16", policy__device=device)
+    with pytest.raises(ConfigError, match=r"training.amp = 'fp16': needs a GPU .* use 'bf16' or 'no'"):
+        client_app.preflight(config)
+
+
+def test_a_client_may_take_steps_of_its_own(small_config: MakeConfig) -> None:
+    """Its schedule has its own length: half-way through the run the rate is the one of the others half-way."""
+    config = small_config(training__steps=4, training__scheduler="cosine")
+    config = config.model_copy(
+        update={"clients": [config.clients[0], config.clients[1].model_copy(update={"steps": 2})]}
+    )
+    store = RunStore.create_or_open(config, "budgets")
+    state = first_state(store)
+    others, own = (run_work(store, "train", 1, client.name, state).metrics for client in config.clients)
+    assert (others["steps"], own["steps"]) == (4, 2)
+    assert own["lr"] == pytest.approx(others["lr"]) == pytest.approx(5e-4)
 
 
 @pytest.mark.parametrize(("key", "value"), [("lr", 5e-4), ("grad_clip_norm", 1e-3), ("batch_size", 3)])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from lerobot.utils.random_utils import set_seed
 from numpy.typing import NDArray
 
@@ -67,6 +68,18 @@ def test_the_generators_stand_where_they_would_have(config: RunConfig) -> None:
     expected = torch.get_rng_state()
     fit(config, micro=2)
     assert torch.equal(torch.get_rng_state(), expected)
+
+
+def test_in_bf16_too(config: RunConfig) -> None:
+    """Its rounding is all that differs: the loss as near, and the gradient to bf16's 8 bits."""
+    AcceleratorState._reset_state()
+    mixed = config.model_copy(update={"training": config.training.model_copy(update={"amp": "bf16"})})
+    try:
+        whole, parts = fit(mixed)[1], fit(mixed, micro=2)[1]
+    finally:
+        AcceleratorState._reset_state()
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-3)
+    assert parts.grad_norm == pytest.approx(whole.grad_norm, rel=2e-2)
 
 
 def test_a_wrong_weight_shows(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

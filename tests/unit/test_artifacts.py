@@ -3,15 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks.service import small_run
 from tasks.artifacts import round_table, summary
+from zk0 import atomic
 from zk0.attempts import failed_causes, note_failure
 from zk0.config import validate_config
 from zk0.errors import ClientError
 from zk0.report.charts import CHARTS, draw_charts
+from zk0.report.joints import draw_joint_charts
 from zk0.run_store import RunStore
 
 
@@ -58,6 +61,63 @@ def test_a_client_that_sat_out_is_named_with_its_cause(store: RunStore) -> None:
 
 def test_the_summary_compares_with_the_base(store: RunStore) -> None:
     assert "| kitchen | 8.00 | 4.00 | -50.0% | 0.4000 | 0.4000 |" in summary(store, ROUNDS)
+
+
+def test_intervals_and_changes_stand_in_table_and_summary(store: RunStore) -> None:
+    last = line(2, 4.0, change={"datasets": {"kitchen": {"action_error_deg": {"mean": -4, "interval_95": [-5, -3]}}}})
+    last["evaluate"]["kitchen"] |= {
+        "interval_95": {"action_error_deg": [3, 5], "joint_error": {"gripper": [1, 2.5]}},
+        "joints": ["elbow", "gripper"],
+        "joint_error": {"gripper": 2, "elbow": 4},
+    }
+    rounds = [*ROUNDS[:2], last]
+    row = round_table(store.config, 2, rounds)[0]
+    assert (row["95 % interval, deg"], row["frames"]) == ("[3.00, 5.00]", "full")
+    assert row["change since round 0, deg"] == "-4.00 [-5.00, -3.00]"
+    text = summary(store, rounds)
+    assert "| kitchen | 8.00 | 4.00 [3.00, 5.00] | -50.0% (-4.00 [-5.00, -3.00] deg) |" in text
+    assert "| held-out episodes of | elbow | gripper |" in text
+    assert "| kitchen |  -> 4.00 |  -> 2.00 [1.00, 2.50] |" in text
+
+
+def test_the_summary_names_the_best_round_and_what_was_decided(store: RunStore) -> None:
+    decided = line(3, 5.0, adaptive={"changes": ["mu 0.1 (0 before): the held-out loss rose"]})
+    text = summary(store, [*ROUNDS, decided])
+    assert "The best so far is round 2 (action error, deg: 4), which is kept." in text
+    assert "- round 3: mu 0.1 (0 before): the held-out loss rose" in text
+
+
+def test_a_round_is_set_beside_the_one_before_on_the_same_frames(store: RunStore) -> None:
+    quick = line(1, 3.0, evaluation="quick")
+    base = line(0, 8.0)
+    base["evaluate"]["kitchen"]["quick"] = {"action_error_deg": 3.5, "loss": 0.4}
+    row = round_table(store.config, 1, [base, quick])[0]
+    assert (row["action error before, deg"], row["action error after, deg"], row["frames"]) == ("3.50", "3.00", "quick")
+    text = summary(store, [base, quick])
+    assert "| kitchen | 3.50 | 3.00 |" in text
+    assert "on the quick frames" in text
+
+
+def test_the_joints_of_round_0_are_drawn_beside_the_newest(store: RunStore) -> None:
+    names = ["shoulder", "elbow", "gripper"]
+    rounds = [line(0, 8.0), line(1, 6.0)]
+    for entry in rounds:
+        entry["evaluate"]["kitchen"]["joints"] = names
+    recorded = np.outer(np.linspace(0, 1, 30), np.ones(3)).astype(np.float32)
+    sizes = []
+    for number in (0, 1):
+        path = store.round_folder(number) / "clients" / "kitchen" / "evaluate.safetensors"
+        atomic.write_tensors(path, {"recorded": recorded, "predicted": recorded + 1 - number / 2})
+        written = draw_joint_charts(store.folder, rounds[: number + 1], ["kitchen", "workshop"])
+        assert set(written) == {"joints-kitchen"}
+        with Image.open(written["joints-kitchen"]) as picture:
+            colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
+            sizes.append(picture.size)
+        assert ((0, 114, 178) in colours) == bool(number), "the newest round's line"
+        assert {(213, 94, 0), (34, 34, 34)} <= colours, "round 0 and the recording"
+    assert sizes[0] == sizes[1]
+    assert draw_joint_charts(store.folder, [*rounds, line(2, 5.0)], ["kitchen"]) == {}, "a quick round has none"
+    assert draw_joint_charts(store.folder, [], ["kitchen"]) == {}
 
 
 def test_charts_grow_with_the_rounds(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from zk0.config import (
     LATER_KEYS,
+    SCHEDULER_KEYS,
     STRATEGY_KEYS,
     RunConfig,
     load_config,
@@ -62,9 +63,11 @@ LEAVES = [
     and not (typing.get_origin(field.annotation) is typing.Literal and len(typing.get_args(field.annotation)) == 1)
 ]
 """Every key that can have another value."""
-WITHOUT_EFFECT = {"executor", "checkpoint", "logging", "memory", "outputs_dir"}
+WITHOUT_EFFECT = {"executor", "checkpoint", "logging", "memory", "report", "outputs_dir"}
 STRATEGY_OF = {key: name for name, keys in reversed(STRATEGY_KEYS.items()) for key in keys}
 """A key of one strategy -> a strategy that reads it."""
+SCHEDULER_OF = {key: name for name, keys in reversed(SCHEDULER_KEYS.items()) for key in keys}
+"""The same of schedules."""
 OTHER_VALUES = {
     ("federation", "proximal_mu"): 0.5,
     ("federation", "strategy"): "fedprox",
@@ -75,12 +78,25 @@ OTHER_VALUES = {
     ("peft", "full_training_modules"): ["x"],
     ("federation", "fraction_train"): 0.5,
     ("training", "micro_batch_size"): 2,
+    ("training", "restart_steps"): 5,
+    ("training", "scheduler"): "constant",
+    ("clients", 0, "steps"): 7,
+    ("adaptive", "plateau_patience"): 2,
+    ("adaptive", "plateau_factor"): 0.25,
     ("memory", "soft_limit"): "6g",
     ("executor", "docker", "gpus"): ["0"],
     ("executor", "docker", "shm_size"): "1g",
     ("executor", "docker", "mem_limit"): "6.5g",
     ("executor", "docker", "mounts"): ["/data"],
 }
+
+
+NEEDS = {
+    ("adaptive", "plateau_factor"): {"adaptive": {"plateau_patience": 2}},
+    ("adaptive", "mu_patience"): {"adaptive": {"mu_step": 0.1}, "federation": {"strategy": "fedprox"}},
+    ("adaptive", "mu_step"): {"federation": {"strategy": "fedprox"}},
+}
+"""Keys that are refused without others -> those."""
 
 
 def dotted(path):
@@ -148,6 +164,25 @@ def test_so100_is_what_it_says():
         (("training", "steps"), 0, ["training.steps = 0", "greater than or equal to 1"]),
         (("training", "lr"), float("nan"), ["training.lr = nan", "finite"]),
         (("training", "micro_batch_size"), 64, ["micro_batch_size = 64 is more than batch_size = 16", "lower it"]),
+        (("training", "warmup_steps"), 5, ["warmup_steps = 5 needs scheduler = 'constant' or 'cosine'", "= 0"]),
+        (("training", "decay_lr"), 1e-5, ["decay_lr = 1e-05 needs scheduler = 'cosine'", "or decay_lr = 0"]),
+        (("training", "restart_steps"), 5, ["needs scheduler = 'cosine_warm_restarts'", "leave it out"]),
+        (("training",), {"scheduler": "cosine_warm_restarts"}, ["needs restart_steps", "give it"]),
+        (("training",), {"scheduler": "cosine", "lr": 1e-3, "decay_lr": 2e-3}, ["decay_lr = 0.002", "lr = 0.001"]),
+        (
+            ("training",),
+            {"scheduler": "cosine", "warmup_steps": 600},
+            ["training.warmup_steps = 600 is not less than the 600 steps", "client 'a'", "lower it"],
+        ),
+        (
+            ("training",),
+            {"optimizer_state": "kept"},
+            ["training.optimizer_state = 'kept'", "'fresh' or 'keep'"],
+        ),
+        (("training", "amp"), "fp8", ["training.amp = 'fp8'", "'no', 'bf16' or 'fp16'"]),
+        (("clients", 0, "steps"), 0, ["clients.0.steps = 0", "greater than or equal to 1"]),
+        (("evaluation", "datasets", 0, "steps"), 5, ["evaluation.datasets.0.steps = 5: unknown key"]),
+        (("federation", "weighting"), "frames", ["federation.weighting = 'frames'", "'examples' or 'uniform'"]),
         (("memory", "soft_limit"), 6, ["memory.soft_limit", "no share from 0 to 1", "6g"]),
         (("memory", "soft_limit"), "lots", ["memory.soft_limit", "'lots' is no size", "6g"]),
         (("federation", "fraction_train"), 1.5, ["federation.fraction_train = 1.5", "less than or equal to 1"]),
@@ -171,6 +206,14 @@ def test_so100_is_what_it_says():
         (("policy",), {}, ["policy: give either policy.path"]),
         (("policy",), {"type": "act"}, ["peft.enabled needs policy.path", "peft.enabled = false"]),
         (("evaluation", "datasets", 0, "name"), "a", ["evaluation.datasets: 'a'", "another name"]),
+        (("evaluation", "quick_stride"), 1, ["evaluation.quick_stride = 1", "greater than or equal to 2"]),
+        (("evaluation",), {"best_metric": "unseen_loss"}, ["best_metric = 'unseen_loss' needs", "'action_error'"]),
+        (("evaluation", "best_metric"), "luck", ["evaluation.best_metric = 'luck'", "'action_error'"]),
+        (("adaptive", "mu_step"), 0.1, ["mu_step = 0.1 needs federation.strategy = 'fedprox'", "leave mu_step out"]),
+        (("adaptive", "mu_patience"), 2, ["adaptive: mu_patience = 2 needs mu_step", "leave mu_patience out"]),
+        (("adaptive", "plateau_factor"), 0.1, ["plateau_factor = 0.1 needs plateau_patience", "give that too"]),
+        (("adaptive", "plateau_factor"), 1.0, ["adaptive.plateau_factor = 1.0", "less than 1"]),
+        (("adaptive", "boost_max"), 0.5, ["adaptive.boost_max = 0.5", "greater than or equal to 1"]),
         (("checkpoint", "keep"), 1, ["checkpoint.keep = 1", "greater than or equal to 2"]),
     ],
 )
@@ -278,9 +321,13 @@ def test_the_digest_covers_what_the_result_depends_on(path):
     data = with_value(path, other_value(path))
     if path[-1] in STRATEGY_OF:
         data["federation"]["strategy"] = STRATEGY_OF[path[-1]]
+    if path[-1] in SCHEDULER_OF:
+        data["training"]["scheduler"] = SCHEDULER_OF[path[-1]]
     if path == ("policy", "type"):
         data["policy"].pop("path")
         data["peft"] = {"enabled": False}
+    for part, keys in NEEDS.get(path, {}).items():
+        data[part] = {**keys, **data.get(part, {})}
     changed, before = validate_config(data), validate_config(BASE)
     assert changed != before
     assert (changed.digest == before.digest) == (path[0] in WITHOUT_EFFECT)
@@ -317,6 +364,17 @@ LATER = [
     ({"federation": {"strategy": "fedadam", "eta": 0.5}}, ("federation", "eta")),
     ({"federation": {"strategy": "fedavgm", "server_momentum": 0.5}}, ("federation", "server_momentum")),
     ({"peft": {"aggregation": "exact"}}, ("peft", "aggregation")),
+    ({"federation": {"weighting": "uniform"}}, ("federation", "weighting")),
+    ({"training": {"amp": "bf16"}}, ("training", "amp")),
+    ({"training": {"optimizer_state": "keep"}}, ("training", "optimizer_state")),
+    ({"training": {"scheduler": "cosine", "warmup_steps": 5}}, ("training", "warmup_steps")),
+    ({"training": {"scheduler": "cosine", "decay_lr": 1e-6}}, ("training", "decay_lr")),
+    ({"evaluation": {"full_every": 0}}, ("evaluation", "full_every")),
+    ({"evaluation": {"best_metric": "loss"}}, ("evaluation", "best_metric")),
+    ({"adaptive": {"plateau_patience": 0}}, ("adaptive", "plateau_patience")),
+    ({"adaptive": {"plateau_patience": 0, "plateau_factor": 0.1}}, ("adaptive", "plateau_factor")),
+    ({"adaptive": {"boost_max": 2.0}}, ("adaptive", "boost_max")),
+    ({"federation": {"strategy": "fedprox"}, "adaptive": {"mu_step": 0.1}}, ("adaptive", "mu_step")),
 ]
 
 
@@ -324,15 +382,18 @@ def test_a_run_from_before_a_key_keeps_its_identity():
     """Their digest is part of every key of finished work."""
     dumped = validate_config(BASE).model_dump(mode="json", exclude=WITHOUT_EFFECT)
     for part, keys in LATER_KEYS.items():
-        for key in keys:
-            del dumped[part][key]
+        for node in dumped[part] if isinstance(dumped[part], list) else [dumped[part]]:
+            for key in keys:
+                del node[key]
+        if not dumped[part]:
+            del dumped[part]
     assert validate_config(BASE).digest == hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest()
 
 
 @pytest.mark.parametrize(("change", "path"), LATER, ids=[dotted(path) for _, path in LATER])
 def test_a_later_key_that_is_given_is_part_of_it(change, path):
     given = validate_config({**BASE, **change})
-    without = {**BASE, path[0]: {key: value for key, value in change[path[0]].items() if key != path[1]}}
+    without = {**BASE, **change, path[0]: {key: value for key, value in change[path[0]].items() if key != path[1]}}
     assert given.digest != validate_config(without).digest
 
 
@@ -348,3 +409,18 @@ def test_exact_lora_wants_a_strategy_without_state(strategy):
         validate_config({**data, "federation": {"strategy": fine}})
     with pytest.raises(ConfigError, match=rf"peft.aggregation = 'exact'.*'{strategy}'.*use 'fedavg' or 'fedprox'"):
         validate_config({**data, "federation": {"strategy": strategy}})
+
+
+def test_a_client_with_steps_of_its_own_has_all_else_as_the_others():
+    config = validate_config(with_value(("clients", 1, "steps"), 7))
+    assert config.training_of("a") == config.training
+    assert config.training_of("b") == config.training.model_copy(update={"steps": 7})
+    assert config.digest != validate_config(BASE).digest
+    assert config.digest != validate_config(with_value(("clients", 0, "steps"), 7)).digest
+
+
+def test_exact_lora_has_no_use_for_kept_moments():
+    data = {**BASE, "training": {"optimizer_state": "keep"}}
+    validate_config({**data, "peft": {"aggregation": "ffa"}})
+    with pytest.raises(ConfigError, match=r"new axes in every round.*set training.optimizer_state = 'fresh'"):
+        validate_config({**data, "peft": {"aggregation": "exact"}})

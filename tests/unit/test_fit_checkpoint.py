@@ -45,13 +45,17 @@ def seeded(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def fresh(dtype: torch.dtype = torch.float32, optimizer: str = "AdamW", *, target: bool = False) -> LiveFit:
+def fresh(
+    dtype: torch.dtype = torch.float32, optimizer: str = "AdamW", *, target: bool = False, scaled: bool = False
+) -> LiveFit:
     seeded(3)
     policy = Net(target=target).to(dtype)
     trainable = [value for value in policy.parameters() if value.requires_grad]
     made = getattr(torch.optim, optimizer)(trainable, lr=0.1, **({"momentum": 0.9} if optimizer == "SGD" else {}))
     schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda step: 0.5 * (1 + math.cos(math.pi * step / STEPS)))
-    return LiveFit(policy, made, schedule)
+    # Grows at every second step, until a gradient overflows and the step is left out.
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120, growth_interval=2) if scaled else None
+    return LiveFit(policy, made, schedule, scaler)
 
 
 def advance(fit: LiveFit, until: int, checkpoint: FitCheckpoint | None = None) -> LiveFit:
@@ -61,8 +65,13 @@ def advance(fit: LiveFit, until: int, checkpoint: FitCheckpoint | None = None) -
         frames = torch.randn(4, 3, 5, 5, dtype=dtype) + random.gauss()
         frames += float(np.random.normal())  # noqa: NPY002 - as above
         loss = fit.policy(frames)
-        loss.backward()
-        fit.optimizer.step()
+        if fit.scaler is None:
+            loss.backward()
+            fit.optimizer.step()
+        else:
+            fit.scaler.scale(100 * loss).backward()
+            fit.scaler.step(fit.optimizer)
+            fit.scaler.update()
         fit.optimizer.zero_grad()
         fit.scheduler.step()
         if hasattr(fit.policy, "update"):
@@ -74,7 +83,8 @@ def advance(fit: LiveFit, until: int, checkpoint: FitCheckpoint | None = None) -
 
 
 def digest(fit: LiveFit) -> str:
-    hasher = hashlib.sha256(repr((fit.losses, fit.scheduler.get_last_lr())).encode())
+    scale = fit.scaler and fit.scaler.state_dict()
+    hasher = hashlib.sha256(repr((fit.losses, fit.scheduler.get_last_lr(), scale)).encode())
     moments = fit.optimizer.state_dict()["state"]
     state = {f"{index}.{name}": value for index, own in moments.items() for name, value in own.items()}
     for name, value in sorted((state | fit.policy.state_dict()).items()):
@@ -133,8 +143,9 @@ def undisturbed(make: Callable[[], LiveFit] = fresh) -> str:
         lambda: fresh(optimizer="SGD"),
         lambda: fresh(optimizer="NAdam"),
         lambda: fresh(target=True),
+        lambda: fresh(scaled=True),
     ],
-    ids=["fp32", "bf16", "sgd", "nadam", "moving-average"],
+    ids=["fp32", "bf16", "sgd", "nadam", "moving-average", "scaled"],
 )
 def test_a_restored_fit_ends_with_the_same_bytes(task: ClientTask, make: Callable[[], LiveFit], killed_after: int):
     fit = make()
@@ -143,6 +154,25 @@ def test_a_restored_fit_ends_with_the_same_bytes(task: ClientTask, make: Callabl
     start, again = resumed(task, make)
     assert start == killed_after // 2 * 2
     assert digest(again) == undisturbed(make)
+
+
+def test_the_scale_of_the_loss_moves_in_these_tests():
+    fit = fresh(scaled=True)
+    seeded(4)
+    scales = []
+    for step in range(1, STEPS + 1):
+        advance(fit, step)
+        scales.append(fit.scaler.get_scale())
+    assert len(set(scales)) > 2
+    assert scales != sorted(scales)
+
+
+def test_a_checkpoint_without_the_scale_does_not_serve_a_fit_that_scales(task: ClientTask, warnings: list[str]):
+    advance(fresh(), 4, FitCheckpoint(task, 2))
+    fit = fresh(scaled=True)
+    FitCheckpoint(task).restore(fit)
+    assert fit.step == 0
+    assert "another policy or optimizer" in warnings[0]
 
 
 def test_the_state_keeps_every_dtype_and_layout(task: ClientTask):

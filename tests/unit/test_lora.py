@@ -215,6 +215,16 @@ def test_exact_is_the_average_of_the_products_at_rank_r(arrays: Path, tmp_path: 
     assert digest(shuffled.tensors) == digest(aggregate.tensors)
 
 
+def test_uniform_weights_are_those_of_the_products_too(arrays: Path, tmp_path: Path) -> None:
+    config = config_of("exact")
+    config = config.model_copy(update={"federation": config.federation.model_copy(update={"weighting": "uniform"})})
+    updates = [adapters(index + 1) for index in range(len(CLIENTS))]
+    results = [result(tmp_path, client, update) for client, update in zip(CLIENTS, updates, strict=True)]
+    figures = ServerRound(config, 1, arrays).aggregate(results, tmp_path).lora
+    expected = expected_figures(updates, [1 / len(CLIENTS)] * len(CLIENTS))
+    assert figures == {key: pytest.approx(value, rel=1e-9) for key, value in expected.items()}
+
+
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_exact_gives_the_same_bytes_in_another_process(arrays: Path, tmp_path: Path, threads: str) -> None:
     """Whatever number of threads numpy's linear algebra takes."""

@@ -199,6 +199,22 @@ def test_dtypes_and_shapes_of_the_input_are_kept(tmp_path: Path, name: str) -> N
     assert all(np.isfinite(value).all() for value in after.values())
 
 
+@pytest.mark.parametrize("weighting", ["examples", "uniform"])
+def test_what_a_client_counts(tmp_path: Path, weighting: str) -> None:
+    """Of the tensors, and of the clients' metrics."""
+    store = create(make_config("fedavg", tmp_path, weighting=weighting), weighting)
+    counts = np.array(EXAMPLES) if weighting == "examples" else np.ones(3)
+    before = store.path(store.state(0).arrays)
+    results = [
+        fitted(store, client, 1, start()).model_copy(update={"metrics": {"loss": float(number)}})
+        for number, client in enumerate(CLIENTS)
+    ]
+    outcome = ServerRound(store.config, 1, before).aggregate(results, store.folder)
+    assert outcome.metrics["loss"] == pytest.approx(np.dot(counts, [0, 1, 2]) / counts.sum())
+    updates = [update_of(client, 1, start())["double"] for client in CLIENTS]
+    np.testing.assert_allclose(outcome.tensors["double"], np.average(updates, axis=0, weights=counts), rtol=1e-6)
+
+
 # -- resume
 
 

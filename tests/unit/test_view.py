@@ -197,6 +197,46 @@ def test_the_mean_compares_the_same_clients(run):
     assert "8.00 -> 4.00" in mean
 
 
+SPREAD = {"action_error_deg": [3.25, 4.75]}
+
+
+def test_intervals_stand_beside_their_figures(run):
+    run.commit(0, (8.0, 6.0, 10.0))
+    change = {"mean": -4.0, "interval_95": [-5, -3], "relative_interval_95": [-0.6, -0.4]}
+    evaluate = {"kitchen": {"action_error_deg": 4.0, "interval_95": SPREAD}}
+    changes = {"datasets": {"kitchen": {"action_error_deg": change}}, "clients": {}}
+    summary = {"action_error_deg": 4.0, "interval_95": SPREAD}
+    adaptive = {"changes": ["learning rate x 0.5"]}
+    before = read_progress(run.folder)
+    run.commit(1, (), evaluate=evaluate, change=changes, summary=summary, adaptive=adaptive)
+    assert "4.00 [3.25, 4.75]" in text_of(status_view(run.folder))
+    assert "-50.0% [-60,-40]" in text_of(summary_table(run.folder))
+    committed, decided = (line for line in events(before, read_progress(run.folder)) if "kitchen" not in line)
+    assert "action error 4.00 [3.25, 4.75] deg" in committed
+    assert decided == "round 1 of 3  adaptive: learning rate x 0.5"
+
+
+def test_the_best_round_is_shown(run):
+    for server_round, error in enumerate((8.0, 5.0, 6.0)):
+        run.commit(server_round, (error, error, 1.0))
+    assert "best round 1 (action error, deg: 5)" in text_of(status_view(run.folder))
+    assert status_json(run.folder)["best"]["server_round"] == 1
+
+
+def test_a_quick_figure_is_never_set_beside_a_full_one(run):
+    quick = {"action_error_deg": 3.0, "loss": 0.3}
+    run.commit(0, (), evaluate={"kitchen": {"action_error_deg": 8.0, "loss": 0.8, "quick": quick}})
+    now = {"action_error_deg": 2.0, "loss": 0.2, "evaluation": "quick"}
+    before = read_progress(run.folder)
+    run.commit(1, (), evaluate={"kitchen": now}, summary={"action_error_deg": 2.0}, evaluation="quick")
+    text = text_of(summary_table(run.folder))
+    assert "3.00 -> 2.00" in text
+    assert "8.00" not in text
+    assert "(quick)" in text
+    assert "2.00 quick" in text_of(status_view(run.folder))
+    assert "action error 2.00 deg, on the quick frames" in "\n".join(events(before, read_progress(run.folder)))
+
+
 def test_status_json_has_the_documented_keys(run):
     run.commit(0, (8.0, 6.0, 7.0))
     with run.lock():

@@ -204,6 +204,15 @@ def aggregate_statistics(files: list[str]) -> dict[str, NDArray[Any]]:
     return data.flatten_stats(data.aggregate([data.unflatten_stats(atomic.read_tensors(Path(file))) for file in files]))
 
 
+def intervals(
+    base: dict[str, Any] | None, now: dict[str, Any], clients: list[str], bootstrap_seed: int
+) -> dict[str, Any]:
+    """`intervals.of_round` in a worker process: scipy would stay in the orchestrator's memory."""
+    from zk0 import intervals
+
+    return intervals.of_round(base, now, clients, bootstrap_seed)
+
+
 def save_policy(payload: str, folder: str, merge: bool, own: bool) -> None:
     """`client_app.save_policy` in a worker process; `payload` is a ClientTask as JSON."""
     _quiet()

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from zk0 import atomic
-from zk0.progress import Json, mapping, number
+from zk0.figures import Json, mapping, number
 
 SIZE_INCHES = (8.0, 4.5)
 DPI = 100

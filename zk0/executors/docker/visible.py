@@ -34,7 +34,7 @@ def binds(task: ClientTask, config: RunConfig) -> list[Bind]:
     """
     run = Path(task.run_dir)
     found = [_same(run / RUN_FILE), _same(task.folder, writable=True)]
-    found += [_same(run / ref.path) for ref in (task.incoming, task.stats) if ref is not None]
+    found += [_same(run / ref.path) for ref in (task.incoming, task.stats, task.optimizer) if ref is not None]
     found += _dataset(_dataset_of(task, config))
     found += _policy(task, config)
     if task.kind == "init" and config.continue_from is not None:

@@ -1,0 +1,109 @@
+"""Quick and full rounds, and schedules that act on what they find: core functions, without Prefect."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from flows.federated_training import evaluation_work, fit_work
+from tasks import checkpoint
+from tasks.aggregate import Aggregated, aggregate, sample
+from zk0 import atomic, client_app, data
+from zk0.config import RunConfig
+from zk0.executors.process import ProcessExecutor
+from zk0.records import RoundState
+from zk0.run_store import RunStore
+
+pytestmark = pytest.mark.slow
+ADAPTIVE = {"plateau_patience": 0, "boost_max": 3.0, "mu_step": 0.1, "mu_patience": 1}
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process has torch and scipy: the same functions without the 15 s that another one takes to import them."""
+    monkeypatch.setattr(ProcessExecutor, "call", lambda self, function, *arguments: function(*arguments))
+
+
+def commit(store: RunStore, number: int, aggregated: Aggregated, work: list) -> RoundState:
+    after = RoundState(server_round=number, arrays=aggregated.arrays)
+    results = [client_app.run_task(item) for item in work + evaluation_work(store, after)]
+    return checkpoint.commit.fn(str(store.folder), number, aggregated, None, results, [], 0.0)
+
+
+def one_round(store: RunStore, number: int) -> RoundState:
+    plan = sample.fn(str(store.folder), number)
+    work = fit_work(store, number, plan, store.state(number - 1))
+    updates = [client_app.run_task(item) for item in work]
+    return commit(store, number, aggregate.fn(str(store.folder), number, updates, []), work)
+
+
+def test_a_run_with_quick_rounds_and_adaptive_schedules(small_config: Callable[..., RunConfig], here: None) -> None:
+    config = small_config(
+        evaluation={"frame_stride": 12, "quick_stride": 2, "full_every": 0, "holdout_episodes": 2},
+        federation={"num_rounds": 2, "min_train_clients": 2, "strategy": "fedprox", "proximal_mu": 0.01},
+        adaptive=ADAPTIVE,
+        training__lr=0.5,  # far too much: what is learnt makes everything worse
+        training__scheduler="constant",
+    )
+    store = RunStore.create_or_open(config, "adaptive")
+    initial = client_app.run_task(store.task("init", 0, "server"))
+    assert initial.tensors is not None
+    commit(store, 0, Aggregated(arrays=initial.tensors, metrics={}), [])
+    one_round(store, 1)
+    first_plan = sample.fn(str(store.folder), 2)
+    work = fit_work(store, 2, first_plan, store.state(1))
+    again = RunStore.open(store.folder)  # as after a kill
+    assert [item.key for item in fit_work(again, 2, sample.fn(str(store.folder), 2), again.state(1))] == [
+        item.key for item in work
+    ]
+    one_round(again, 2)
+    base, quick, last = store.read_metrics()
+    check_frames(store, base, quick, last)
+    check_decisions(config, quick, last)
+
+
+def check_frames(store: RunStore, base: dict, quick: dict, last: dict) -> None:
+    assert [line["evaluation"] for line in (base, quick, last)] == ["full", "quick", "full"]
+    full, few = base["evaluate"]["kitchen"], quick["evaluate"]["kitchen"]
+    frames = sum(data.open_metadata(store.config.clients[0]).episodes["length"][-2:])
+    assert (full["num_examples"], few["num_examples"]) == (-(-frames // 12), -(-frames // 24))
+    assert full["quick"]["num_examples"] == few["num_examples"]
+    assert full["quick"]["episodes"]["steps"] == few["episodes"]["steps"]
+    assert full["quick"]["action_error_deg"] != full["action_error_deg"]
+    for line, of_base in ((quick, full["quick"]), (last, full)):
+        change = line["change"]["datasets"]["kitchen"]["action_error_deg"]
+        expected = line["evaluate"]["kitchen"]["action_error_deg"] - of_base["action_error_deg"]
+        assert change["mean"] == pytest.approx(expected, abs=1e-5)
+    low, high = full["interval_95"]["joint_error"]["elbow_flex"]
+    assert low < full["joint_error"]["elbow_flex"] < high
+    joints = store.round_folder(0) / "clients" / "kitchen" / "evaluate.safetensors"
+    assert not (store.round_folder(1) / "clients" / "kitchen" / "evaluate.safetensors").exists()
+    check_joints(store, atomic.read_tensors(joints))
+
+
+def check_joints(store: RunStore, tensors: dict[str, np.ndarray]) -> None:
+    """What was recorded is the first held-out episode, frame by frame."""
+    meta = data.open_metadata(store.config.clients[0])
+    first = meta.total_episodes - 2
+    chunks = client_app.policy.load_policy_config(
+        store.config.policy, client_app.policy.base_path(store.config.policy, store.folder)
+    )
+    frames = data.build_dataset(store.config.clients[0], meta, chunks, store.config.data, [first])
+    recorded = np.stack([np.asarray(action) for action in frames.hf_dataset["action"]])
+    np.testing.assert_allclose(tensors["recorded"], recorded, atol=1e-5)
+    assert tensors["predicted"].shape == recorded.shape
+    assert 0 < np.abs(tensors["predicted"] - recorded).mean() < 60
+
+
+def check_decisions(config: RunConfig, quick: dict, last: dict) -> None:
+    assert quick["summary"]["loss"] > 0
+    errors = {name: item["action_error_deg"] for name, item in quick["evaluate"].items()}
+    worst = max(errors, key=lambda name: errors[name])
+    decided = last["adaptive"]
+    expected = round(config.training.steps * min(3.0, errors[worst] / (sum(errors.values()) / 2)))
+    assert decided["steps"][worst] == expected
+    assert {name: fit["steps"] for name, fit in last["train"].items()} == decided["steps"]
+    assert decided["lr_scale"] == 0.5, decided
+    assert {fit["lr"] for fit in last["train"].values()} == {0.25}
+    assert decided["proximal_mu"] == pytest.approx(0.11)
+    assert len(decided["changes"]) >= 2

@@ -1,0 +1,103 @@
+"""Joints as the policy would have moved them beside those recorded: a chart per dataset, round 0 and the newest."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from zk0 import atomic
+from zk0.figures import Json, mapping
+
+COLUMNS = 2
+PANEL_INCHES = (5.0, 2.1)
+DPI = 100
+TITLE = "the first held-out episode, as recorded and as predicted"
+RECORDED = {"color": "#222222", "linestyle": "-", "linewidth": 1.8}
+BASE = {"color": "#d55e00", "linestyle": "--", "linewidth": 1.4}
+NEWEST = {"color": "#0072b2", "linestyle": "-", "linewidth": 1.4}
+"""Matplotlib's line properties; Okabe and Ito's colours, told apart by colour-blind readers too."""
+
+Tensors = dict[str, NDArray[Any]]
+
+
+class Line(NamedTuple):
+    """One course of all joints."""
+
+    label: str
+    """For the legend."""
+    style: Mapping[str, Any]
+    """Matplotlib's line properties."""
+    values: NDArray[Any]
+    """Shape (frames, joints), in the dataset's units."""
+
+
+def draw_joint_charts(run_dir: str | Path, rounds: Sequence[Json], datasets: Sequence[str]) -> dict[str, Path]:
+    """Draw the charts of every dataset whose joints the newest round has, replacing the earlier ones.
+
+    Args:
+        run_dir: the run directory.
+        rounds: lines of metrics.jsonl, by server_round.
+        datasets: their names.
+
+    Returns:
+        Name of the chart -> file.
+
+    Raises:
+        StorageError: a file of a round cannot be read.
+    """
+    folder, written = Path(run_dir), {}
+    newest = rounds[-1] if rounds else {}
+    number = int(newest.get("server_round", 0))
+    for name in datasets:
+        joints = mapping(mapping(newest.get("evaluate")).get(name)).get("joints")
+        now, base = _read(folder, number, name), _read(folder, 0, name)
+        if now is None or not isinstance(joints, list):
+            continue
+        lines = [Line("recorded", RECORDED, now["recorded"])]
+        if base is not None:
+            lines.append(Line("round 0 (the base)", BASE, base["predicted"]))
+        if number:
+            lines.append(Line(f"round {number}", NEWEST, now["predicted"]))
+        path = folder / "charts" / f"joints-{name}.png"
+        atomic.write_bytes(path, _png(f"{name}: {TITLE}", [str(joint) for joint in joints], lines))
+        written[f"joints-{name}"] = path
+    return written
+
+
+def _read(folder: Path, server_round: int, name: str) -> Tensors | None:
+    path = folder / "rounds" / f"{server_round:04d}" / "clients" / name / "evaluate.safetensors"
+    if not path.exists():
+        return None
+    return atomic.read_tensors(path)
+
+
+def _png(title: str, joints: Sequence[str], lines: Sequence[Line]) -> bytes:
+    """A panel per joint."""
+    rows = -(-len(joints) // COLUMNS)
+    figure = Figure(figsize=(COLUMNS * PANEL_INCHES[0], rows * PANEL_INCHES[1] + 0.6), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)  # no pyplot: its state is global, and this runs beside other threads
+    panels = list(figure.subplots(rows, COLUMNS, sharex=True, squeeze=False).flat)
+    for index, (joint, axes) in enumerate(zip(joints, panels, strict=False)):
+        for line in lines:
+            axes.plot(line.values[:, index], label=line.label, **line.style)
+        axes.set_title(joint, fontsize="medium", loc="left")
+        axes.set_ylabel("0-100" if "gripper" in joint.lower() else "degrees")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.3)
+        if index >= len(joints) - COLUMNS:
+            axes.set_xlabel("frame")
+            axes.tick_params(labelbottom=True)
+    for axes in panels[len(joints) :]:
+        axes.set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.suptitle(title)
+    figure.legend(handles, labels, frameon=False, ncols=len(labels), loc="outside lower center")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
