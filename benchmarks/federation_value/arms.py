@@ -70,6 +70,7 @@ def configuration(arm: Arm, options: Options) -> RunConfig:
                 "batch_size": options.batch_size,
                 "lr": options.lr,
                 "scheduler": "cosine",
+                "optimizer_state": "keep",
             },
             "evaluation": {"holdout_episodes": HELD_OUT},
         }
@@ -93,6 +94,7 @@ class Federation:
         self.policy = policy.build_policy(base, self.config.peft, metas[0], {})
         self.preprocessor, self.postprocessor = policy.build_processors(base, stats, {})
         self.frames = [_frames(zones) for zones in clients]
+        self._optimizers: dict[str, Any] = {}  # each client's own, which is never averaged
 
     def train(self) -> None:
         """All rounds; the policy then holds the tensors of the last one."""
@@ -123,8 +125,15 @@ class Federation:
         seed = derive_seed(self.config.seed, server_round, client, "train")
         self._load_global()
         set_seed(seed)
-        local = training.LocalRound(seed, (server_round - 1) * steps, self.config.federation.num_rounds * steps)
+        local = training.LocalRound(
+            seed,
+            first_step=(server_round - 1) * steps,
+            total_steps=self.config.federation.num_rounds * steps,
+            optimizer_state=self._optimizers.get(client),
+        )
         outcome = training.fit(self.policy, self.preprocessor, self.frames[index], self.config.training, local)
+        if outcome.optimizer_state is not None:
+            self._optimizers[client] = outcome.optimizer_state
         return write_result(
             self.store.task("train", server_round, client, self.state),
             tensors=policy.update_tensors(self.policy, self.config.peft),
