@@ -6,16 +6,14 @@ Usage: python scripts/evaluate_base.py --episodes 100
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 from asset_tools import ASSETS, FrameCache, action_error, load_base
-from lerobot.envs import make_env, make_env_pre_post_processors
-from lerobot.scripts.lerobot_eval import eval_policy
 
+from zk0.closed_loop import Success, closed_loop_success
 from zk0.sim import BASE, SETTINGS
 from zk0.sim.env import JOINTS, SO101PickEnvConfig
 from zk0.sim.record import record
@@ -25,36 +23,13 @@ FIRST_HOLD_OUT_SEED = 95_000
 HOLD_OUT_EPISODES = 6
 
 
-def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a success rate."""
-    rate = successes / trials
-    centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
-    return centre - half, centre + half
-
-
-def evaluate_success(base: Path, setting: str, episodes: int) -> int:
-    """Number of successful closed-loop episodes of LeRobot's own evaluation."""
+def evaluate_success(base: Path, setting: str, episodes: int) -> Success:
+    """Closed-loop episodes of LeRobot's own evaluation."""
     env_cfg = SO101PickEnvConfig(setting=setting)
     policy, preprocessor, postprocessor = load_base(base, env_cfg=env_cfg)
-    env_preprocessor, env_postprocessor = make_env_pre_post_processors(env_cfg, policy.config)
-    env = make_env(env_cfg, n_envs=1)[env_cfg.type][0]
-    torch.manual_seed(0)
-    try:
-        with torch.no_grad():
-            info = eval_policy(
-                env,
-                policy,
-                env_preprocessor=env_preprocessor,
-                env_postprocessor=env_postprocessor,
-                preprocessor=preprocessor,
-                postprocessor=postprocessor,
-                n_episodes=episodes,
-                start_seed=FIRST_ROLLOUT_SEED,
-            )
-    finally:
-        env.close()
-    return sum(bool(episode["success"]) for episode in info["per_episode"])
+    return closed_loop_success(
+        policy, preprocessor, postprocessor, env_cfg, episodes=episodes, first_seed=FIRST_ROLLOUT_SEED
+    )
 
 
 def evaluate_error(base: Path, setting: str) -> torch.Tensor:
@@ -78,12 +53,8 @@ def main() -> None:
     joints = ", ".join(f"{joint} {value:.2f}" for joint, value in zip(JOINTS, error.tolist(), strict=True))
     print(f"action error in {args.setting}: arm {error[:5].mean():.2f} degrees ({joints})", flush=True)
     started = time.monotonic()
-    successes = evaluate_success(args.base.resolve(), args.setting, args.episodes)
-    low, high = wilson_interval(successes, args.episodes)
-    print(
-        f"success in {args.setting}: {successes}/{args.episodes} = {successes / args.episodes:.0%}, 95 % interval "
-        f"{low:.0%}-{high:.0%}, {time.monotonic() - started:.0f} s"
-    )
+    success = evaluate_success(args.base.resolve(), args.setting, args.episodes)
+    print(f"success in {args.setting}: {success}, {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

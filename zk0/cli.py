@@ -98,6 +98,25 @@ def status(
 
 
 @app.command()
+def compare(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
+    """Train a finished run's clients alone, and all data pooled, with the same budget, and show them beside it."""
+    from zk0 import logs
+    from zk0.comparison import compare as compare_run
+    from zk0.executors.process import ProcessExecutor
+    from zk0.report.comparison import comparison_table, write_comparison
+
+    store = _open(outputs, name)
+    _warm_up(store.config)
+    logs.setup_orchestrator(store.folder, store.config.logging)
+    found = compare_run(
+        store, ProcessExecutor(store.config.executor), lambda arm: console.print(f"{arm} ...", highlight=False)
+    )
+    chart = write_comparison(found, store.folder)
+    console.print(comparison_table(found))
+    console.print(f"chart: {chart}", highlight=False)
+
+
+@app.command()
 def export(
     name: Annotated[str, typer.Argument(help="The run.")],
     out: Annotated[Path, typer.Option(help="The folder to write; must not exist.")],

@@ -25,7 +25,8 @@ from zk0.evaluation import evaluate, is_full, replay
 from zk0.fit_checkpoint import FitCheckpoint
 from zk0.memory import gib, peak_rss_bytes, peak_vram
 from zk0.memory_sampler import MemorySampler, peak_metrics
-from zk0.records import ArtifactRef, ClientResult, ClientTask, DataReport, Preflight
+from zk0.pooled import PooledDataset, pooled_training
+from zk0.records import POOLED, ArtifactRef, ClientResult, ClientTask, DataReport, Preflight
 from zk0.results import write_result
 from zk0.scores import FULL, QUICK
 from zk0.seeding import derive_seed
@@ -110,10 +111,10 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
     """Fit the global policy to this client's training episodes for one round."""
     dataset = _dataset(config, task.client)
     meta = data.open_metadata(dataset)
-    episodes, _ = data.split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
     built, preprocessor, _ = _load_global(task, config, dataset, meta)
-    frames = data.build_dataset(dataset, meta, built.config, config.data, episodes)
-    plan = config.training_of(task.client, task.steps)
+    frames = _training_frames(task, config, built.config)
+    pooled = task.client == POOLED
+    plan = pooled_training(config) if pooled else config.training_of(task.client, task.steps)
     seed = derive_seed(config.seed, task.server_round, task.client, "train")
     set_seed(seed)
     sampler.enter("train")
@@ -333,7 +334,21 @@ def _exchanged_bytes(config: RunConfig) -> int:
     return base // 20 if config.peft.enabled else base
 
 
+def _training_frames(task: ClientTask, config: RunConfig, built: PreTrainedConfig) -> Any:
+    """The training episodes of a client, or of all where they are pooled."""
+    clients = config.clients if task.client == POOLED else [_dataset(config, task.client)]
+    opened = []
+    for client in clients:
+        meta = data.open_metadata(client)
+        episodes, _ = data.split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
+        opened.append(data.build_dataset(client, meta, built, config.data, episodes))
+    return PooledDataset(opened, [client.rename_map for client in clients]) if task.client == POOLED else opened[0]
+
+
 def _dataset(config: RunConfig, name: str) -> DatasetConfig:
+    """The dataset of that name; where all are pooled the first, which stands for the policy's features."""
+    if name == POOLED:
+        return config.clients[0]
     return next(item for item in [*config.clients, *config.evaluation.datasets] if item.name == name)
 
 

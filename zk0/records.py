@@ -12,6 +12,9 @@ from zk0.errors import FailureCause
 TaskKind = Literal["init", "statistics", "train", "evaluate"]
 """init: make the round-0 tensors; statistics: counts and moments of the training episodes; train: a fit."""
 
+POOLED = "_pooled"
+"""The client that has every client's recordings, of `zk0 compare` alone; no config can name one so."""
+
 FIT_CHECKPOINT = "checkpoint"
 """Folder inside ClientTask.folder in which a fit under way saves its state."""
 
@@ -47,7 +50,7 @@ class ClientTask(Record):
     server_round: int
     """The round it belongs to."""
     client: str
-    """Name of the dataset: a client's, or one of evaluation.datasets."""
+    """Name of the dataset: a client's, one of evaluation.datasets, or POOLED."""
     incoming: ArtifactRef | None = None
     """The global tensors that the work starts from; None for init and statistics."""
     stats: ArtifactRef | None = None

@@ -48,6 +48,8 @@ ALLOWED = {
         "schedules",
     },
     "probe": {"cgroup", "config", "data", "errors", "memory", "policy", "records", "training"},
+    "pooled": {"config", "errors"},
+    "closed_loop": {"policy"},
     "evaluation": {"config", "data", "errors", "intervals", "micro_batches", "policy", "records", "training"},
     "aggregation": {"atomic", "config", "errors", "lora", "records", "run_store", "seeding"},
 }

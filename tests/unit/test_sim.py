@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from lerobot.envs import make_env
 from lerobot.envs.configs import EnvConfig
 from lerobot.envs.factory import make_env_config
 
-from zk0.sim import BASE, CLIENTS, SETTINGS, UNSEEN
+from zk0.sim import BASE, CLIENTS, SETTINGS, UNSEEN, ZONES
 from zk0.sim.env import CAMERAS, FPS, JOINTS, SO101PickEnv, SO101PickEnvConfig
 from zk0.sim.record import demonstrate, record
 
@@ -110,6 +111,45 @@ def test_the_expert_succeeds_in_every_setting() -> None:
             env.close()
 
 
+def test_the_zones_lie_side_by_side_and_differ_in_nothing_else() -> None:
+    base = SETTINGS[BASE]
+    edges = []
+    for name, setting in ZONES.items():
+        assert dataclasses.replace(setting, name=base.name, zone=base.zone) == base, name
+        edges.append((setting.zone.centre_deg - setting.zone.half_angle_deg, setting.zone.centre_deg))
+    starts = [start for start, _ in sorted(edges)]
+    assert starts == [-60.0, -30.0, 0.0, 30.0]
+
+
+def test_without_cameras_the_same_is_seen_but_for_the_pictures(env: SO101PickEnv) -> None:
+    blind = SO101PickEnv(BASE, obs_type="environment_state_agent_pos")
+    try:
+        seen, with_pixels = blind.reset(seed=3)[0], env.reset(seed=3)[0]
+        for _ in range(3):
+            assert seen.keys() == {"agent_pos", "environment_state"}
+            assert blind.observation_space.contains(seen)
+            for key in seen:
+                np.testing.assert_array_equal(seen[key], with_pixels[key])
+            action = seen["agent_pos"] + 1
+            seen, with_pixels = blind.step(action)[0], env.step(action)[0]
+        with pytest.raises(RuntimeError, match="'environment_state_agent_pos' has no cameras"):
+            blind.render()
+    finally:
+        blind.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        blind.reset(seed=3)
+
+
+def test_a_recording_without_cameras(tmp_path: Path) -> None:
+    root = record("far-right", 1, tmp_path / "blind", 7, "environment_state_agent_pos")
+    dataset = LeRobotDataset("zk0/far-right", root=root)
+    assert dataset.meta.camera_keys == []
+    assert not list(root.rglob("*.mp4"))
+    assert dataset[0]["observation.environment_state"].shape == (7,)
+    x, y = dataset[0]["observation.environment_state"][:2].tolist()
+    assert -62 <= np.degrees(np.arctan2(y, x - 0.05)) <= -28
+
+
 def test_an_arm_that_stays_does_not_succeed(env: SO101PickEnv) -> None:
     observation, _ = env.reset(seed=0)
     for step in range(75):
@@ -155,6 +195,8 @@ def test_record_refuses_bad_input(tmp_path: Path) -> None:
         record(BASE, 0, tmp_path / "new")
     with pytest.raises(ValueError, match="seed=-1 is negative"):
         record(BASE, 1, tmp_path / "new", seed=-1)
+    with pytest.raises(ValueError, match="obs_type='state' is unknown; use one of: pixels_agent_pos, environment_st"):
+        record(BASE, 1, tmp_path / "new", obs_type="state")
     with pytest.raises(ValueError, match="exists already"):
         record(BASE, 1, tmp_path)
     assert not (tmp_path / "new").exists()
@@ -176,6 +218,8 @@ def test_lerobot_makes_the_environment() -> None:
 def test_the_configuration_refuses_bad_values() -> None:
     with pytest.raises(ValueError, match="setting='attic' is unknown"):
         SO101PickEnvConfig(setting="attic")
+    with pytest.raises(ValueError, match="obs_type='state' is unknown"):
+        SO101PickEnvConfig(obs_type="state")
     with pytest.raises(ValueError, match="fps=30 is not supported"):
         SO101PickEnvConfig(fps=30)
 

@@ -20,6 +20,6 @@ if _missing:
 if sys.platform == "linux":  # off-screen rendering without a display; read once, when mujoco is first imported
     os.environ.setdefault("MUJOCO_GL", "egl")
 
-from zk0.sim.settings import BASE, CLIENTS, SETTINGS, UNSEEN, Setting, get_setting  # noqa: E402
+from zk0.sim.settings import BASE, CLIENTS, SETTINGS, UNSEEN, ZONES, Setting, get_setting  # noqa: E402
 
-__all__ = ["BASE", "CLIENTS", "SETTINGS", "UNSEEN", "Setting", "get_setting"]
+__all__ = ["BASE", "CLIENTS", "SETTINGS", "UNSEEN", "ZONES", "Setting", "get_setting"]

@@ -24,9 +24,21 @@ FPS = 25
 CAMERAS = ("front", "wrist")
 IMAGE_SIZE = 64
 EPISODE_STEPS = 75
+OBS_TYPES = ("pixels_agent_pos", "environment_state_agent_pos")
+"""What is observed, spelled as in LeRobot's environments: with the cameras, or without, 20 times as fast."""
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
 
 Observation = dict[str, Any]
+
+
+def _check_obs_type(obs_type: str) -> str:
+    if obs_type not in OBS_TYPES:
+        raise ValueError(f"obs_type={obs_type!r} is unknown; use one of: {', '.join(OBS_TYPES)}")
+    return obs_type
+
+
+def _has_pixels(obs_type: str) -> bool:
+    return obs_type == OBS_TYPES[0]
 
 
 def _make_camera(pose: CameraPose) -> mujoco.MjvCamera:
@@ -41,9 +53,9 @@ class SO101PickEnv(gym.Env[Observation, NDArray[np.float32]]):
     """An SO-101 arm that has to grasp a cube and lift it by 5 cm, controlled at 25 Hz.
 
     Action (6,): target joint positions in degrees, gripper 0-100. Observation: `agent_pos` (6,) in the same units,
-    `environment_state` (7,) the cube's position in m and quaternion (w, x, y, z), `pixels` with the cameras `front` and
-    `wrist`, each (size, size, 3) uint8. `info["is_success"]` tells whether the cube is held and lifted; that ends the
-    episode.
+    `environment_state` (7,) the cube's position in m and quaternion (w, x, y, z), and, unless `obs_type` is
+    "environment_state_agent_pos", `pixels` with the cameras `front` and `wrist`, each (size, size, 3) uint8.
+    `info["is_success"]` tells whether the cube is held and lifted; that ends the episode.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}  # noqa: RUF012
@@ -54,24 +66,30 @@ class SO101PickEnv(gym.Env[Observation, NDArray[np.float32]]):
         image_size: int = IMAGE_SIZE,
         max_steps: int = EPISODE_STEPS,
         render_mode: str | None = "rgb_array",
+        obs_type: str = OBS_TYPES[0],
     ) -> None:
         self.setting = get_setting(setting)
+        self.obs_type = _check_obs_type(obs_type)
         self.task = self.task_description = self.setting.task
         self.render_mode = render_mode
         self._max_episode_steps = max_steps  # the name LeRobot's evaluation asks for
         self._steps = 0
         self._pixels: dict[str, NDArray[np.uint8]] = {}
+        self._closed = False
         self.simulation = PickSimulation(self.setting)
-        self._cameras: dict[str, Any] = {"front": _make_camera(self.setting.camera), "wrist": "wrist_cam"}
-        self._renderer: mujoco.Renderer | None = self._make_renderer(image_size)
-        image = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
-        self.observation_space = gym.spaces.Dict(
-            {
-                "agent_pos": gym.spaces.Box(-np.inf, np.inf, (len(JOINTS),), np.float32),
-                "environment_state": gym.spaces.Box(-np.inf, np.inf, (7,), np.float32),
-                "pixels": gym.spaces.Dict(dict.fromkeys(CAMERAS, image)),
-            }
-        )
+        self.cameras = CAMERAS if _has_pixels(obs_type) else ()
+        self._cameras: dict[str, Any] = {}
+        self._renderer: mujoco.Renderer | None = None
+        spaces: dict[str, gym.Space[Any]] = {
+            "agent_pos": gym.spaces.Box(-np.inf, np.inf, (len(JOINTS),), np.float32),
+            "environment_state": gym.spaces.Box(-np.inf, np.inf, (7,), np.float32),
+        }
+        if self.cameras:
+            self._cameras = {"front": _make_camera(self.setting.camera), "wrist": "wrist_cam"}
+            self._renderer = self._make_renderer(image_size)
+            image = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+            spaces["pixels"] = gym.spaces.Dict(dict.fromkeys(CAMERAS, image))
+        self.observation_space = gym.spaces.Dict(spaces)
         self.action_space = gym.spaces.Box(-200.0, 200.0, (len(JOINTS),), np.float32)
 
     def _make_renderer(self, image_size: int) -> mujoco.Renderer:
@@ -82,17 +100,19 @@ class SO101PickEnv(gym.Env[Observation, NDArray[np.float32]]):
         return renderer
 
     def _observe(self) -> Observation:
-        if self._renderer is None:
+        if self._closed:
             raise RuntimeError("the environment is closed; make a new one")
-        for name, camera in self._cameras.items():
-            self._renderer.update_scene(self.simulation.data, camera=camera)
-            self._pixels[name] = self._renderer.render().copy()
         joints = sim_qpos_to_dataset_row(self.simulation.joints())
-        return {
+        observation: Observation = {
             "agent_pos": joints.astype(np.float32),
             "environment_state": self.simulation.cube_pose().astype(np.float32),
-            "pixels": dict(self._pixels),
         }
+        if self._renderer is not None:
+            for name, camera in self._cameras.items():
+                self._renderer.update_scene(self.simulation.data, camera=camera)
+                self._pixels[name] = self._renderer.render().copy()
+            observation["pixels"] = dict(self._pixels)
+        return observation
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -115,7 +135,8 @@ class SO101PickEnv(gym.Env[Observation, NDArray[np.float32]]):
     def render(self) -> NDArray[np.uint8]:
         """Returns the front camera's last image, (size, size, 3) uint8."""
         if not self._pixels:
-            raise RuntimeError("nothing to render yet; call reset() first")
+            wanted = "call reset() first" if self.cameras else f"obs_type={self.obs_type!r} has no cameras"
+            raise RuntimeError(f"nothing to render; {wanted}")
         return self._pixels["front"]
 
     def close(self) -> None:
@@ -123,6 +144,8 @@ class SO101PickEnv(gym.Env[Observation, NDArray[np.float32]]):
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+        if not self._closed:
+            self._closed = True
             self.simulation.close()
 
 
@@ -141,12 +164,14 @@ class SO101PickEnvConfig(EnvConfig):  # type: ignore[misc]
     setting: str = BASE
     episode_length: int = EPISODE_STEPS
     image_size: int = IMAGE_SIZE
+    obs_type: str = OBS_TYPES[0]
     features: dict[str, PolicyFeature] = field(default_factory=dict)
     features_map: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks the values and derives the features."""
         get_setting(self.setting)
+        _check_obs_type(self.obs_type)
         if self.fps != FPS:
             raise ValueError(f"fps={self.fps} is not supported: the arm is controlled at {FPS} Hz; leave it out")
         self.features = {
@@ -155,7 +180,7 @@ class SO101PickEnvConfig(EnvConfig):  # type: ignore[misc]
             "environment_state": PolicyFeature(FeatureType.ENV, (7,)),
         }
         self.features_map = {ACTION: ACTION, "agent_pos": OBS_STATE, "environment_state": OBS_ENV_STATE}
-        for camera in CAMERAS:
+        for camera in CAMERAS if _has_pixels(self.obs_type) else ():
             shape = (self.image_size, self.image_size, 3)
             self.features[f"pixels/{camera}"] = PolicyFeature(FeatureType.VISUAL, shape)
             self.features_map[f"pixels/{camera}"] = f"{OBS_IMAGES}.{camera}"
@@ -168,4 +193,9 @@ class SO101PickEnvConfig(EnvConfig):  # type: ignore[misc]
     @property
     def gym_kwargs(self) -> dict[str, Any]:
         """Arguments of `SO101PickEnv`."""
-        return {"setting": self.setting, "image_size": self.image_size, "max_steps": self.episode_length}
+        return {
+            "setting": self.setting,
+            "image_size": self.image_size,
+            "max_steps": self.episode_length,
+            "obs_type": self.obs_type,
+        }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from numpy.typing import NDArray
 
-from zk0.sim.env import CAMERAS, FPS, IMAGE_SIZE, JOINTS, Observation, SO101PickEnv
+from zk0.sim.env import CAMERAS, FPS, IMAGE_SIZE, JOINTS, OBS_TYPES, Observation, SO101PickEnv
 from zk0.sim.expert import Expert
 from zk0.sim.settings import get_setting
 
@@ -22,7 +23,7 @@ _MAX_TRIES_PER_EPISODE = 10
 Frame = dict[str, Any]
 
 
-def dataset_features(image_size: int = IMAGE_SIZE) -> dict[str, dict[str, Any]]:
+def dataset_features(image_size: int = IMAGE_SIZE, cameras: Sequence[str] = CAMERAS) -> dict[str, dict[str, Any]]:
     """LeRobot's description of the recorded features."""
     joints = [f"{joint}.pos" for joint in JOINTS]
     features: dict[str, dict[str, Any]] = {
@@ -34,7 +35,7 @@ def dataset_features(image_size: int = IMAGE_SIZE) -> dict[str, dict[str, Any]]:
             "names": ["x", "y", "z", "qw", "qx", "qy", "qz"],
         },
     }
-    for camera in CAMERAS:
+    for camera in cameras:
         features[f"observation.images.{camera}"] = {
             "dtype": "video",
             "shape": (image_size, image_size, 3),
@@ -65,8 +66,8 @@ def _frame(observation: Observation, action: NDArray[np.float32], task: str) -> 
         "action": action,
         "task": task,
     }
-    for camera in CAMERAS:
-        frame[f"observation.images.{camera}"] = observation["pixels"][camera]
+    for camera, image in observation.get("pixels", {}).items():
+        frame[f"observation.images.{camera}"] = image
     return frame
 
 
@@ -86,17 +87,18 @@ def demonstrate(env: SO101PickEnv, seed: int, *, noise: bool = True) -> list[Fra
     return None
 
 
-def record(setting: str, episodes: int, root: str | Path, seed: int = 0) -> Path:
+def record(setting: str, episodes: int, root: str | Path, seed: int = 0, obs_type: str = OBS_TYPES[0]) -> Path:
     """Records demonstrations of the scripted expert in a setting and returns the dataset's folder.
 
     Args:
-        setting: name of the setting, a key of `zk0.sim.SETTINGS`.
+        setting: name of the setting, a key of `zk0.sim.SETTINGS` or `ZONES`.
         episodes: number of (successful) episodes to keep; an unsuccessful one is dropped and the next seed is tried.
         root: folder of the new LeRobot v3 dataset; it must not exist yet.
         seed: seed of the first episode; each further try takes the next integer.
+        obs_type: what is recorded beside the actions, one of `zk0.sim.env.OBS_TYPES`.
 
     Raises:
-        ValueError: for an unknown setting, fewer than one episode, a negative seed or an existing folder.
+        ValueError: for an unknown setting or obs_type, fewer than one episode, a negative seed or an existing folder.
         RuntimeError: if the expert fails far too often.
     """
     get_setting(setting)
@@ -107,15 +109,15 @@ def record(setting: str, episodes: int, root: str | Path, seed: int = 0) -> Path
         raise ValueError(f"seed={seed} is negative; use 0 or more")
     if root.exists():
         raise ValueError(f"root={str(root)!r} exists already; choose a new folder or remove it first")
+    env = SO101PickEnv(setting, obs_type=obs_type)
     dataset = LeRobotDataset.create(
         repo_id=f"zk0/{setting}",
         fps=FPS,
-        features=dataset_features(),
+        features=dataset_features(cameras=env.cameras),
         root=root,
         robot_type="so101_follower",
-        use_videos=True,
+        use_videos=bool(env.cameras),
     )
-    env = SO101PickEnv(setting)
     try:
         _record_episodes(env, dataset, episodes, seed)
     finally:

@@ -4,11 +4,14 @@ The base policy is trained in `base`. The four clients differ from it in the cub
 the cube's colour and the task's text. They share a part of that shift (the bench stands to the arm's left, its camera
 is mounted further round and higher, the room is darker), so what they learn together also holds in `unseen`, whose
 values lie among theirs.
+
+`ZONES` are four more, in all but the cube's zone like `base`: side by side they are the bench, and none says anything
+of another. They are for policies made from scratch (`benchmarks/federation_value`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,15 @@ SETTINGS: dict[str, Setting] = {
     )
 }
 
+ZONES: dict[str, Setting] = {
+    name: replace(SETTINGS[BASE], name=name, zone=Zone((0.17, 0.23), centre_deg, 15.0))
+    for name, centre_deg in (("far-left", 45.0), ("left", 15.0), ("right", -15.0), ("far-right", -45.0))
+}
+
 
 def get_setting(name: str) -> Setting:
     """Returns the setting of that name; raises ValueError with the known names if there is none."""
-    if name not in SETTINGS:
-        raise ValueError(f"setting={name!r} is unknown; use one of: {', '.join(SETTINGS)}")
-    return SETTINGS[name]
+    known = SETTINGS | ZONES
+    if name not in known:
+        raise ValueError(f"setting={name!r} is unknown; use one of: {', '.join(known)}")
+    return known[name]

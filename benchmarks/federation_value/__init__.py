@@ -1,0 +1,1 @@
+"""Does federation help? Four owners of an arm, four parts of a bench: `python -m benchmarks.federation_value`."""

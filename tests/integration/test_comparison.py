@@ -1,0 +1,139 @@
+"""A finished run beside its clients alone and all data pooled."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from zk0 import atomic, client_app
+from zk0.aggregation import ServerRound
+from zk0.comparison import ArmResult, compare
+from zk0.config import RunConfig
+from zk0.errors import RunNameError
+from zk0.records import ClientResult, ClientTask, RoundState
+from zk0.report.comparison import comparison_table, write_comparison
+from zk0.results import find_finished
+from zk0.run_store import RunStore
+
+MakeConfig = Callable[..., RunConfig]
+
+
+class HereExecutor:
+    """Does the work in this process, which has the imports done; remembers what it did."""
+
+    def __init__(self) -> None:
+        self.did: list[tuple[str, int, str]] = []
+
+    def run(self, task: ClientTask) -> ClientResult:
+        if (found := find_finished(task)) is not None:
+            return found
+        self.did.append((task.kind, task.server_round, task.client))
+        return client_app.run_task(task)
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+
+def finished_run(config: RunConfig, name: str, executor: HereExecutor) -> RunStore:
+    """A run without Prefect: the same work, one after the other."""
+    store = RunStore.create_or_open(config, name)
+    initial = executor.run(store.task("init", 0, "server"))
+    state = RoundState(server_round=0, arrays=initial.tensors)
+    for number in range(config.federation.num_rounds + 1):
+        if number:
+            fits = [executor.run(store.task("train", number, client.name, state)) for client in config.clients]
+            tensors = ServerRound(config, number, store.path(state.arrays)).aggregate(fits, store.folder).tensors
+            state = RoundState(server_round=number, arrays=store.place(number, "global", tensors))
+        commit(store, state, {client.name: executor.run(store.task("evaluate", number, client.name, state)).metrics
+                              for client in config.clients})  # fmt: skip
+    (store.folder / "final").mkdir()
+    return store
+
+
+def commit(store: RunStore, state: RoundState, evaluations: dict[str, Any]) -> None:
+    metrics = {"evaluate": evaluations}
+    store.commit(state.server_round, arrays=state.arrays, strategy_tensors={}, strategy_scalars={}, metrics=metrics)
+
+
+def test_an_interval_by_students_t() -> None:
+    arm = ArmResult("base", {"a": 1.0, "b": 2.0, "c": 4.0, "d": 5.0})
+    assert arm.mean("abcd") == 3.0
+    assert arm.interval("abcd") == pytest.approx((3 - 2.905261, 3 + 2.905261), abs=1e-4)  # t = 3.182446, s = 1.825742
+    assert arm.interval("a") == (0.0, float("inf"))
+    assert arm.interval("ad")[0] == 0.0
+    assert ArmResult("base", {"a": 1.0, "b": 1.0}).interval("ab") == (1.0, 1.0)
+
+
+ARMS = ["base", "kitchen alone", "workshop alone", "mean of the clients alone", "federated", "pooled"]
+
+
+@pytest.mark.slow
+def test_alone_and_pooled_are_trained_once_and_shown_beside_the_run(small_config: MakeConfig) -> None:
+    config, executor = small_config(federation__num_rounds=1), HereExecutor()
+    names = [client.name for client in config.clients]
+    store = RunStore.create_or_open(config, "run")
+    first = executor.run(store.task("init", 0, "server")).tensors
+    for number, error in ((0, 9.0), (1, 3.0)):  # only what it says of itself is asked of the run
+        state = RoundState(server_round=number, arrays=store.place(number, "global", first))
+        commit(store, state, {name: {"action_error_deg": error + index} for index, name in enumerate(names)})
+    (store.folder / "final").mkdir()
+
+    executor.did.clear()
+    found = compare(store, executor)
+    assert [arm.name for arm in found.arms] == ARMS
+    errors = {arm.name: arm.errors for arm in found.arms}
+    assert errors["base"] == dict(zip(names, (9.0, 10.0), strict=True))
+    assert errors["federated"] == dict(zip(names, (3.0, 4.0), strict=True))
+    both = [errors["kitchen alone"]["workshop"], errors["workshop alone"]["workshop"]]
+    assert errors["mean of the clients alone"]["workshop"] == pytest.approx(sum(both) / 2)
+    assert both[0] != both[1]
+    assert [client for kind, _, client in executor.did if kind == "train"] == [*names, "_pooled"]
+
+    # Pooled makes the steps of both clients of a round.
+    train = store.folder / "compare" / "pooled" / "rounds" / "0001" / "clients" / "_pooled" / "train.json"
+    assert json.loads(train.read_text())["metrics"]["steps"] == 2 * config.training.steps
+
+    executor.did.clear()
+    assert compare(store, executor) == found
+    assert executor.did == []
+
+    console = Console(width=160, record=True)
+    console.print(comparison_table(found))
+    assert f"{found.arms[-1].mean(names):.2f}" in console.export_text()
+    assert write_comparison(found, store.folder).read_bytes().startswith(b"\x89PNG")
+    written = json.loads((store.folder / "compare" / "comparison.json").read_text())
+    assert written["arms"][-1]["errors"] == found.arms[-1].errors
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_alone_is_a_federation_of_one_and_pooled_has_all_frames(small_config: MakeConfig) -> None:
+    config, executor = small_config(), HereExecutor()
+    store = finished_run(config, "run", executor)
+    names = [client.name for client in config.clients]
+    found = compare(store, executor)
+    last = store.read_metrics()[-1]["evaluate"]
+    assert found.arms[-2].errors == {name: last[name]["action_error_deg"] for name in names}
+
+    one = {"clients": config.clients[:1], "federation": config.federation.model_copy(update={"min_train_clients": 1})}
+    lone = finished_run(config.model_copy(update=one), "lone", executor)
+    folders = (store.folder / "compare" / f"alone-{names[0]}", lone.folder)
+    ours, theirs = (atomic.read_tensors(folder / "rounds" / "0002" / "global.safetensors") for folder in folders)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)  # to the last bit
+    assert found.arms[1].errors[names[0]] == lone.read_metrics()[-1]["evaluate"][names[0]]["action_error_deg"]
+
+    def frames(folder: Path, client: str) -> int:
+        return json.loads((folder / "rounds" / "0001" / "clients" / client / "train.json").read_text())["num_examples"]
+
+    pooled = frames(store.folder / "compare" / "pooled", "_pooled")
+    assert pooled == sum(frames(store.folder, name) for name in names)
+
+
+def test_an_unfinished_run_is_refused(small_config: MakeConfig) -> None:
+    store = RunStore.create_or_open(small_config(), "young")
+    with pytest.raises(RunNameError, match="'young' is not finished; go on with it first: zk0 resume young"):
+        compare(store, HereExecutor())

@@ -1,0 +1,169 @@
+"""`zk0 compare`: a finished run beside each client alone and all data pooled, with the same budget and hold-outs.
+
+Every arm is trained by the work that a run consists of, into `<run>/compare/<arm>/`: what is finished there is found
+again, so that a comparison that was killed goes on, and one that was made is only read.
+"""
+
+import shutil
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zk0.aggregation import ServerRound
+from zk0.config import FederationConfig, RunConfig
+from zk0.errors import RunNameError
+from zk0.executors import worker
+from zk0.executors.process import ProcessExecutor
+from zk0.records import POOLED, ArtifactRef, RoundState
+from zk0.run_store import RunStore
+from zk0.start import is_finished
+
+FOLDER = "compare"
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """How one way to train does on every hold-out."""
+
+    name: str
+    """`base`, `<client> alone`, `mean of the clients alone`, `federated` or `pooled`."""
+    errors: dict[str, float]
+    """Dataset -> mean action error in degrees, of the clients' hold-outs and the settings that no client trains on."""
+
+    def mean(self, datasets: Sequence[str]) -> float:
+        """Mean over some of the datasets."""
+        return statistics.fmean(self.errors[name] for name in datasets)
+
+    def interval(self, datasets: Sequence[str]) -> tuple[float, float]:
+        """95 % interval of that mean by Student's t over the datasets: how it would differ for others like them.
+
+        It is wide where datasets are few and differ; a single one tells nothing, and gives an infinite interval. No
+        error is below zero, and so is no interval.
+        """
+        from scipy.stats import t
+
+        values = [self.errors[name] for name in datasets]
+        if len(values) < 2:
+            return 0.0, float("inf")
+        error = statistics.stdev(values) / len(values) ** 0.5
+        low, high = t.interval(0.95, len(values) - 1, statistics.fmean(values), error) if error else (values[0],) * 2
+        return max(0.0, float(low)), float(high)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All arms of a run."""
+
+    run: str
+    clients: list[str]
+    unseen: list[str]
+    arms: list[ArmResult]
+    """From the base to the pooled one."""
+
+
+def compare(store: RunStore, executor: ProcessExecutor, say: Callable[[str], None] = lambda _: None) -> Comparison:
+    """Train what is missing for a comparison, and evaluate it.
+
+    Args:
+        store: a finished run.
+        executor: where the work is done.
+        say: told of every arm that is about to be trained or looked up.
+
+    Raises:
+        RunNameError: the run is not finished.
+        ClientError: an arm's work died; what is finished is kept, and the same call goes on.
+    """
+    if not is_finished(store):
+        raise RunNameError(
+            f"run {store.info.name!r} is not finished; go on with it first: zk0 resume {store.info.name}"
+        )
+    clients = [client.name for client in store.config.clients]
+    unseen = [dataset.name for dataset in store.config.evaluation.datasets]
+
+    def learned(name: str, folder: str, learner: str) -> ArmResult:
+        say(name)
+        return ArmResult(name, Arm(store, folder, learner, executor).errors([*clients, *unseen]))
+
+    alone = [learned(f"{client} alone", f"alone-{client}", client) for client in clients]
+    pooled = learned("pooled", "pooled", POOLED)
+    means = {name: statistics.fmean(arm.errors[name] for arm in alone) for name in [*clients, *unseen]}
+    rounds = {line["server_round"]: line["evaluate"] for line in store.read_metrics()}
+    base, federated = (
+        ArmResult(name, _errors_of({key: rounds[number].get(key, {}) for key in [*clients, *unseen]}))
+        for name, number in (("base", 0), ("federated", store.config.federation.num_rounds))
+    )
+    arms = [base, *alone, ArmResult("mean of the clients alone", means), federated, pooled]
+    return Comparison(store.info.name, clients, unseen, arms)
+
+
+class Arm:
+    """One learner without a federation: a client alone, or one that has all recordings.
+
+    It makes as many rounds as the run, from the run's own first tensors, with its optimizer fresh or kept as the run's
+    clients have it; a round's result is the next one's start. What `peft.aggregation` does to adapters is done to it
+    too; the adaptive schedules are not.
+
+    Args:
+        run: the run that it is compared with.
+        name: of its folder.
+        learner: the client, or POOLED.
+        executor: where its work is done.
+    """
+
+    def __init__(self, run: RunStore, name: str, learner: str, executor: ProcessExecutor) -> None:
+        folder = run.folder / FOLDER
+        self.store = RunStore.create_or_open(run.config.model_copy(update={"outputs_dir": str(folder)}), name)
+        self._run = run
+        self._learner = learner
+        self._executor = executor
+
+    def errors(self, datasets: Sequence[str]) -> dict[str, float]:
+        """Dataset -> action error in degrees after the last round; trains what is not done yet."""
+        with self.store.lock():
+            state = self._begin()
+            for server_round in range(1, self.store.config.federation.num_rounds + 1):
+                state = self._round(server_round, state)
+            return _errors_of({name: self._evaluate(name, state) for name in datasets})
+
+    def _begin(self) -> RoundState:
+        first = self._run.state(0)
+        if (base := self._run.folder / "base").is_dir():  # of a policy made from scratch
+            shutil.copytree(base, self.store.folder / "base", dirs_exist_ok=True)
+        arrays = self.store.place(0, "global", self._run.path(first.arrays))
+        return RoundState(server_round=0, arrays=arrays, stats=self._statistics())
+
+    def _statistics(self) -> ArtifactRef | None:
+        """Of the learner's own training episodes; None where the base's are used."""
+        if self.store.config.data.normalization == "base":
+            return None
+        members = [client.name for client in self.store.config.clients if self._learner in (client.name, POOLED)]
+        results = [self._executor.run(self.store.task("statistics", 0, name)) for name in members]
+        files = [str(self.store.path(result.tensors)) for result in results if result.tensors is not None]
+        return self.store.place(0, "stats", self._executor.call(worker.aggregate_statistics, files))
+
+    def _round(self, server_round: int, before: RoundState) -> RoundState:
+        result = self._executor.run(self.store.task("train", server_round, self._learner, before))
+        config = _federation_of_one(self.store.config, self._learner)
+        server = ServerRound(config, server_round, self.store.path(before.arrays))
+        arrays = self.store.place(server_round, "global", server.aggregate([result], self.store.folder).tensors)
+        kept = {} if result.optimizer is None else {self._learner: result.optimizer}
+        return RoundState(server_round=server_round, arrays=arrays, stats=before.stats, optimizers=kept)
+
+    def _evaluate(self, dataset: str, state: RoundState) -> Json:
+        return self._executor.run(self.store.task("evaluate", state.server_round, dataset, state)).metrics
+
+
+def _federation_of_one(config: RunConfig, learner: str) -> RunConfig:
+    """The run's config with FedAvg over one client, whose average is its own update."""
+    only = config.clients[0].model_copy(update={"name": learner})
+    plain = FederationConfig(num_rounds=config.federation.num_rounds)
+    return config.model_copy(update={"clients": [only], "federation": plain})
+
+
+def _errors_of(evaluations: Mapping[str, Json]) -> dict[str, float]:
+    errors = {name: metrics.get("action_error_deg") for name, metrics in evaluations.items()}
+    if lacking := [name for name, error in errors.items() if error is None]:
+        raise RunNameError(f"there is no action error on {lacking[0]!r} to compare with: its evaluation failed")
+    return {name: float(error) for name, error in errors.items() if error is not None}
