@@ -43,7 +43,6 @@ def small_run(outputs: Path, **changes: Any) -> dict[str, Any]:
         "data": {"normalization": "base"},
         "evaluation": {"frame_stride": 24, "holdout_episodes": 2},
         "executor": {"max_parallel": 2, "retry_delay_s": 0.1},
-        "report": {"joint_charts": True},
         "memory": {"probe": False},  # some seconds; it has tests of its own
     }
     for key, value in changes.items():

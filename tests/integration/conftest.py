@@ -35,4 +35,4 @@ def zk0(tmp_path_factory: pytest.TempPathFactory, prefect_environment: dict[str,
 @pytest.fixture(scope="session")
 def reference(zk0: CommandLine) -> str:
     """An undisturbed run; gives what it printed. Its name is `reference`."""
-    return zk0.run("run", zk0.config(), "--name", "reference")
+    return zk0.run("run", zk0.config(report__joint_charts=True), "--name", "reference")

@@ -42,6 +42,7 @@ def test_a_run_with_quick_rounds_and_adaptive_schedules(small_config: Callable[.
         evaluation={"frame_stride": 12, "quick_stride": 2, "full_every": 0, "holdout_episodes": 2},
         federation={"num_rounds": 2, "min_train_clients": 2, "strategy": "fedprox", "proximal_mu": 0.01},
         adaptive=ADAPTIVE,
+        report__joint_charts=True,
         training__lr=0.5,  # far too much: what is learnt makes everything worse
         training__scheduler="constant",
     )
