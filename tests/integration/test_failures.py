@@ -120,6 +120,7 @@ def test_a_client_sits_out_while_the_quorum_holds(zk0: CommandLine, mortal: Path
     assert log.count("train failed (error)") == 2, "one attempt and one retry"
 
 
+@pytest.mark.exhaustive
 def test_without_a_quorum_the_run_stops_and_says_why(zk0: CommandLine, mortal: Path) -> None:
     config = zk0.config(federation__num_rounds=1, executor__max_retries=0)
     code, output = run_and_ruin(zk0, config, "no-quorum", mortal)

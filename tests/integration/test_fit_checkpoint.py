@@ -172,7 +172,7 @@ def set_every_steps(fit: Fit, every_steps: int) -> None:
 @pytest.mark.parametrize(
     ("kill", "at", "kept"),
     [
-        ("step", 2, False),  # before the first checkpoint
+        pytest.param("step", 2, False, marks=pytest.mark.exhaustive),  # before the first checkpoint
         ("saved", 3, True),
         ("step", 6, True),
         ("done", STEPS, True),  # all steps done, no result
@@ -207,8 +207,8 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        ("manifest.json", truncate),
-        ("00000006.json", flip),
+        pytest.param("manifest.json", truncate, marks=pytest.mark.exhaustive),
+        pytest.param("00000006.json", flip, marks=pytest.mark.exhaustive),
         ("00000006.safetensors", flip),
         ("manifest.json", Path.unlink),
     ],

@@ -133,6 +133,7 @@ def test_a_busy_hub_is_asked_again_until_it_answers(
     assert there == files()
 
 
+@pytest.mark.exhaustive
 def test_a_hub_that_stays_busy_is_named_at_last(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StandIn, "refuse", [503] * 100)
     done = fetch(endpoint, tmp_path, first_wait_s=0.01)
@@ -149,6 +150,7 @@ def test_what_will_not_pass_is_not_asked_again(endpoint: str, tmp_path: Path, mo
     assert max(StandIn.asked.values()) == 1
 
 
+@pytest.mark.exhaustive
 def test_a_hub_that_is_not_there(tmp_path: Path) -> None:
     done = fetch("http://127.0.0.1:9", tmp_path, first_wait_s=0.01)
     assert "DatasetError: dataset 'mine': repo_id = 'someone/kitchen' cannot be fetched (" in done.stderr

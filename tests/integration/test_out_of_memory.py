@@ -118,6 +118,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.exhaustive
 def test_a_kill_by_the_kernel_is_recognised_and_survived(
     wide: Callable[..., RunConfig], undisturbed: tuple[ClientTask, ClientResult], tmp_path: Path
 ) -> None:

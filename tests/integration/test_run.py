@@ -40,6 +40,7 @@ def test_prefect_shows_rounds_and_clients(zk0: CommandLine, reference: str) -> N
     assert largest < 10_000, "something large went through Prefect"
 
 
+@pytest.mark.exhaustive
 def test_the_same_config_gives_the_same_bytes(zk0: CommandLine, reference: str) -> None:
     zk0.run("run", zk0.config(executor__max_parallel=1), "--name", "again")
     assert zk0.digest("again", 2) == zk0.digest("reference", 2)
@@ -103,6 +104,7 @@ def test_a_fit_under_way_is_adopted(zk0: CommandLine, reference: str) -> None:
     assert zk0.result("adopted", 1, "kitchen").pid == worker.pid
 
 
+@pytest.mark.exhaustive
 def test_a_killed_worker_is_tried_again(zk0: CommandLine, reference: str) -> None:
     folder = zk0.outputs / "worker-killed" / "rounds" / "0001" / "clients" / "workshop"
     process = zk0.start_until((folder / "progress.json").is_file, "run", zk0.config(), "--name", "worker-killed")

@@ -243,9 +243,9 @@ def test_added_sinks_see_own_records_only(tmp_path):
 
 
 @pytest.mark.slow
-def test_prefect_gets_own_records_once_and_nothing_loops(tmp_path):
+def test_prefect_gets_own_records_once_and_nothing_loops(tmp_path, prefect_environment):
     prefect = pytest.importorskip("prefect")
-    from prefect.testing.utilities import prefect_test_harness
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from tasks.prefect_logs import forward_logs
 
@@ -264,7 +264,7 @@ def test_prefect_gets_own_records_once_and_nothing_loops(tmp_path):
     handler = Record()
     logging.getLogger("prefect.flow_runs").addHandler(handler)
     try:
-        with prefect_test_harness(server_startup_timeout=120), forward_logs():
+        with temporary_settings({PREFECT_API_URL: prefect_environment["PREFECT_API_URL"]}), forward_logs():
             logger.info("outside a run")
             a_flow()
     finally:
