@@ -99,6 +99,7 @@ def test_without_the_image_it_says_how_to_build_it(docked: CommandLine) -> None:
     assert "nobody/nothing:1" in docked.run("check-data", data, exit_code=2)
 
 
+@pytest.mark.exhaustive
 def test_an_image_without_zk0_is_refused(docked: CommandLine) -> None:
     output = refused(docked, "no-zk0", image=IMAGE)  # nothing is mounted into it
     assert f"executor.docker.image = '{IMAGE}'" in output

@@ -19,6 +19,7 @@ def test_a_run_continues_from_another_ones_last_round(zk0: CommandLine, referenc
     }
 
 
+@pytest.mark.exhaustive
 def test_a_run_of_another_kind_is_refused(zk0: CommandLine, reference: str) -> None:
     config = zk0.config(**ONE_ROUND, continue_from="reference", peft__r=2, peft__lora_alpha=4)
     output = " ".join(zk0.run("run", config, "--name", "other-kind", exit_code=2).split())

@@ -107,6 +107,14 @@ def test_the_config_key_does_the_same(config: RunConfig) -> None:
     assert distance(fit(smaller)[0], fit(config, micro=2)[0]) == 0.0
 
 
+def numbers(node: Any) -> list[float]:
+    """Figures of nested dicts and lists, by key."""
+    items = [node[key] for key in sorted(node)] if isinstance(node, dict) else node
+    if isinstance(items, list):
+        return [number for item in items for number in numbers(item)]
+    return [node] if isinstance(node, int | float) else []
+
+
 def test_an_evaluation_in_micro_batches_gives_the_same_figures(small_config: MakeConfig) -> None:
     config = small_config(evaluation__frame_stride=8)
     dataset = config.clients[0]
@@ -120,8 +128,8 @@ def test_an_evaluation_in_micro_batches_gives_the_same_figures(small_config: Mak
         return evaluate(built, before, after, frames, config.evaluation, seed=seed, micro_batch_size=size)
 
     whole, parts = figures(None), figures(3)
-    assert parts.pop("joint_error") == pytest.approx(whole.pop("joint_error"), rel=1e-4)
-    assert parts == pytest.approx(whole, rel=1e-4)
+    assert len(numbers(whole)) > 20
+    assert numbers(parts) == pytest.approx(numbers(whole), rel=1e-4)
     assert figures(3, seed=6)["loss"] != pytest.approx(whole["loss"], rel=1e-3), "would show nothing"
 
 

@@ -91,6 +91,7 @@ def test_what_rounds_hand_on_survives_a_kill(zk0: CommandLine) -> None:
         assert zk0.digest("much-killed", server_round) == zk0.digest("much-undisturbed", server_round)
 
 
+@pytest.mark.exhaustive
 def test_a_fit_under_way_is_adopted(zk0: CommandLine, reference: str) -> None:
     """The orchestrator dies, its worker does not: the next orchestrator waits for it instead of starting another."""
     command = ("run", zk0.config(training__steps=40, federation__num_rounds=1), "--name", "adopted")
