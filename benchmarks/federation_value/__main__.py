@@ -33,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--episodes", type=int, default=40, help="demonstrations of each client")
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=20, help="optimizer steps of each client in each round")
+    parser.add_argument("--rounds", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=10, help="optimizer steps of each client in each round")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--seeds", type=int, default=100, help="episodes in each zone in closed loop")
