@@ -175,16 +175,16 @@ def _best(store: RunStore, rounds: Sequence[Json]) -> str:
     return f" The best so far is round {best.server_round} ({best.label}: {best.value:.4g}{on}), which is kept."
 
 
-def _datasets(config: RunConfig, base: Json, line: Json) -> Iterator[tuple[str, Json, Json]]:
-    """Label, figures of round 0 and figures of the newest round, of every dataset."""
+def _datasets(config: RunConfig, base: Json, line: Json) -> Iterator[tuple[str, str, Json, Json]]:
+    """Name, label, figures of round 0 and figures of the newest round, of every dataset."""
     first, last = mapping(base.get("evaluate")), mapping(line.get("evaluate"))
     for dataset in [*config.clients, *config.evaluation.datasets]:
         label = dataset.name if dataset in config.clients else f"{dataset.name} (unseen)"
-        yield label, mapping(first.get(dataset.name)), mapping(last.get(dataset.name))
+        yield dataset.name, label, mapping(first.get(dataset.name)), mapping(last.get(dataset.name))
 
 
 def _summary_rows(config: RunConfig, base: Json, line: Json) -> Iterator[str]:
-    for label, first, last in _datasets(config, base, line):
+    for name, label, first, last in _datasets(config, base, line):
         old, new = number(first.get("action_error_deg")), number(last.get("action_error_deg"))
         errors = [
             f"{_figure(item.get('action_error_deg'), 2)}"
@@ -192,7 +192,7 @@ def _summary_rows(config: RunConfig, base: Json, line: Json) -> Iterator[str]:
             for item in (first, last)
         ]
         change = f"{(new - old) / old:+.1%}" if old and new is not None else "-"
-        if known := change_of(line, label.removesuffix(" (unseen)"), "action_error_deg", 2):
+        if known := change_of(line, name, "action_error_deg", 2):
             change += f" ({known} deg)"
         losses = f"{_figure(first.get('loss'), 4)} | {_figure(last.get('loss'), 4)}"
         yield f"| {label} | {errors[0]} | {errors[1]} | {change} | {losses} |"
@@ -201,7 +201,7 @@ def _summary_rows(config: RunConfig, base: Json, line: Json) -> Iterator[str]:
 def _joint_rows(config: RunConfig, base: Json, line: Json) -> Iterator[str]:
     """Every joint's error in round 0 and the newest, with its interval; a table for each set of joints."""
     tables: dict[tuple[str, ...], list[str]] = {}
-    for label, first, last in _datasets(config, base, line):
+    for _, label, first, last in _datasets(config, base, line):
         joints = tuple(map(str, last.get("joints", ())))
         spread = mapping(mapping(last.get("interval_95")).get("joint_error"))
         before, after = mapping(first.get("joint_error")), mapping(last.get("joint_error"))

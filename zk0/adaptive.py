@@ -91,6 +91,8 @@ def _decide(config: RunConfig, rounds: Sequence[Json]) -> Decision:
 def plateau(values: Sequence[float], metric: Metric, patience: int, factor: float) -> float:
     """What the learning rate is multiplied by after these values: torch's ReduceLROnPlateau with its defaults.
 
+    Written out because the orchestrator, which asks, never imports torch.
+
     Args:
         values: the metric after each round, round 0 first.
         metric: says which way is better.

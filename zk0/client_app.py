@@ -112,9 +112,11 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
     dataset = _dataset(config, task.client)
     meta = data.open_metadata(dataset)
     built, preprocessor, _ = _load_global(task, config, dataset, meta)
-    frames = _training_frames(task, config, built.config)
-    pooled = task.client == POOLED
-    plan = pooled_training(config) if pooled else config.training_of(task.client, task.steps)
+    if task.client == POOLED:
+        frames, plan = _pooled_frames(config, built.config), pooled_training(config)
+    else:
+        frames = _training_frames(config, dataset, meta, built.config)
+        plan = config.training_of(task.client, task.steps)
     seed = derive_seed(config.seed, task.server_round, task.client, "train")
     set_seed(seed)
     sampler.enter("train")
@@ -334,15 +336,18 @@ def _exchanged_bytes(config: RunConfig) -> int:
     return base // 20 if config.peft.enabled else base
 
 
-def _training_frames(task: ClientTask, config: RunConfig, built: PreTrainedConfig) -> Any:
-    """The training episodes of a client, or of all where they are pooled."""
-    clients = config.clients if task.client == POOLED else [_dataset(config, task.client)]
-    opened = []
-    for client in clients:
-        meta = data.open_metadata(client)
-        episodes, _ = data.split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
-        opened.append(data.build_dataset(client, meta, built, config.data, episodes))
-    return PooledDataset(opened, [client.rename_map for client in clients]) if task.client == POOLED else opened[0]
+def _training_frames(
+    config: RunConfig, client: DatasetConfig, meta: LeRobotDatasetMetadata, built: PreTrainedConfig
+) -> Any:
+    """The training episodes of a client; a LeRobotDataset."""
+    episodes, _ = data.split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
+    return data.build_dataset(client, meta, built, config.data, episodes)
+
+
+def _pooled_frames(config: RunConfig, built: PreTrainedConfig) -> Any:
+    """Those of all clients as one dataset."""
+    opened = [_training_frames(config, client, data.open_metadata(client), built) for client in config.clients]
+    return PooledDataset(opened, [client.rename_map for client in config.clients])
 
 
 def _dataset(config: RunConfig, name: str) -> DatasetConfig:
