@@ -5,65 +5,54 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lerobot.policies.factory import make_policy_config
 from lerobot.utils.random_utils import set_seed
 
-from benchmarks.federation_value.plan import Arm, Options
+from benchmarks.federation_value.benches import BENCHES, Bench
+from benchmarks.federation_value.plan import POOLED, Arm, Options
 from zk0 import atomic, client_app, data, policy, training
 from zk0.aggregation import ServerRound
 from zk0.closed_loop import Success, closed_loop_success
-from zk0.config import DataConfig, DatasetConfig, RunConfig
+from zk0.config import DatasetConfig, RunConfig
 from zk0.memory import peak_rss_bytes
 from zk0.pooled import PooledDataset
 from zk0.records import ClientResult, RoundState
 from zk0.results import write_result
 from zk0.run_store import RunStore
 from zk0.seeding import derive_seed
-from zk0.sim import ZONES
 from zk0.sim.env import SO101PickEnvConfig
 from zk0.sim.record import record
 
-OBS_TYPE = "environment_state_agent_pos"
 HELD_OUT = 1
-"""Episodes of each zone that zk0 keeps for the held-out evaluation, which this benchmark does without."""
+"""Episodes of each setting that zk0 keeps for the held-out evaluation, which this benchmark does without."""
 FIRST_DEMONSTRATION_SEED, FIRST_TEST_SEED, SEED_STEP = 300_000, 400_000, 10_000
-"""A zone's seeds follow those of the zone before it after SEED_STEP."""
-ENVIRONMENTS = 10
-"""Stepped together, so that the policy is asked once for all of them."""
-ACT: dict[str, Any] = {
-    "chunk_size": 16,
-    "n_action_steps": 8,
-    "dim_model": 96,
-    "n_heads": 4,
-    "dim_feedforward": 256,
-    "n_encoder_layers": 2,
-    "n_decoder_layers": 1,
-    "use_vae": False,
-    "dropout": 0.0,
-    # By LeRobot's default the cube's pose is not normalised: metres, beside joints of unit variance.
-    "normalization_mapping": {"STATE": "MEAN_STD", "ENV": "MEAN_STD", "ACTION": "MEAN_STD"},
-}
+"""A setting's seeds follow those of the one before it after SEED_STEP."""
 
 
-def record_zone(zone: str, options: Options) -> Path:
-    """A zone's demonstrations, recorded unless they are there."""
-    root = options.work / "recordings" / zone
+def record_setting(setting: str, options: Options) -> Path:
+    """A setting's demonstrations, recorded unless they are there."""
+    bench, root = BENCHES[options.bench], recordings(setting, options)
     if not root.exists():
-        first = FIRST_DEMONSTRATION_SEED + list(ZONES).index(zone) * SEED_STEP
-        record(zone, options.episodes + HELD_OUT, root, first, OBS_TYPE)
+        first = FIRST_DEMONSTRATION_SEED + bench.settings.index(setting) * SEED_STEP
+        record(setting, options.episodes + HELD_OUT, root, first, bench.obs_type)
     return root
 
 
+def recordings(setting: str, options: Options) -> Path:
+    """Their folder."""
+    return options.work / "recordings" / f"{options.bench}-{options.episodes}" / setting
+
+
 def configuration(arm: Arm, options: Options) -> RunConfig:
-    """The config of an arm's federation; a client with several zones is called `pooled`."""
-    named = {("pooled" if len(zones) > 1 else zones[0]): zones[0] for zones in arm.clients}
+    """The config of an arm's federation; a client with several settings is called `pooled`."""
+    bench = BENCHES[options.bench]
+    clients = arm.clients or ((bench.settings[0],),)  # for round 0 one lends the features
+    named = {(POOLED if len(settings) > 1 else settings[0]): settings[0] for settings in clients}
     return RunConfig.model_validate(
         {
+            **bench.config,
             "seed": options.seed,
             "outputs_dir": str(options.work / "runs"),
-            "clients": [_client(name, options.work / "recordings" / zone).model_dump() for name, zone in named.items()],
-            "policy": {"type": "act", "device": "cpu", "overrides": ACT},
-            "peft": {"enabled": False},
+            "clients": [_client(name, recordings(own, options)).model_dump() for name, own in named.items()],
             "federation": {"num_rounds": options.rounds, "min_train_clients": len(named)},
             "training": {
                 "steps": options.steps * arm.steps_factor,
@@ -81,20 +70,20 @@ class Federation:
     """zk0's rounds in one process and without Prefect: fit every client, aggregate, and again."""
 
     def __init__(self, arm: Arm, options: Options) -> None:
+        self.bench: Bench = BENCHES[options.bench]
         self.config = configuration(arm, options)
         self.store = RunStore.create_or_open(self.config, arm.name)
         first = client_app.run_task(self.store.task("init", 0, "server"))
         assert first.tensors is not None
         self.state = RoundState(server_round=0, arrays=first.tensors)
-        clients = [[_client(zone, options.work / "recordings" / zone) for zone in zones] for zones in arm.clients]
-        metas = [data.open_metadata(zone) for zones in clients for zone in zones]
-        # Federated normalisation: what LeRobot's aggregate_stats makes of the zones' own, hold-outs left out.
-        stats = data.aggregate([data.training_statistics(meta, HELD_OUT) for meta in metas])
+        clients = [[_client(own, recordings(own, options)) for own in settings] for settings in arm.clients]
+        metas = [data.open_metadata(dataset) for dataset in self.config.clients]
         base = policy.load_policy_config(self.config.policy, policy.base_path(self.config.policy, self.store.folder))
+        self.preprocessor, self.postprocessor = policy.build_processors(base, self._statistics(clients), {})
         self.policy = policy.build_policy(base, self.config.peft, metas[0], {})
-        self.preprocessor, self.postprocessor = policy.build_processors(base, stats, {})
-        self.frames = [_frames(zones) for zones in clients]
+        self.frames = [_frames(options, datasets) for datasets in clients]
         self._optimizers: dict[str, Any] = {}  # each client's own, which is never averaged
+        self._load_global()
 
     def train(self) -> None:
         """All rounds; the policy then holds the tensors of the last one."""
@@ -111,14 +100,21 @@ class Federation:
         self.state = RoundState(server_round=server_round, arrays=arrays)
         return results
 
-    def success(self, zone: str, seeds: int) -> Success:
-        """Of the policy as it is, in a zone, from positions that nobody trained on."""
-        first = FIRST_TEST_SEED + list(ZONES).index(zone) * SEED_STEP
-        env = SO101PickEnvConfig(setting=zone, obs_type=OBS_TYPE)
+    def success(self, setting: str, seeds: int) -> Success:
+        """Of the policy as it is, in a setting, from positions that nobody trained on."""
+        first = FIRST_TEST_SEED + self.bench.settings.index(setting) * SEED_STEP
+        env = SO101PickEnvConfig(setting=setting, obs_type=self.bench.obs_type)
         return closed_loop_success(
             self.policy, self.preprocessor, self.postprocessor, env,
-            episodes=seeds, first_seed=first, num_envs=ENVIRONMENTS,
+            episodes=seeds, first_seed=first, num_envs=self.bench.environments,
         )  # fmt: skip
+
+    def _statistics(self, clients: Sequence[Sequence[DatasetConfig]]) -> data.Stats | None:
+        """What LeRobot's aggregate_stats makes of the recordings' own, hold-outs left out; None: the base's."""
+        if self.config.data.normalization == "base":
+            return None
+        metas = [data.open_metadata(dataset) for datasets in clients for dataset in datasets]
+        return data.aggregate([data.training_statistics(meta, HELD_OUT) for meta in metas])
 
     def _fit(self, server_round: int, index: int) -> ClientResult:
         client, steps = self.config.clients[index].name, self.config.training.steps
@@ -148,7 +144,7 @@ class Federation:
 
 
 class InMemory:
-    """A LeRobotDataset whose frames are read once: a frame of it takes 2 ms, as long as training on it."""
+    """A LeRobotDataset whose frames are read once: reading one takes as long as training on it, or longer."""
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
@@ -168,16 +164,16 @@ def _client(name: str, root: Path) -> DatasetConfig:
     return DatasetConfig(name=name, repo_id=f"zk0/{root.name}", root=str(root))
 
 
-def _frames(zones: Sequence[DatasetConfig]) -> Any:
-    """The training episodes of a client that has these zones' recordings."""
-    own = [_zone_frames(str(zone.root)) for zone in zones]
+def _frames(options: Options, datasets: Sequence[DatasetConfig]) -> Any:
+    """The training episodes of a client that has these recordings."""
+    own = [_setting_frames(options, str(dataset.root)) for dataset in datasets]
     return own[0] if len(own) == 1 else PooledDataset(own)
 
 
 @functools.cache
-def _zone_frames(root: str) -> InMemory:
-    dataset = _client("zone", Path(root))
+def _setting_frames(options: Options, root: str) -> InMemory:
+    dataset = _client("recordings", Path(root))
     meta = data.open_metadata(dataset)
     episodes, _ = data.split_episodes(meta.total_episodes, HELD_OUT)
-    chunks = make_policy_config("act", device="cpu", push_to_hub=False, **ACT)
-    return InMemory(data.build_dataset(dataset, meta, chunks, DataConfig(), episodes))
+    config = RunConfig.model_validate({**BENCHES[options.bench].config, "clients": [dataset.model_dump()]})
+    return InMemory(data.build_dataset(dataset, meta, policy.base_config(config, meta), config.data, episodes))

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from zk0.sim import ZONES
-
 
 @dataclass(frozen=True)
 class Options:
     """What the benchmark is asked for."""
 
+    bench: str
+    """Name of what is learned: a key of `benchmarks.federation_value.benches.BENCHES`."""
     episodes: int
     """Demonstrations of each client."""
     rounds: int
@@ -18,10 +18,10 @@ class Options:
     batch_size: int
     lr: float
     seeds: int
-    """Episodes per zone in closed loop."""
+    """Episodes in each setting in closed loop."""
     seed: int
     work: Path
-    """Folder of recordings and runs."""
+    """Folder of recordings, runs and scores."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,19 @@ class Arm:
 
     name: str
     clients: tuple[tuple[str, ...], ...]
-    """Of each client of the federation, the zones whose recordings it has."""
+    """Of each client of the federation, the settings whose recordings it has; none: the policy as it begins."""
     steps_factor: int = 1
     """Steps of a client in a round, as a multiple of Options.steps."""
 
 
-def all_arms() -> list[Arm]:
-    """The six ways, the longest first."""
-    zones = tuple(ZONES)
+FEDERATED, POOLED, ROUND_0 = "federated", "pooled", "round-0"
+
+
+def all_arms(settings: tuple[str, ...], with_round_0: bool) -> list[Arm]:
+    """Every way for these clients, the longest first; round 0 says something of a policy that has learned before."""
     return [
-        Arm("federated", tuple((zone,) for zone in zones)),
-        Arm("pooled", (zones,), len(zones)),
-        *(Arm(zone, ((zone,),)) for zone in zones),
+        Arm(FEDERATED, tuple((setting,) for setting in settings)),
+        Arm(POOLED, (settings,), len(settings)),
+        *(Arm(setting, ((setting,),)) for setting in settings),
+        *([Arm(ROUND_0, ())] if with_round_0 else []),
     ]
