@@ -17,9 +17,12 @@ from zk0.executors import worker
 from zk0.executors.process import ProcessExecutor
 from zk0.records import POOLED, ArtifactRef, RoundState
 from zk0.run_store import RunStore
+from zk0.seeding import derive_seed
 from zk0.start import is_finished
 
 FOLDER = "compare"
+ERROR = "action_error_deg"
+FEDERATED = "federated"
 Json = Mapping[str, Any]
 
 
@@ -29,27 +32,33 @@ class ArmResult:
 
     name: str
     """`base`, `<client> alone`, `mean of the clients alone`, `federated` or `pooled`."""
-    errors: dict[str, float]
-    """Dataset -> mean action error in degrees, of the clients' hold-outs and the settings that no client trains on."""
+    figures: dict[str, Json]
+    """Dataset -> what its evaluation gave, of the clients' hold-outs and the settings that no client trains on."""
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Dataset -> mean action error in degrees."""
+        return {name: float(figures[ERROR]) for name, figures in self.figures.items()}
 
     def mean(self, datasets: Sequence[str]) -> float:
         """Mean over some of the datasets."""
         return statistics.fmean(self.errors[name] for name in datasets)
 
-    def interval(self, datasets: Sequence[str]) -> tuple[float, float]:
-        """95 % interval of that mean by Student's t over the datasets: how it would differ for others like them.
+    def interval(self, datasets: Sequence[str], seed: int) -> list[float] | None:
+        """95 % bootstrap interval of that mean over their held-out episodes, as `intervals.mean_interval` gives it."""
+        from zk0 import intervals
 
-        It is wide where datasets are few and differ; a single one tells nothing, and gives an infinite interval. No
-        error is below zero, and so is no interval.
+        return intervals.over_datasets([self.figures[name] for name in datasets], seed)[ERROR]
+
+    def beside(self, other: "ArmResult", datasets: Sequence[str], seed: int) -> Json | None:
+        """How much larger the mean is than another's, on the same episodes: `mean` and `interval_95`, both in degrees.
+
+        Paired by episode: what makes one hard for both cancels out.
         """
-        from scipy.stats import t
+        from zk0 import intervals
 
-        values = [self.errors[name] for name in datasets]
-        if len(values) < 2:
-            return 0.0, float("inf")
-        error = statistics.stdev(values) / len(values) ** 0.5
-        low, high = t.interval(0.95, len(values) - 1, statistics.fmean(values), error) if error else (values[0],) * 2
-        return max(0.0, float(low)), float(high)
+        difference: Json | None = intervals.changes(other.figures, self.figures, datasets, seed)["clients"][ERROR]
+        return difference
 
 
 @dataclass(frozen=True)
@@ -57,10 +66,17 @@ class Comparison:
     """All arms of a run."""
 
     run: str
+    seed: int
+    """Of the resampling that gives the intervals."""
     clients: list[str]
     unseen: list[str]
     arms: list[ArmResult]
     """From the base to the pooled one."""
+
+    @property
+    def federated(self) -> ArmResult:
+        """What the others are beside."""
+        return next(arm for arm in self.arms if arm.name == FEDERATED)
 
 
 def compare(store: RunStore, executor: ProcessExecutor, say: Callable[[str], None] = lambda _: None) -> Comparison:
@@ -84,18 +100,17 @@ def compare(store: RunStore, executor: ProcessExecutor, say: Callable[[str], Non
 
     def learned(name: str, folder: str, learner: str) -> ArmResult:
         say(name)
-        return ArmResult(name, Arm(store, folder, learner, executor).errors([*clients, *unseen]))
+        return ArmResult(name, _known(Arm(store, folder, learner, executor).evaluations([*clients, *unseen])))
 
     alone = [learned(f"{client} alone", f"alone-{client}", client) for client in clients]
     pooled = learned("pooled", "pooled", POOLED)
-    means = {name: statistics.fmean(arm.errors[name] for arm in alone) for name in [*clients, *unseen]}
     rounds = {line["server_round"]: line["evaluate"] for line in store.read_metrics()}
     base, federated = (
-        ArmResult(name, _errors_of({key: rounds[number].get(key, {}) for key in [*clients, *unseen]}))
-        for name, number in (("base", 0), ("federated", store.config.federation.num_rounds))
+        ArmResult(name, _known({key: rounds[number].get(key, {}) for key in [*clients, *unseen]}))
+        for name, number in (("base", 0), (FEDERATED, store.config.federation.num_rounds))
     )
-    arms = [base, *alone, ArmResult("mean of the clients alone", means), federated, pooled]
-    return Comparison(store.info.name, clients, unseen, arms)
+    arms = [base, *alone, _mean_of(alone), federated, pooled]
+    return Comparison(store.info.name, derive_seed(store.config.seed, 0, "", "bootstrap"), clients, unseen, arms)
 
 
 class Arm:
@@ -119,13 +134,13 @@ class Arm:
         self._learner = learner
         self._executor = executor
 
-    def errors(self, datasets: Sequence[str]) -> dict[str, float]:
-        """Dataset -> action error in degrees after the last round; trains what is not done yet."""
+    def evaluations(self, datasets: Sequence[str]) -> dict[str, Json]:
+        """Dataset -> its evaluation after the last round; trains what is not done yet."""
         with self.store.lock():
             state = self._begin()
             for server_round in range(1, self.store.config.federation.num_rounds + 1):
                 state = self._round(server_round, state)
-            return _errors_of({name: self._evaluate(name, state) for name in datasets})
+            return {name: self._evaluate(name, state) for name in datasets}
 
     def _begin(self) -> RoundState:
         first = self._run.state(0)
@@ -162,8 +177,18 @@ def _federation_of_one(config: RunConfig, learner: str) -> RunConfig:
     return config.model_copy(update={"clients": [only], "federation": plain})
 
 
-def _errors_of(evaluations: Mapping[str, Json]) -> dict[str, float]:
-    errors = {name: metrics.get("action_error_deg") for name, metrics in evaluations.items()}
-    if lacking := [name for name, error in errors.items() if error is None]:
+def _mean_of(arms: Sequence[ArmResult]) -> ArmResult:
+    """Their mean, episode by episode."""
+    means: dict[str, Json] = {}
+    for name in arms[0].figures:
+        episodes = [arm.figures[name]["episodes"] for arm in arms]
+        errors = [statistics.fmean(known) for known in zip(*(item[ERROR] for item in episodes), strict=True)]
+        error = statistics.fmean(arm.errors[name] for arm in arms)
+        means[name] = {ERROR: error, "episodes": {"steps": episodes[0]["steps"], ERROR: errors}}
+    return ArmResult("mean of the clients alone", means)
+
+
+def _known(evaluations: dict[str, Json]) -> dict[str, Json]:
+    if lacking := [name for name, figures in evaluations.items() if figures.get(ERROR) is None]:
         raise RunNameError(f"there is no action error on {lacking[0]!r} to compare with: its evaluation failed")
-    return {name: float(error) for name, error in errors.items() if error is not None}
+    return evaluations

@@ -59,13 +59,25 @@ def commit(store: RunStore, state: RoundState, evaluations: dict[str, Any]) -> N
     store.commit(state.server_round, arrays=state.arrays, strategy_tensors={}, strategy_scalars={}, metrics=metrics)
 
 
-def test_an_interval_by_students_t() -> None:
-    arm = ArmResult("base", {"a": 1.0, "b": 2.0, "c": 4.0, "d": 5.0})
-    assert arm.mean("abcd") == 3.0
-    assert arm.interval("abcd") == pytest.approx((3 - 2.905261, 3 + 2.905261), abs=1e-4)  # t = 3.182446, s = 1.825742
-    assert arm.interval("a") == (0.0, float("inf"))
-    assert arm.interval("ad")[0] == 0.0
-    assert ArmResult("base", {"a": 1.0, "b": 1.0}).interval("ab") == (1.0, 1.0)
+def evaluated(*errors: float, steps: int = 10) -> dict[str, Any]:
+    """An evaluation of so many episodes, all of one length."""
+    episodes = {"steps": [steps] * len(errors), "action_error_deg": list(errors)}
+    return {"action_error_deg": sum(errors) / len(errors), "episodes": episodes}
+
+
+def test_intervals_are_by_episodes_and_differences_are_paired() -> None:
+    """What makes an episode hard is the same for both: the difference is sure where the errors' intervals overlap."""
+    base = ArmResult("base", {"a": evaluated(1, 5, 9), "b": evaluated(2, 6, 10)})
+    better = ArmResult("federated", {"a": evaluated(0.5, 4.4, 8.5), "b": evaluated(1.4, 5.5, 9.4)})
+    assert base.mean("ab") == 5.5
+    low, high = base.interval("ab", seed=1) or (0, 0)
+    assert 1.5 < low < better.mean("ab") < 5.5 < high < 9.5
+    beside = base.beside(better, "ab", seed=1)
+    assert beside is not None
+    assert beside["mean"] == pytest.approx(0.55)
+    assert 0.5 <= beside["interval_95"][0] < beside["interval_95"][1] <= 0.6
+    one = ArmResult("base", {"a": evaluated(1)})
+    assert one.interval("a", seed=1) is None
 
 
 ARMS = ["base", "kitchen alone", "workshop alone", "mean of the clients alone", "federated", "pooled"]
@@ -79,7 +91,7 @@ def test_alone_and_pooled_are_trained_once_and_shown_beside_the_run(small_config
     first = executor.run(store.task("init", 0, "server")).tensors
     for number, error in ((0, 9.0), (1, 3.0)):  # only what it says of itself is asked of the run
         state = RoundState(server_round=number, arrays=store.place(number, "global", first))
-        commit(store, state, {name: {"action_error_deg": error + index} for index, name in enumerate(names)})
+        commit(store, state, {name: evaluated(error + index) for index, name in enumerate(names)})
     (store.folder / "final").mkdir()
 
     executor.did.clear()
@@ -103,10 +115,14 @@ def test_alone_and_pooled_are_trained_once_and_shown_beside_the_run(small_config
 
     console = Console(width=160, record=True)
     console.print(comparison_table(found))
-    assert f"{found.arms[-1].mean(names):.2f}" in console.export_text()
+    shown, pooled = console.export_text(), found.arms[-1]
+    low, high = pooled.interval(names, found.seed) or (0, 0)
+    assert f"{pooled.mean(names):.2f} [{low:.2f}, {high:.2f}]" in shown
+    assert low < pooled.mean(names) < high
     assert write_comparison(found, store.folder).read_bytes().startswith(b"\x89PNG")
     written = json.loads((store.folder / "compare" / "comparison.json").read_text())
-    assert written["arms"][-1]["errors"] == found.arms[-1].errors
+    assert written["arms"][-1]["errors"] == pooled.errors
+    assert written["arms"][-1]["interval_95"] == [low, high]
 
 
 @pytest.mark.slow

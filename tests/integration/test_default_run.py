@@ -1,8 +1,6 @@
 """The main job as it is shipped: `zk0 run` without a config."""
 
 import json
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 from benchmarks.executors import round_digests
 from benchmarks.service import CommandLine
 from tests.docker.conftest import IMAGE, Engine, engine, mounts
+from tests.integration.conftest import kill
 
 __all__ = ["engine"]  # a fixture
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -51,29 +50,26 @@ def docked(default_run: Path, zk0: CommandLine, engine: Engine) -> tuple[Command
 
 
 @pytest.mark.docker
-@pytest.mark.exhaustive
-def test_containers_give_the_same_bytes_and_end_with_ctrl_c(
+def test_containers_give_the_same_bytes_though_their_orchestrator_is_killed(
     default_run: Path, docked: tuple[CommandLine, list[str]], engine: Engine
 ) -> None:
-    """Each container imports torch anew, so only the first two rounds; `benchmarks.executors` does all of them."""
     zk0, command = docked
     folder = default_run.parent / "docked"
-    committed = folder / "rounds" / "0001" / "manifest.json"
-    started = zk0.start_until(committed.is_file, *command, "docked", timeout_s=1000)
-    os.killpg(started.pid, signal.SIGINT)
-    output, _ = started.communicate(timeout=60)
-    assert started.returncode == 130, output
-    assert engine.containers() == []
-    assert round_digests(folder)[:2] == round_digests(default_run)[:2]
 
+    clients = [folder / "rounds/0001/clients" / client for client in ("kitchen", "workshop")]
 
-@pytest.mark.docker
-@pytest.mark.exhaustive
-def test_containers_give_the_same_bytes_to_the_end(
-    default_run: Path, docked: tuple[CommandLine, list[str]], engine: Engine
-) -> None:
-    zk0, command = docked
-    zk0.run(*command, "docked-whole")
-    assert len(round_digests(default_run)) == 4
-    assert round_digests(default_run.parent / "docked-whole") == round_digests(default_run)
+    def both_train() -> bool:
+        return all((client / "progress.json").is_file() for client in clients)
+
+    started = zk0.start_until(both_train, *command, "docked", timeout_s=600)
+    kill(started)
+    under_way = [container.name for container in engine.containers(round="1", kind="train")]
+    assert len(under_way) == 2, "the containers died with the orchestrator"
+    zk0.run(*command, "docked")
+    log = (folder / "run.log").read_text()
+    assert all(f"adopted container {name}" in log or "is already done" in log for name in under_way)
+    for client in clients:
+        assert (client / "client.log").read_text().count("train starts in round 1") == 1, "a fit was run twice"
+    assert len(round_digests(folder)) == 4
+    assert round_digests(folder) == round_digests(default_run)
     assert engine.containers() == []

@@ -1,44 +1,67 @@
 """A comparison as a table for the terminal, a chart and JSON."""
 
-import math
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from zk0 import atomic
-from zk0.comparison import FOLDER, Comparison
+from zk0.comparison import FEDERATED, FOLDER, ArmResult, Comparison
 from zk0.report.bars import Bar, bar_chart
 
 
 def comparison_table(found: Comparison) -> Table:
     """A row per way to train, a column per hold-out, and the mean over the clients' with its interval."""
-    table = Table(title=f"{found.run}: action error on held-out episodes, deg")
+    table = Table(title=f"{found.run}: action error on held-out episodes, deg; 95 % intervals by episodes")
     table.add_column("trained", no_wrap=True)
-    for heading in (*found.clients, "mean of clients", "95 % interval", *(f"{name} (unseen)" for name in found.unseen)):
+    unseen = [f"{name} (unseen)" for name in found.unseen]
+    for heading in (*found.clients, "mean of clients", "beside federated", *unseen):
         table.add_column(heading, justify="right")
     for arm in found.arms:
-        low, high = arm.interval(found.clients)
-        span = f"{low:.2f} to {high:.2f}" if math.isfinite(high) else "-"
-        clients = [f"{arm.errors[name]:.2f}" for name in found.clients]
-        unseen = [f"{arm.errors[name]:.2f}" for name in found.unseen]
-        cells = [*clients, f"{arm.mean(found.clients):.2f}", span, *unseen]
-        table.add_row(arm.name, *cells, style="bold" if arm.name == "federated" else "")
+        mean = f"{arm.mean(found.clients):.2f}{_span(arm.interval(found.clients, found.seed))}"
+        errors = [[f"{arm.errors[name]:.2f}" for name in names] for names in (found.clients, found.unseen)]
+        table.add_row(
+            arm.name, *errors[0], mean, _beside(found, arm), *errors[1], style="bold" if arm.name == FEDERATED else ""
+        )
     return table
 
 
 def write_comparison(found: Comparison, run_dir: Path) -> Path:
     """Leave `compare/comparison.json` and `charts/compare.png` in the run directory; gives the chart."""
-    record = {**asdict(found), "intervals": {arm.name: arm.interval(found.clients) for arm in found.arms}}
-    if len(found.clients) < 2:
-        del record["intervals"]
+    record = {
+        "run": found.run,
+        "clients": found.clients,
+        "unseen": found.unseen,
+        "arms": [_record(found, arm) for arm in found.arms],
+    }
     atomic.write_json(run_dir / FOLDER / "comparison.json", record)
     bars = []
     for arm in found.arms:
-        mean, (low, high) = arm.mean(found.clients), arm.interval(found.clients)
-        finite = math.isfinite(high)
-        bars.append(Bar(arm.name, mean, low if finite else mean, high if finite else mean, arm.name == "federated"))
+        mean = arm.mean(found.clients)
+        low, high = arm.interval(found.clients, found.seed) or (mean, mean)
+        bars.append(Bar(arm.name, mean, low, high, arm.name == FEDERATED))
     chart = run_dir / "charts" / "compare.png"
-    note = f"mean over the hold-outs of {len(found.clients)} clients; bars: 95 % by Student's t over them"
+    note = f"mean over the hold-outs of {len(found.clients)} clients; bars: 95 % bootstrap over their episodes"
     atomic.write_bytes(chart, bar_chart(f"{found.run}: action error on held-out episodes", "degrees", bars, note))
     return chart
+
+
+def _record(found: Comparison, arm: ArmResult) -> dict[str, Any]:
+    return {
+        "name": arm.name,
+        "errors": arm.errors,
+        "mean": arm.mean(found.clients),
+        "interval_95": arm.interval(found.clients, found.seed),
+        "beside_federated": arm.beside(found.federated, found.clients, found.seed),
+    }
+
+
+def _beside(found: Comparison, arm: ArmResult) -> str:
+    difference = arm.beside(found.federated, found.clients, found.seed)
+    if arm.name == FEDERATED or difference is None:
+        return "-"
+    return f"{difference['mean']:+.2f}{_span(difference['interval_95'])}"
+
+
+def _span(interval: list[float] | None) -> str:
+    return "" if interval is None else f" [{interval[0]:.2f}, {interval[1]:.2f}]"
