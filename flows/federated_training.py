@@ -13,7 +13,7 @@ from flows.patience import patiently
 from tasks.aggregate import Aggregated, aggregate, aggregate_statistics, sample
 from tasks.artifacts import show
 from tasks.checkpoint import commit, export_final
-from tasks.evaluate import evaluate
+from tasks.evaluate import evaluate, rollout
 from tasks.fit import fit, prepare, stop_work
 from tasks.prefect_logs import forward_logs
 from tasks.slots import end_slot_services
@@ -56,7 +56,7 @@ def federated_round(run_dir: str, server_round: int) -> RoundState:
     updates, lost = gather(store, fit, fit_work(store, server_round, plan, before))
     aggregated = aggregate(run_dir, server_round, updates, lost)
     after = RoundState(server_round=server_round, arrays=aggregated.arrays, stats=before.stats)
-    evaluations, unknown = gather(store, evaluate, evaluation_work(store, after))
+    evaluations, unknown = evaluated(store, after)
     seconds = time.monotonic() - started
     return commit(run_dir, server_round, aggregated, before.stats, updates + evaluations, unknown, seconds)
 
@@ -75,7 +75,7 @@ def round_zero(run_dir: str) -> RoundState:
         stats = aggregate_statistics(run_dir, statistics)
         prepared += statistics
     base = RoundState(server_round=0, arrays=arrays, stats=stats)
-    evaluations, unknown = gather(store, evaluate, evaluation_work(store, base))
+    evaluations, unknown = evaluated(store, base)
     first = Aggregated(arrays=arrays, metrics={})
     return commit(run_dir, 0, first, stats, prepared + evaluations, unknown, time.monotonic() - started)
 
@@ -108,6 +108,19 @@ def evaluation_work(store: RunStore, state: RoundState) -> list[ClientTask]:
     """
     datasets = [*store.config.evaluation.datasets, *store.config.clients]
     return [store.task("evaluate", state.server_round, dataset.name, state) for dataset in datasets]
+
+
+def rollout_work(store: RunStore, state: RoundState) -> list[ClientTask]:
+    """One rollout for every simulated environment, in rounds that are evaluated in full."""
+    environments = store.config.evaluation.environments if store.config.is_full(state.server_round) else []
+    return [store.task("rollout", state.server_round, environment.name, state) for environment in environments]
+
+
+def evaluated(store: RunStore, state: RoundState) -> tuple[list[ClientResult], list[ClientFailure]]:
+    """What the round's policy is worth: on held-out episodes, then in simulation."""
+    evaluations, unknown = gather(store, evaluate, evaluation_work(store, state))
+    rollouts, missed = gather(store, rollout, rollout_work(store, state))
+    return evaluations + rollouts, unknown + missed
 
 
 def gather(

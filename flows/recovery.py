@@ -46,6 +46,8 @@ MAX_ATTEMPTS = 5
 FIRST_PAUSE_S = 10.0
 LONGEST_PAUSE_S = 900.0
 DISK_PAUSE_S = 15.0
+FINISHED = ("train.json", "evaluate.json", "rollout.json")
+"""Files that say that a piece of a round's work is finished."""
 FORGET_AFTER = timedelta(days=7)
 """Crashed and failed flow runs older than this are history."""
 STRAGGLERS_AFTER = timedelta(seconds=30)
@@ -232,7 +234,7 @@ def _progress(flow_run: FlowRun) -> str:
         return "-"
     committed = max(store.committed_rounds(), default=-1)
     clients = store.round_folder(committed + 1) / "clients"
-    finished = [entry for entry in clients.glob("*/*.json") if entry.name in ("train.json", "evaluate.json")]
+    finished = [entry for entry in clients.glob("*/*.json") if entry.name in FINISHED]
     return f"{committed}.{len(finished)}"
 
 

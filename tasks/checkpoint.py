@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.aggregate import Aggregated
 from tasks.fit import export_policy
 from zk0 import adaptive, atomic, attempts, leaks, memory
+from zk0.closed_loop import Success
 from zk0.config import RunConfig
 from zk0.errors import ClientError
 from zk0.executors import worker
@@ -40,8 +41,8 @@ def commit(
         number: the round.
         aggregated: the new global tensors and the averaged training metrics.
         stats: federated normalisation statistics, where the run has them.
-        results: what every client left: fits and evaluations.
-        failures: evaluations that gave nothing, and why.
+        results: what every client left: fits and evaluations; and the rollouts.
+        failures: evaluations and rollouts that gave nothing, and why.
         duration_s: wall time of the round so far, in seconds.
     """
     store = RunStore.open(run_dir)
@@ -116,7 +117,7 @@ def round_metrics(
     config: RunConfig, aggregated: Aggregated, results: Iterable[ClientResult], failures: Iterable[ClientFailure]
 ) -> dict[str, Any]:
     """What metrics.json says of a round, its time aside."""
-    by_kind: dict[str, dict[str, dict[str, Any]]] = {"train": {}, "evaluate": {}}
+    by_kind: dict[str, dict[str, dict[str, Any]]] = {"train": {}, "evaluate": {}, "rollout": {}}
     for result in results:
         if result.kind in by_kind:
             by_kind[result.kind][result.client] = {
@@ -128,6 +129,10 @@ def round_metrics(
             }
     evaluations = by_kind["evaluate"]
     summary = {**_summary(config, evaluations), "train_loss": aggregated.metrics.get("loss")}
+    if rollouts := by_kind.pop("rollout"):
+        by_kind["rollout"] = rollouts
+        total = success_of(rollouts)
+        summary |= {"success_rate": total.rate, "successes": total.successes, "episodes": total.episodes}
     if quick := {name: item[QUICK] for name, item in evaluations.items() if QUICK in item}:
         summary[QUICK] = _summary(config, quick)
     return {
@@ -138,6 +143,12 @@ def round_metrics(
         "global_sha256": aggregated.arrays.sha256,
         **({"lora": aggregated.lora} if aggregated.lora else {}),
     }
+
+
+def success_of(rollouts: Mapping[str, Any]) -> Success:
+    """Success over the episodes of all environments."""
+    parts = [Success(item["successes"], item["episodes"]) for item in rollouts.values()]
+    return sum(parts, start=Success(0, 0))
 
 
 def _summary(config: RunConfig, evaluations: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,9 +174,10 @@ def with_history(store: RunStore, number: int, metrics: dict[str, Any]) -> dict[
     (base, _), frames = comparable([first, metrics])
     seed = derive_seed(config.seed, 0, "", "bootstrap")
     names = [client.name for client in config.clients]
+    success = success_of(metrics["rollout"]) if "rollout" in metrics else None
     try:
         found = ProcessExecutor(config.executor).call(
-            worker.intervals, base.get("evaluate"), metrics["evaluate"], names, seed
+            worker.intervals, base.get("evaluate"), metrics["evaluate"], names, seed, success
         )
     except ClientError as error:
         logger.warning("round {}: no intervals of the means: {}", number, error)

@@ -21,8 +21,13 @@ from zk0.run_store import RunStore
 
 
 def make_executor(work: ClientTask, config: ExecutorConfig) -> Executor:
-    """The executor that `executor.kind` names."""
-    if config.kind == "docker":
+    """The executor that `executor.kind` names, for a client's work; a rollout is always a process of this machine.
+
+    A container is there to keep a client's recordings apart from everything else, and a rollout reads none: it takes
+    the global tensors and a simulator, which is no client's. So the image needs no simulator, and a simulator no
+    container with a way to draw. What it does not have is the container's bounds on memory and network.
+    """
+    if config.kind == "docker" and work.kind != "rollout":
         from zk0.executors.docker.executor import DockerExecutor  # the SDK only where it is used
 
         return DockerExecutor(RunStore.open(work.run_dir).config)

@@ -154,7 +154,8 @@ def boosted_steps(errors: Mapping[str, float], steps: Mapping[str, int], most: f
 
 def _steps(config: RunConfig, last: Json) -> dict[str, int]:
     """Steps of every client after a round; those whose evaluation is missing take the usual number."""
-    key = METRICS[config.evaluation.best_metric].key
+    watched = METRICS[config.evaluation.best_metric]
+    key = (watched if watched.part == "evaluate" else METRICS["action_error"]).key  # clients have no success
     steps = {client.name: config.training_of(client.name).steps for client in config.clients}
     evaluated = mapping(last.get("evaluate"))
     errors = {client.name: number(mapping(evaluated.get(client.name)).get(key)) for client in config.clients}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,27 +12,41 @@ from typing import Any
 import torch
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from lerobot.envs.configs import EnvConfig
 from lerobot.policies import make_policy, make_pre_post_processors
 from lerobot.utils.random_utils import set_seed
 from loguru import logger
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from zk0 import atomic, data, data_checks, data_fix, fetch, policy, start, training
+from zk0 import (
+    atomic,
+    closed_loop,
+    data,
+    data_checks,
+    data_fix,
+    environments,
+    fetch,
+    policy,
+    start,
+    training,
+)
 from zk0.atomic import file_sha256
-from zk0.config import DatasetConfig, RunConfig, validate_config
+from zk0.config import DatasetConfig, EnvironmentConfig, RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError
-from zk0.evaluation import evaluate, is_full, replay
+from zk0.evaluation import evaluate, replay
 from zk0.fit_checkpoint import FitCheckpoint
 from zk0.memory import gib, peak_rss_bytes, peak_vram
 from zk0.memory_sampler import MemorySampler, peak_metrics
 from zk0.pooled import PooledDataset, pooled_training
-from zk0.records import POOLED, ArtifactRef, ClientResult, ClientTask, DataReport, Preflight
+from zk0.records import POOLED, VIDEOS_FOLDER, ArtifactRef, ClientResult, ClientTask, DataReport, Preflight
 from zk0.results import write_result
 from zk0.scores import FULL, QUICK
 from zk0.seeding import derive_seed
 from zk0.soft_limit import SoftLimit
 
+Source = DatasetConfig | EnvironmentConfig
+"""What the policy's inputs come from."""
 PROGRESS_INTERVAL_S = 0.5
 UNKNOWN_BASE_BYTES = 2 * 2**30
 """Assumed size of a base that is not on this disk yet: SmolVLA's 450 M parameters in fp32."""
@@ -60,7 +75,8 @@ def run_task(task: ClientTask) -> ClientResult:
     task.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.training.num_threads)
     torch.use_deterministic_algorithms(True, warn_only=config.policy.device == "cuda")
-    seed_round = 0 if task.kind == "evaluate" else task.server_round  # evaluation: the same noise in every round
+    evaluates = task.kind in ("evaluate", "rollout")
+    seed_round = 0 if evaluates else task.server_round  # evaluation: the same noise in every round
     set_seed(derive_seed(config.seed, seed_round, task.client, task.kind))
     logger.info("{} starts in round {}", task.kind, task.server_round)
     with MemorySampler(task.folder, config.memory.sample_interval_s, "load") as sampler:
@@ -165,7 +181,7 @@ def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySample
     seed = derive_seed(config.seed, 0, task.client, "evaluate")
     sampler.enter("evaluate")
     parts = (built, preprocessor, postprocessor, frames)
-    full, size = is_full(config, task.server_round), task.micro_batch_size
+    full, size = config.is_full(task.server_round), task.micro_batch_size
     metrics = evaluate(*parts, config.evaluation, seed=seed, micro_batch_size=size, quick=not full)
     if full and config.evaluation.full_every != 1:  # what a quick round is compared with
         quick = evaluate(*parts, config.evaluation, seed=seed, micro_batch_size=size, quick=True)
@@ -177,11 +193,35 @@ def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySample
     return Outcome(joints, metrics.pop("num_examples"), metrics)
 
 
+def rollout(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcome:
+    """Let the global policy act in a simulated environment: the same episodes and noise in every round.
+
+    As on any setting that no client trains on, its inputs are normalised by the federated statistics or the base's.
+    """
+    environment = next(item for item in config.evaluation.environments if item.name == task.client)
+    env = environments.env_config(environment)
+    parts = _load_global(task, config, environment, env)
+    videos_dir = task.folder / VIDEOS_FOLDER
+    shutil.rmtree(videos_dir, ignore_errors=True)  # of an attempt that was killed
+    sampler.enter("rollout")
+    plan = closed_loop.Plan(
+        episodes=environment.episodes,
+        first_seed=environment.first_seed,
+        seed=derive_seed(config.seed, 0, task.client, "rollout"),
+        videos=environment.videos,
+        videos_dir=videos_dir,
+    )
+    success = closed_loop.roll_out(*parts, env, plan)
+    logger.info("success in {}: {}", task.client, success)
+    return Outcome(None, success.episodes, success.figures())
+
+
 WORK: dict[str, Callable[[ClientTask, RunConfig, MemorySampler], Outcome]] = {
     "init": initialise,
     "statistics": statistics,
     "train": train,
     "evaluate": evaluate_held_out,
+    "rollout": rollout,
 }
 
 
@@ -201,6 +241,16 @@ def preflight(config: RunConfig) -> Preflight:
         exchanged_bytes=_exchanged_bytes(config),
         warnings=[str(item) for item in found.of("warning")],
     )
+
+
+def check_environments(config: RunConfig) -> None:
+    """Try every simulated environment with the policy's inputs and actions.
+
+    Raises:
+        ConfigError: the first thing that would fail.
+        DatasetError, PolicyError: the base cannot be read.
+    """
+    environments.check(config, policy.base_config(config, data.open_metadata(config.clients[0])))
 
 
 def check_data(config: RunConfig, fix_to: Path | None = None) -> DataReport:
@@ -258,15 +308,15 @@ def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:
 
 
 def _load_global(
-    task: ClientTask, config: RunConfig, dataset: DatasetConfig, meta: LeRobotDatasetMetadata, *, own: bool = True
+    task: ClientTask, config: RunConfig, dataset: Source, meta: LeRobotDatasetMetadata | EnvConfig, *, own: bool = True
 ) -> tuple[policy.Policy, policy.Processor, policy.Processor]:
     """The policy with the round's global tensors in it, and its processors.
 
     Args:
         task: names the tensors and, where they are federated, the statistics.
         config: the run's config.
-        dataset: the client's, or one that no client trains on.
-        meta: of the dataset.
+        dataset: the client's, or what no client trains on: another one, or an environment.
+        meta: of the dataset; or LeRobot's config of the environment.
         own: whether a client's own statistics may be used, where the config asks for them.
     """
     run_dir = Path(task.run_dir)
@@ -282,7 +332,7 @@ def _load_global(
 
 
 def _load_policy(
-    task: ClientTask, config: RunConfig, dataset: DatasetConfig, meta: LeRobotDatasetMetadata
+    task: ClientTask, config: RunConfig, dataset: Source, meta: LeRobotDatasetMetadata | EnvConfig
 ) -> tuple[policy.Policy, PreTrainedConfig]:
     path = policy.base_path(config.policy, Path(task.run_dir))
     base = policy.load_policy_config(config.policy, path)

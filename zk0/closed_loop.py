@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
     from lerobot.envs.configs import EnvConfig
 
     from zk0.policy import Policy, Processor
@@ -30,12 +34,60 @@ class Success:
         bounds = binomtest(self.successes, self.episodes).proportion_ci(confidence, method="wilson")
         return float(bounds.low), float(bounds.high)
 
+    def figures(self) -> dict[str, Any]:
+        """Plain data, for a round's metrics."""
+        return {
+            "successes": self.successes,
+            "episodes": self.episodes,
+            "success_rate": self.rate,
+            "interval_95": {"success_rate": list(self.interval())},
+        }
+
     def __add__(self, other: Success) -> Success:
         return Success(self.successes + other.successes, self.episodes + other.episodes)
 
     def __str__(self) -> str:
         low, high = self.interval()
         return f"{self.successes}/{self.episodes} = {self.rate:.1%}, 95 % interval {low:.1%} to {high:.1%}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which episodes the policy acts in, and what is kept of them to look at."""
+
+    episodes: int
+    """How many."""
+    first_seed: int
+    """Of the environment's first episode; the others follow, one by one."""
+    seed: int = 0
+    """Of the policy's own draws, such as SmolVLA's noise."""
+    num_envs: int = 1
+    """Environments that are stepped together, so that the policy sees a batch of observations."""
+    videos: int = 0
+    """How many of the first episodes are written as mp4."""
+    videos_dir: Path | None = None
+    """Where to: `eval_episode_<n>.mp4`, by LeRobot, which needs no ffmpeg of the system's."""
+
+
+@contextmanager
+def opened(env: EnvConfig, num_envs: int = 1) -> Iterator[VectorEnv]:
+    """Make LeRobot's environment, and close it whatever happens.
+
+    One at a time in a process: MuJoCo renders wrong images in a second one while the first is open.
+
+    Raises:
+        ValueError: the type stands for a suite of several tasks.
+    """
+    from lerobot.envs import close_envs, make_env
+
+    suites = make_env(env, n_envs=num_envs)
+    try:
+        vectors = [vector for suite in suites.values() for vector in suite.values()]
+        if len(vectors) != 1:
+            raise ValueError(f"it is a suite of {len(vectors)} tasks; name one of them by its options")
+        yield vectors[0]
+    finally:
+        close_envs(suites)
 
 
 def closed_loop_success(
@@ -49,6 +101,12 @@ def closed_loop_success(
     seed: int = 0,
     num_envs: int = 1,
 ) -> Success:
+    """`roll_out` with the plan's parts as arguments, and without videos."""
+    plan = Plan(episodes=episodes, first_seed=first_seed, seed=seed, num_envs=num_envs)
+    return roll_out(policy, preprocessor, postprocessor, env, plan)
+
+
+def roll_out(policy: Policy, preprocessor: Processor, postprocessor: Processor, env: EnvConfig, plan: Plan) -> Success:
     """Let the policy act in an environment, once for each of the seeds `first_seed`, `first_seed + 1` and so on.
 
     Args:
@@ -57,35 +115,30 @@ def closed_loop_success(
         postprocessor: the one from the policy's outputs to actions.
         env: the environment, such as `zk0.sim.env.SO101PickEnvConfig(setting="kitchen")`; its episodes must report
             `is_success`.
-        episodes: how many.
-        first_seed: of the environment's first episode.
-        seed: of the policy's own draws, such as SmolVLA's noise.
-        num_envs: environments that are stepped together, so that the policy sees a batch of observations.
+        plan: the episodes.
 
     Raises:
-        ValueError: fewer than one episode.
+        ValueError: fewer than one episode, or a suite of several tasks.
     """
     import torch
-    from lerobot.envs import make_env, make_env_pre_post_processors
+    from lerobot.envs import make_env_pre_post_processors
     from lerobot.scripts.lerobot_eval import eval_policy
     from lerobot.utils.random_utils import seeded_context
 
-    if episodes < 1:
-        raise ValueError(f"episodes={episodes} is too few; a rate needs at least 1")
+    if plan.episodes < 1:
+        raise ValueError(f"episodes={plan.episodes} is too few; a rate needs at least 1")
     env_preprocessor, env_postprocessor = make_env_pre_post_processors(env, policy.config)
-    vector = make_env(env, n_envs=min(num_envs, episodes))[env.type][0]
-    try:
-        with torch.no_grad(), seeded_context(seed):
-            info = eval_policy(
-                vector,
-                policy,
-                env_preprocessor=env_preprocessor,
-                env_postprocessor=env_postprocessor,
-                preprocessor=preprocessor,
-                postprocessor=postprocessor,
-                n_episodes=episodes,
-                start_seed=first_seed,
-            )
-    finally:
-        vector.close()
-    return Success(sum(bool(episode["success"]) for episode in info["per_episode"]), episodes)
+    with opened(env, min(plan.num_envs, plan.episodes)) as vector, torch.no_grad(), seeded_context(plan.seed):
+        info = eval_policy(
+            vector,
+            policy,
+            env_preprocessor=env_preprocessor,
+            env_postprocessor=env_postprocessor,
+            preprocessor=preprocessor,
+            postprocessor=postprocessor,
+            n_episodes=plan.episodes,
+            start_seed=plan.first_seed,
+            max_episodes_rendered=plan.videos,
+            videos_dir=plan.videos_dir,
+        )
+    return Success(sum(bool(episode["success"]) for episode in info["per_episode"]), plan.episodes)

@@ -61,7 +61,7 @@ LATER_KEYS: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("server_learning_rate", "server_momentum", "eta", "beta_1", "beta_2", "tau")),
     },
     "peft": {"aggregation": "average"},
-    "evaluation": {"full_every": 1, "quick_stride": 4, "best_metric": "action_error"},
+    "evaluation": {"full_every": 1, "quick_stride": 4, "best_metric": "action_error", "environments": []},
     "adaptive": {
         "plateau_patience": None,
         "plateau_factor": 0.5,
@@ -291,8 +291,36 @@ class DataConfig(_Part):
     """Video decoder; torchcodec needs ffmpeg's shared libraries."""
 
 
+class EnvironmentConfig(_Part):
+    """A simulated environment in which the policy acts: one of LeRobot's, named as for `lerobot-eval`."""
+
+    name: Name
+    """Short name: folder in the run directory and label in tables, logs and the Prefect UI."""
+    type: str
+    """LeRobot's environment type (`--env.type` of `lerobot-eval`), such as `zk0_so101`."""
+    plugin: str | None = None
+    """Python package that registers the type when it is imported (`--env.discover_packages_path`), such as `zk0.sim`;
+    not needed for LeRobot's own types. Its code runs with your rights."""
+    options: dict[str, Any] = {}
+    """Fields of the type's config (`--env.<field>`), such as {setting = "kitchen"}; unknown fields are refused."""
+    rename_map: dict[str, str] = {}
+    """Environment's feature -> policy feature, as in a dataset's rename_map."""
+    episodes: int = Field(default=20, ge=1)
+    """Episodes in every round that is evaluated in full; their positions are the same in all of them."""
+    first_seed: int = Field(default=0, ge=0)
+    """Seed of the first episode in the environment; the others follow, one by one."""
+    videos: int = Field(default=0, ge=0)
+    """How many of the first episodes are kept as mp4, in the round's folder, and removed with it."""
+
+    @model_validator(mode="after")
+    def _videos_are_of_episodes(self) -> Self:
+        if self.videos > self.episodes:
+            raise ValueError(f"videos = {self.videos} is more than episodes = {self.episodes}; lower it")
+        return self
+
+
 class EvaluationConfig(_Part):
-    """Held-out evaluation, the same frames and seeds in every round."""
+    """Held-out evaluation, the same frames and seeds in every round, and success in simulation."""
 
     holdout_episodes: int = Field(default=3, ge=1)
     """The last episodes of every client's dataset: never trained on, never in the statistics."""
@@ -306,11 +334,17 @@ class EvaluationConfig(_Part):
     frames alone, which the full ones have figures of, too; see [learning.md](learning.md)."""
     quick_stride: int = Field(default=4, ge=2)
     """A quick evaluation takes every n-th of the frames of a full one."""
-    best_metric: Literal["action_error", "gripper_error", "loss", "unseen_action_error", "unseen_loss"] = "action_error"
-    """What rounds are compared by, lower being better: the best round is kept by it, and `adaptive.plateau_patience`
-    watches it. The mean over the clients' hold-outs, or with `unseen_` over evaluation.datasets."""
+    best_metric: Literal[
+        "action_error", "gripper_error", "loss", "unseen_action_error", "unseen_loss", "success_rate"
+    ] = "action_error"
+    """What rounds are compared by: the best round is kept by it, and `adaptive.plateau_patience` watches it. The mean
+    over the clients' hold-outs, or with `unseen_` over evaluation.datasets, lower being better; `success_rate`: success
+    over the episodes of evaluation.environments, in the rounds that have it."""
     datasets: list[DatasetConfig] = []
     """Datasets of settings that no client trains on, evaluated by the server in every round."""
+    environments: list[EnvironmentConfig] = []
+    """Simulated environments in which the policy acts, in rounds that are evaluated in full; see
+    [learning.md](learning.md)."""
 
 
 class DockerConfig(_Part):
@@ -523,6 +557,16 @@ class RunConfig(_Part):
         return self
 
     @model_validator(mode="after")
+    def _environments_have_their_own_names(self) -> Self:
+        environments = [environment.name for environment in self.evaluation.environments]
+        taken = [item.name for item in [*self.clients, *self.evaluation.datasets]]
+        for name in environments:
+            if name in taken or environments.count(name) > 1:
+                whose = "a dataset's name" if name in taken else "another environment's name"
+                raise ValueError(f"evaluation.environments: {name!r} is {whose} too; give it another name")
+        return self
+
+    @model_validator(mode="after")
     def _what_acts_on_figures_has_them(self) -> Self:
         if self.adaptive.mu_step is not None and self.federation.strategy != "fedprox":
             raise ValueError(
@@ -534,7 +578,17 @@ class RunConfig(_Part):
                 f"evaluation.best_metric = {self.evaluation.best_metric!r} needs evaluation.datasets, and there are "
                 "none; add one, or choose 'action_error' or 'loss'"
             )
+        if self.evaluation.best_metric == "success_rate" and not self.evaluation.environments:
+            raise ValueError(
+                "evaluation.best_metric = 'success_rate' needs evaluation.environments, and there are none; add one, "
+                "or choose 'action_error' or 'loss'"
+            )
         return self
+
+    def is_full(self, server_round: int) -> bool:
+        """Whether a round is evaluated in full; see evaluation.full_every."""
+        every = self.evaluation.full_every
+        return server_round in (0, self.federation.num_rounds) or (every > 0 and server_round % every == 0)
 
     def training_of(self, client: str, steps: int | None = None) -> TrainingConfig:
         """The local training of one client: [training] with what its own entry changes.

@@ -10,17 +10,11 @@ from lerobot.utils.constants import ACTION
 from lerobot.utils.random_utils import seeded_context
 from numpy.typing import NDArray
 
-from zk0.config import EvaluationConfig, RunConfig
+from zk0.config import EvaluationConfig
 from zk0.intervals import Episodes, mean_interval
 from zk0.micro_batches import divide, predict
 from zk0.policy import Policy, Processor
 from zk0.training import prepare_batch
-
-
-def is_full(config: RunConfig, server_round: int) -> bool:
-    """Whether a round is evaluated in full; see evaluation.full_every."""
-    every = config.evaluation.full_every
-    return server_round in (0, config.federation.num_rounds) or (every > 0 and server_round % every == 0)
 
 
 def evaluate(

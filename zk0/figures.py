@@ -29,6 +29,21 @@ def in_brackets(value: object, digits: int) -> str:
     return "" if known is None else f" [{known[0]:.{digits}f}, {known[1]:.{digits}f}]"
 
 
+def success_text(figures: object) -> str:
+    """Success in closed loop with its interval: `12/20 = 60.0% [38.7%, 78.1%]`; nothing where there is none.
+
+    Args:
+        figures: `successes`, `episodes`, `success_rate` and `interval_95`, of an environment or of all of them.
+    """
+    known = mapping(figures)
+    rate = number(known.get("success_rate"))
+    if rate is None:
+        return ""
+    bounds = interval(mapping(known.get("interval_95")).get("success_rate"))
+    spread = f" [{bounds[0]:.1%}, {bounds[1]:.1%}]" if bounds else ""
+    return f"{known.get('successes')}/{known.get('episodes')} = {rate:.1%}{spread}"
+
+
 def change_of(line: Json, name: str | None, key: str, digits: int) -> str:
     """How far an error is from round 0's, with its interval: `-2.25 [-2.61, -1.90]`; nothing where that is unknown.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from lerobot.configs.default import PeftConfig as LeRobotPeftConfig
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, NormalizationMode
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from lerobot.envs.configs import EnvConfig
 from lerobot.policies import PreTrainedPolicy, make_policy, make_pre_post_processors
 from lerobot.policies.factory import make_policy_config
 from lerobot.processor import NormalizerProcessorStep, PolicyProcessorPipeline, UnnormalizerProcessorStep
@@ -127,15 +128,21 @@ def check_names(config: PreTrainedConfig, meta: LeRobotDatasetMetadata, rename_m
     unknown = sorted(set(rename_map) - set(meta.features))
     if unknown:
         raise PolicyError(f"dataset {who!r}: rename_map names {unknown[0]!r}, but it has {_names(meta.features)}")
+    for key in missing_inputs(config, features):
+        raise PolicyError(
+            f"dataset {who!r}: the policy needs {key!r}, the dataset has {_names(features)}; map one to it by "
+            f"rename_map, such as {{{_spare(features, config)!r} = {key!r}}}, or choose another base"
+        )
+
+
+def missing_inputs(config: PreTrainedConfig, given: Iterable[str]) -> list[str]:
+    """The inputs that the policy needs and does not find among the given features, under its own names."""
+    features = set(given)
     cameras = [key for key, value in (config.input_features or {}).items() if value.type is FeatureType.VISUAL]
     # SmolVLA and its kin mask cameras that a dataset lacks, as long as one of theirs is there; ACT needs them all.
     may_lack = hasattr(config, "empty_cameras") and any(key in features for key in cameras)
-    for key in config.input_features or {}:
-        if key not in features and not (key in cameras and may_lack):
-            raise PolicyError(
-                f"dataset {who!r}: the policy needs {key!r}, the dataset has {_names(features)}; map one to it by "
-                f"rename_map, such as {{{_spare(features, config)!r} = {key!r}}}, or choose another base"
-            )
+    wanted = [key for key in config.input_features or {} if key not in features]
+    return [key for key in wanted if not (key in cameras and may_lack)]
 
 
 def check_dimensions(
@@ -158,12 +165,23 @@ def check_dimensions(
 
 
 def build_policy(
-    config: PreTrainedConfig, peft: PeftConfig, meta: LeRobotDatasetMetadata, rename_map: dict[str, str]
+    config: PreTrainedConfig, peft: PeftConfig, meta: LeRobotDatasetMetadata | EnvConfig, rename_map: dict[str, str]
 ) -> Policy:
-    """Make the policy, with fresh adapters where the run uses them; seed torch before, the adapters start at random."""
+    """Make the policy, with fresh adapters where the run uses them; seed torch before, the adapters start at random.
+
+    Args:
+        config: LeRobot's config of the base.
+        peft: the adapters.
+        meta: of the dataset that it is for; or the environment that it is to act in.
+        rename_map: feature of that dataset or environment -> policy feature.
+
+    Raises:
+        PolicyError: its weights cannot be loaded, or the adapters fit no module.
+    """
+    source = {"env_cfg" if isinstance(meta, EnvConfig) else "ds_meta": meta}
     try:
         # The rename map only tells LeRobot to leave its own, coarser camera check out: ours has run before.
-        policy = make_policy(config, ds_meta=meta, rename_map=rename_map)
+        policy = make_policy(config, rename_map=rename_map, **source)
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

@@ -9,14 +9,18 @@ from pydantic import BaseModel, ConfigDict
 from zk0.config import RunConfig
 from zk0.errors import FailureCause
 
-TaskKind = Literal["init", "statistics", "train", "evaluate"]
-"""init: make the round-0 tensors; statistics: counts and moments of the training episodes; train: a fit."""
+TaskKind = Literal["init", "statistics", "train", "evaluate", "rollout"]
+"""init: make the round-0 tensors; statistics: counts and moments of the training episodes; train: a fit; evaluate:
+errors on held-out episodes; rollout: success in a simulated environment."""
 
 POOLED = "_pooled"
 """The client that has every client's recordings, of `zk0 compare` alone; no config can name one so."""
 
 FIT_CHECKPOINT = "checkpoint"
 """Folder inside ClientTask.folder in which a fit under way saves its state."""
+
+VIDEOS_FOLDER = "videos"
+"""Folder inside ClientTask.folder with a rollout's videos: of no commit's digests, and removed with its round."""
 
 
 class Record(BaseModel):
@@ -50,7 +54,7 @@ class ClientTask(Record):
     server_round: int
     """The round it belongs to."""
     client: str
-    """Name of the dataset: a client's, one of evaluation.datasets, or POOLED."""
+    """Name of the dataset, a client's or one of evaluation.datasets, or of the environment; or POOLED."""
     incoming: ArtifactRef | None = None
     """The global tensors that the work starts from; None for init and statistics."""
     stats: ArtifactRef | None = None
@@ -96,13 +100,14 @@ class ClientResult(Record):
     server_round: int
     """The round."""
     client: str
-    """The dataset's name."""
+    """The dataset's or environment's name."""
     tensors: ArtifactRef | None = None
     """The update (train), the first global tensors (init) or the statistics (statistics)."""
     optimizer: ArtifactRef | None = None
     """The optimizer's state after a fit, with training.optimizer_state = "keep": the client's own, never aggregated."""
     num_examples: int
-    """Frames trained on (train), in the training episodes (statistics) or evaluated (evaluate): the weight."""
+    """The weight: frames trained on (train), in the training episodes (statistics) or evaluated (evaluate); episodes
+    (rollout)."""
     metrics: dict[str, Any]
     """Plain numbers and short lists, by name."""
     duration_s: float

@@ -22,6 +22,10 @@ class Metric:
     """Over the settings that no client trains on; else over the clients' hold-outs."""
     higher_is_better: bool = False
     """Its direction."""
+    part: str = "evaluate"
+    """The part of a round's metrics that has it."""
+    weight: str | None = None
+    """The figure by which each dataset counts in the mean; None where all count the same."""
 
     def better(self, one: float, other: float, threshold: float = 0.0) -> bool:
         """Whether one value is better than another by more than a share `threshold` of the latter."""
@@ -36,6 +40,9 @@ METRICS = {
     "loss": Metric("loss", "held-out loss"),
     "unseen_action_error": Metric("action_error_deg", "action error on unseen settings, deg", unseen=True),
     "unseen_loss": Metric("loss", "loss on unseen settings", unseen=True),
+    "success_rate": Metric(
+        "success_rate", "success in simulation, 0-1", higher_is_better=True, part="rollout", weight="episodes"
+    ),
 }
 """evaluation.best_metric -> what it is."""
 
@@ -53,7 +60,7 @@ class Best:
     value: float
     """Its value."""
     frames: str
-    """`full`, or `quick` where the run has quick evaluations: what the value was taken on."""
+    """`full`, or `quick` where the run has quick evaluations: the frames that the value was taken on."""
 
 
 def comparable(rounds: Sequence[Json]) -> tuple[list[Json], str]:
@@ -93,17 +100,19 @@ def scores(rounds: Sequence[Json], metric: Metric, names: Sequence[str], *, quic
     Args:
         rounds: lines of metrics.jsonl, by server_round.
         metric: the metric.
-        names: the clients, or for an unseen metric the settings that no client trains on.
+        names: the clients, the settings that no client trains on, or the environments, as `dataset_names` gives them.
         quick: whether the run has quick evaluations; then only figures of the quick frames are used.
     """
     lines = [as_quick(line) for line in rounds] if quick else rounds
-    values = [{name: _value(line, name, metric.key) for name in names} for line in lines]
+    values = [{name: _value(line, name, metric) for name in names} for line in lines]
     counted = [name for name in names if values and values[0][name] is not None]
+    weights = {name: _weight(lines[0], name, metric) for name in counted}
     means = {}
     for line, by_name in zip(lines, values, strict=True):
-        known = [value for name in counted if (value := by_name[name]) is not None]
+        known = {name: value for name in counted if (value := by_name[name]) is not None}
         if known and len(known) == len(counted):
-            means[int(line["server_round"])] = sum(known) / len(known)
+            total = sum(value * weights[name] for name, value in known.items())
+            means[int(line["server_round"])] = total / sum(weights.values())
     return means
 
 
@@ -127,7 +136,8 @@ def best_round(config: Json, rounds: Sequence[Json]) -> Best | None:
     name = str(evaluation.get("best_metric", "action_error"))
     if name not in METRICS:
         return None
-    metric, quick = METRICS[name], evaluation.get("full_every", 1) != 1
+    metric = METRICS[name]
+    quick = metric.part == "evaluate" and evaluation.get("full_every", 1) != 1
     by_round = scores(rounds, metric, dataset_names(config, metric), quick=quick)
     winner = best(by_round, metric)
     if winner is None:
@@ -136,11 +146,20 @@ def best_round(config: Json, rounds: Sequence[Json]) -> Best | None:
 
 
 def dataset_names(config: Json, metric: Metric) -> list[str]:
-    """The datasets that a metric is the mean over."""
-    listed = mapping(config.get("evaluation")).get("datasets") if metric.unseen else config.get("clients")
+    """The datasets, or environments, that a metric is the mean over."""
+    evaluation = mapping(config.get("evaluation"))
+    listed = evaluation.get("datasets") if metric.unseen else config.get("clients")
+    if metric.part == "rollout":
+        listed = evaluation.get("environments")
     return [str(mapping(item).get("name")) for item in listed] if isinstance(listed, list) else []
 
 
-def _value(line: Json, name: str, key: str) -> float | None:
-    value = number(mapping(mapping(line.get("evaluate")).get(name)).get(key))
+def _value(line: Json, name: str, metric: Metric) -> float | None:
+    value = number(mapping(mapping(line.get(metric.part)).get(name)).get(metric.key))
     return value if value is not None and math.isfinite(value) else None
+
+
+def _weight(line: Json, name: str, metric: Metric) -> float:
+    if metric.weight is None:
+        return 1.0
+    return number(mapping(mapping(line.get(metric.part)).get(name)).get(metric.weight)) or 1.0

@@ -9,12 +9,22 @@ from zk0.records import DataReport, Preflight
 
 
 def check(config: RunConfig) -> Preflight:
-    """Look at data, policy and executor before anything is written; what lies on the hub is fetched for containers.
+    """Look at data, policy, executor and environments before anything is written.
+
+    What lies on the hub is fetched for containers. Environments are tried here, whatever the executor, for rollouts
+    always run on this machine: see `tasks.fit.make_executor`.
 
     Raises:
         BadInputError: the first thing that would fail.
     """
     executor = ProcessExecutor(config.executor)
+    found = _check_clients(config, executor)
+    if config.evaluation.environments:
+        executor.call(worker.check_environments, found.config)
+    return found
+
+
+def _check_clients(config: RunConfig, executor: ProcessExecutor) -> Preflight:
     if config.executor.kind != "docker":
         return executor.call(worker.preflight, config)
     from zk0.executors.docker import check as docker_check

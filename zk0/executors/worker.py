@@ -19,6 +19,7 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from zk0 import atomic
+from zk0.closed_loop import Success
 from zk0.config import RunConfig
 from zk0.errors import BadInputError, ClientError, StorageError
 from zk0.records import ClientTask, DataReport, Preflight
@@ -180,6 +181,15 @@ def preflight(config: RunConfig) -> Preflight:
     return found.model_copy(update={"memory": probe.estimate(found.config)}) if config.memory.probe else found
 
 
+def check_environments(config: RunConfig) -> None:
+    """`client_app.check_environments` in a worker process, whose memory a simulator does not spoil for `preflight`."""
+    _die_first()
+    _quiet()
+    from zk0 import client_app
+
+    client_app.check_environments(config)
+
+
 def check_data(config: RunConfig, fix_to: Path | None) -> DataReport:
     """`client_app.check_data` in a worker process."""
     _die_first()
@@ -205,12 +215,19 @@ def aggregate_statistics(files: list[str]) -> dict[str, NDArray[Any]]:
 
 
 def intervals(
-    base: dict[str, Any] | None, now: dict[str, Any], clients: list[str], bootstrap_seed: int
+    base: dict[str, Any] | None,
+    now: dict[str, Any],
+    clients: list[str],
+    bootstrap_seed: int,
+    success: Success | None = None,
 ) -> dict[str, Any]:
-    """`intervals.of_round` in a worker process: scipy would stay in the orchestrator's memory."""
+    """`intervals.of_round`, and success over all environments, in a worker: scipy would stay in the orchestrator."""
     from zk0 import intervals
 
-    return intervals.of_round(base, now, clients, bootstrap_seed)
+    found = intervals.of_round(base, now, clients, bootstrap_seed)
+    if success is not None:
+        found["interval_95"] |= success.figures()["interval_95"]
+    return found
 
 
 def save_policy(payload: str, folder: str, merge: bool, own: bool) -> None:

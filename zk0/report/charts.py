@@ -46,6 +46,10 @@ def _bytes_to_gib(value: float) -> float:
     return value / 2**30
 
 
+def _to_percent(value: float) -> float:
+    return 100 * value
+
+
 def _as_is(value: float) -> float:
     return value
 
@@ -53,6 +57,7 @@ def _as_is(value: float) -> float:
 CHARTS: dict[str, tuple[str, str, str, str, Callable[[float], float]]] = {
     "action-error": ("Action error on held-out episodes", "degrees", "evaluate", "action_error_deg", _as_is),
     "held-out-loss": ("Loss on held-out episodes", "loss", "evaluate", "loss", _as_is),
+    "success": ("Success in closed loop", "percent of the episodes", "rollout", "success_rate", _to_percent),
     "training-loss": ("Training loss at the end of each fit", "loss", "train", "loss", _as_is),
     "fit-duration": ("Duration of each fit", "seconds", "train", "duration_s", _as_is),
     "peak-memory": ("Peak memory of each fit", "GiB", "train", "peak_rss_bytes", _bytes_to_gib),
