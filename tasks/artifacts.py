@@ -21,8 +21,8 @@ from prefect.states import Completed
 
 from zk0.config import RunConfig
 from zk0.errors import StorageError
-from zk0.figures import Json, change_of, in_brackets, mapping, number
-from zk0.progress import failures
+from zk0.figures import Json, change_of, in_brackets, mapping, number, success_text
+from zk0.progress import failures, videos
 from zk0.report.charts import CHARTS, draw_charts
 from zk0.report.joints import TITLE as JOINTS_TITLE
 from zk0.report.joints import draw_joint_charts
@@ -87,6 +87,7 @@ def round_table(config: RunConfig, server_round: int, rounds: Sequence[Json]) ->
     """One row per client, then one per unseen setting: attempts, examples, losses, errors before and after, costs.
 
     The error before and after are of the same frames: of the quick ones, where one of the two rounds has no others.
+    Where there are simulated environments they have rows, too, and success a column.
     """
     lines = {line["server_round"]: line for line in rounds}
     line = mapping(lines.get(server_round))
@@ -126,7 +127,29 @@ def round_table(config: RunConfig, server_round: int, rounds: Sequence[Json]) ->
                 "sent, MiB": _figure(fit.get("update_bytes"), 2, MIB),
             }
         )
-    return rows
+    return _with_environments(config, line, rows)
+
+
+def _with_environments(config: RunConfig, line: Json, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with success as a column, and one more for every simulated environment; as they are without any."""
+    if not config.evaluation.environments:
+        return rows
+    empty, why = dict.fromkeys(rows[0], NOTHING), failures(line)
+    attempts = {item["client"]: item.get("attempts") for item in line.get("failures", ())}
+    table = [{**row, "success": NOTHING} for row in rows]
+    for name in (environment.name for environment in config.evaluation.environments):
+        figures = mapping(mapping(line.get("rollout")).get(name))
+        row = {
+            "client": f"{name} (simulated)",
+            "attempts": attempts.get(name) or NOTHING,
+            "failure": why.get(name, NOTHING),
+            "duration, s": _figure(figures.get("duration_s"), 1),
+            "peak RAM, MiB": _figure(figures.get("peak_rss_bytes"), 0, MIB),
+            "peak RAM, %": _figure(figures.get("peak_ram_percent"), 1),
+            "success": success_text(figures),
+        }
+        table.append(empty | row)
+    return table
 
 
 def summary(store: RunStore, rounds: Sequence[Json]) -> str:
@@ -144,6 +167,7 @@ def summary(store: RunStore, rounds: Sequence[Json]) -> str:
         "|---|---:|---:|---:|---:|---:|",
         *_summary_rows(store.config, base, line),
         *_joint_rows(store.config, base, line),
+        *_success_rows(store, rounds),
         "",
         "## Where it is",
         "",
@@ -218,6 +242,27 @@ def _joint_rows(config: RunConfig, base: Json, line: Json) -> Iterator[str]:
         yield from rows
 
 
+def _success_rows(store: RunStore, rounds: Sequence[Json]) -> Iterator[str]:
+    """Success in closed loop in round 0 and in the newest round that has it, and where that round's videos are."""
+    lines = [line for line in rounds if mapping(line.get("rollout"))]
+    if not lines:
+        return
+    first, last = (mapping(line["rollout"]) for line in (lines[0], lines[-1]))
+    names = [environment.name for environment in store.config.evaluation.environments]
+    newest = int(lines[-1]["server_round"])
+    yield from ("", "## Success in closed loop, with Wilson's 95 % interval", "")
+    yield f"| environment | round {lines[0]['server_round']} | round {newest} |"
+    yield "|---|---:|---:|"
+    for name in names:
+        yield f"| {name} | {success_text(first.get(name))} | {success_text(last.get(name))} |"
+    if len(names) > 1:
+        yield f"| all episodes | {success_text(lines[0].get('summary'))} | {success_text(lines[-1].get('summary'))} |"
+    kept = [path for name in names for path in videos(store.folder, newest, name)]
+    if kept:
+        yield ""
+        yield from (f"- video of round {newest}: `{path}` ([open](file://{path}))" for path in kept)
+
+
 def _message(config: RunConfig, server_round: int, rounds: Sequence[Json]) -> str:
     line = next((line for line in rounds if line["server_round"] == server_round), {})
     lost = [f"{name} sat out ({why})" for name, why in _lost(line)]
@@ -225,6 +270,8 @@ def _message(config: RunConfig, server_round: int, rounds: Sequence[Json]) -> st
     error = _figure(figures.get("action_error_deg"), 2)
     error += in_brackets(mapping(figures.get("interval_95")).get("action_error_deg"), 2)
     head = f"round {server_round} of {config.federation.num_rounds} committed, action error {error} deg"
+    if success := success_text(figures):
+        head += f", success {success}"
     return "; ".join([head, *lost])
 
 

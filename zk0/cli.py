@@ -86,7 +86,7 @@ def status(
 ) -> None:
     """Show how far a run is, from its directory alone."""
     from zk0.progress import status_json
-    from zk0.view import status_view, summary_table
+    from zk0.view import closing_view, status_view
 
     store = _open(outputs, name)
     if as_json:
@@ -94,7 +94,7 @@ def status(
         return
     console.print(status_view(store.folder))
     if store.committed_rounds():
-        console.print(summary_table(store.folder))
+        console.print(closing_view(store.folder))
 
 
 @app.command()
@@ -212,7 +212,7 @@ def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
     from flows.federated_training import federated_training
     from zk0 import logs
     from zk0.executors.checks import check
-    from zk0.view import LiveView, summary_table
+    from zk0.view import LiveView, closing_view
 
     try:
         store = prepare(check)
@@ -230,7 +230,7 @@ def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
         store.mark_stopped()
         raise
     logs.complete()
-    console.print(summary_table(store.folder))
+    console.print(closing_view(store.folder))
     console.print(f"final policy: {final}", highlight=False)
 
 

@@ -11,9 +11,12 @@ from typing import Any, Literal
 
 from zk0 import memory, scores
 from zk0.figures import Json, interval, mapping, number
+from zk0.records import VIDEOS_FOLDER
 
 State = Literal["starting", "running", "interrupted", "finished"]
-Phase = Literal["waiting", "preparing", "training", "trained", "evaluating", "done", "failed"]
+Phase = Literal["waiting", "preparing", "training", "trained", "evaluating", "rolling out", "done", "failed"]
+SUCCESS = ("successes", "episodes", "success_rate", "interval_95")
+"""Figures of a rollout that are shown."""
 _PHASE_OF_KIND: dict[str, Phase] = {
     "init": "preparing",
     "statistics": "preparing",
@@ -49,6 +52,24 @@ class ClientProgress:
 
 
 @dataclass(frozen=True)
+class EnvironmentProgress:
+    """A simulated environment: what happens there in the round, and what the last rollout gave."""
+
+    name: str
+    """The environment's name."""
+    phase: Phase
+    """`waiting`, `rolling out`, `done` or `failed`; it waits in a round that is evaluated quickly."""
+    server_round: int | None = None
+    """The round of its last rollout; None before the first one."""
+    success: Json = field(default_factory=dict)
+    """What that gave: `successes`, `episodes`, `success_rate`, `interval_95`."""
+    videos: tuple[str, ...] = ()
+    """Its videos, as far as that round is kept: absolute paths."""
+    failure: str | None = None
+    """Cause and message of its failure in the last committed round."""
+
+
+@dataclass(frozen=True)
 class RunProgress:
     """A run directory at one moment."""
 
@@ -72,6 +93,8 @@ class RunProgress:
     """The best round so far."""
     rounds: tuple[Json, ...] = field(repr=False)
     """The committed rounds: the lines of metrics.jsonl, by server_round."""
+    environments: tuple[EnvironmentProgress, ...] = ()
+    """The simulated environments, in the config's order."""
 
 
 def read_progress(run_dir: str | Path) -> RunProgress:
@@ -105,6 +128,7 @@ def read_progress(run_dir: str | Path) -> RunProgress:
         clients=clients,
         best=scores.best_round(config, rounds),
         rounds=rounds,
+        environments=tuple(_read_environments(folder, config, rounds, current, complete)),
     )
 
 
@@ -117,7 +141,8 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
     Returns:
         `name`, `state` (starting, running, interrupted, finished), `server_round`, `num_rounds`, `committed_rounds`,
         `elapsed_s`, `eta_s` (or null), `pid` (or null), `memory` (Snapshot's fields, or null when no process runs),
-        `best` (Best's fields, or null), `clients` (ClientProgress' fields) and `rounds` (the lines of metrics.jsonl).
+        `best` (Best's fields, or null), `clients` (ClientProgress' fields), `environments` (EnvironmentProgress'
+        fields) and `rounds` (the lines of metrics.jsonl).
     """
     progress = read_progress(run_dir)
     now = memory.snapshot(progress.pid) if progress.pid else None
@@ -133,6 +158,7 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
         "memory": asdict(now) if now else None,
         "best": asdict(progress.best) if progress.best else None,
         "clients": [asdict(client) for client in progress.clients],
+        "environments": [asdict(environment) for environment in progress.environments],
         "rounds": [dict(line) for line in progress.rounds],
     }
 
@@ -219,6 +245,37 @@ def _read_clients(
                 evaluation=evaluated.get("evaluation"),
                 failure=failure,
             )
+
+
+def _read_environments(
+    folder: Path, config: Json, rounds: tuple[Json, ...], current: int, complete: bool
+) -> Iterator[EnvironmentProgress]:
+    lost = failures(rounds[-1] if rounds else {})
+    for name in _names(mapping(config.get("evaluation")).get("environments")):
+        work = folder / "rounds" / f"{current:04d}" / "clients" / name
+        begun: Phase = "rolling out" if (work / "rollout.lock").exists() else "waiting"
+        phase: Phase = "done" if complete or (work / "rollout.json").exists() else begun
+        if name in lost and phase in ("waiting", "done"):
+            phase = "failed"
+        line = next((line for line in reversed(rounds) if name in mapping(line.get("rollout"))), None)
+        if line is None:
+            yield EnvironmentProgress(name, phase, failure=lost.get(name))
+            continue
+        server_round = int(line["server_round"])
+        yield EnvironmentProgress(
+            name,
+            phase,
+            server_round,
+            {key: mapping(line["rollout"][name]).get(key) for key in SUCCESS},
+            tuple(map(str, videos(folder, server_round, name))),
+            lost.get(name),
+        )
+
+
+def videos(folder: Path, server_round: int, environment: str) -> list[Path]:
+    """The videos of a rollout, in the order of their episodes; none where the round is pruned or has none."""
+    found = (folder / "rounds" / f"{server_round:04d}" / "clients" / environment / VIDEOS_FOLDER).glob("*.mp4")
+    return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
 def _phase(work: Path, unseen: bool) -> tuple[Phase, Json]:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zk0 import memory
-from zk0.figures import Json, in_brackets, interval, mapping, number
+from zk0.figures import Json, in_brackets, interval, mapping, number, success_text
 from zk0.progress import ClientProgress, RunProgress, failures, read_progress
 from zk0.records import DataReport
 from zk0.scores import QUICK, comparable, mode
@@ -22,6 +22,7 @@ from zk0.scores import QUICK, comparable, mode
 _STYLES = {
     "training": "cyan",
     "evaluating": "cyan",
+    "rolling out": "cyan",
     "preparing": "cyan",
     "running": "cyan",
     "done": "green",
@@ -52,7 +53,11 @@ def status_view(run_dir: str | Path, ui_url: str | None = None, pid: int | None 
         best = progress.best
         on = ", on the quick frames" if best.frames == QUICK else ""
         facts.append(f"best round {best.server_round} ({best.label}: {best.value:.4g}{on})")
-    lines: list[RenderableType] = [_headline(progress), _client_table(progress), Text("  ".join(facts), style="dim")]
+    lines: list[RenderableType] = [_headline(progress), _client_table(progress)]
+    if progress.environments:
+        lines.append(_environment_table(progress))
+    lines.append(Text("  ".join(facts), style="dim"))
+    lines += [Text(f"videos {name}: {folder}", style="dim") for name, folder in _video_folders(progress)]
     if ui_url:
         lines.append(Text(ui_url, style="dim"))
     return Group(*lines)
@@ -73,6 +78,33 @@ def findings_table(found: DataReport) -> Table:
         verdict = Text(finding.verdict, style=_VERDICTS[finding.verdict])
         table.add_row(finding.dataset, finding.check, verdict, Text(finding.seen), Text(finding.remedy))
         last = finding.dataset
+    return table
+
+
+def closing_view(run_dir: str | Path) -> RenderableType:
+    """`summary_table`, and `success_table` where the run has simulated environments."""
+    success = success_table(run_dir)
+    return summary_table(run_dir) if success is None else Group(summary_table(run_dir), success)
+
+
+def success_table(run_dir: str | Path) -> Table | None:
+    """Tabulate success in closed loop in round 0 and in the newest round that has it; None without environments."""
+    progress = read_progress(run_dir)
+    lines = [line for line in progress.rounds if mapping(line.get("rollout"))]
+    if not progress.environments or not lines:
+        return None
+    first, last = lines[0], lines[-1]
+    table = Table(title="success in closed loop, with Wilson's 95 % interval")
+    table.add_column("environment", no_wrap=True)
+    for line in (first, last):
+        table.add_column(f"round {line['server_round']}", justify="right")
+    for environment in progress.environments:
+        cells = [Text(success_text(mapping(line["rollout"]).get(environment.name)) or "-") for line in (first, last)]
+        table.add_row(environment.name, *cells)
+    if len(progress.environments) > 1:
+        table.add_row(
+            "all episodes", *(Text(success_text(line.get("summary"))) for line in (first, last)), style="bold"
+        )
     return table
 
 
@@ -192,6 +224,11 @@ def events(before: RunProgress | None, now: RunProgress) -> Iterator[str]:
         quiet = client.phase in ("waiting", "failed") or (same_round and old.get(client.name) == client.phase)
         if now.state != "finished" and not quiet:
             yield f"round {now.server_round} of {now.num_rounds}  {client.name}: {_phase_text(client)}"
+    doing = {environment.name: environment.phase for environment in before.environments} if before else {}
+    for environment in now.environments:
+        news = not same_round or doing.get(environment.name) != environment.phase
+        if now.state != "finished" and news and environment.phase in ("rolling out", "done"):
+            yield f"round {now.server_round} of {now.num_rounds}  {environment.name}: {environment.phase}"
     # A run that starts holds its lock only a moment later; "interrupted" is news only of one that was running.
     stopped = now.state == "interrupted" and before is not None and before.state == "running"
     if stopped or (now.state == "finished" and (before is None or before.state != now.state)):
@@ -206,6 +243,8 @@ def _round_lines(progress: RunProgress, line: Json) -> Iterator[str]:
     parts.append(f"action error {_figure(summary.get('action_error_deg'), 2)}{spread} deg{how}")
     if summary.get("unseen_action_error_deg") is not None:
         parts.append(f"unseen {_figure(summary['unseen_action_error_deg'], 2)} deg")
+    if success := success_text(summary):
+        parts.append(f"success {success}")
     if summary.get("train_loss") is not None:
         parts.append(f"train loss {_figure(summary['train_loss'], 4)}")
     parts.append(f"took {_duration(number(line.get('duration_s')))}, left {_duration(progress.eta_s)}")
@@ -242,6 +281,29 @@ def _client_table(progress: RunProgress) -> Table:
             Text(_figure(client.action_error_deg, 2) + in_brackets(client.action_error_interval, 2) + quick),
         )
     return table
+
+
+def _environment_table(progress: RunProgress) -> Table:
+    table = Table(expand=False)
+    table.add_column("environment", no_wrap=True)
+    table.add_column("phase")
+    table.add_column("success [95 %]", justify="right")
+    table.add_column("in round", justify="right")
+    for environment in progress.environments:
+        failed = f", {environment.failure}" if environment.phase == "failed" else ""
+        table.add_row(
+            environment.name,
+            Text(environment.phase + failed, style=_STYLES.get(environment.phase, "")),
+            Text(success_text(environment.success) or "-"),
+            "-" if environment.server_round is None else str(environment.server_round),
+        )
+    return table
+
+
+def _video_folders(progress: RunProgress) -> Iterator[tuple[str, Path]]:
+    for environment in progress.environments:
+        if environment.videos:
+            yield environment.name, Path(environment.videos[0]).parent
 
 
 def _phase_text(client: ClientProgress) -> str:

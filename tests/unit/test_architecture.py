@@ -50,6 +50,7 @@ ALLOWED = {
     "probe": {"cgroup", "config", "data", "errors", "memory", "policy", "records", "training"},
     "pooled": {"config", "errors"},
     "closed_loop": {"policy"},
+    "environments": {"closed_loop", "config", "errors", "policy"},
     "evaluation": {"config", "data", "errors", "intervals", "micro_batches", "policy", "records", "training"},
     "aggregation": {"atomic", "config", "errors", "lora", "records", "run_store", "seeding"},
 }
