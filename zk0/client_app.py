@@ -1,5 +1,6 @@
 """What a client does in a run: the functions behind every executor, one per kind of work."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -211,8 +212,11 @@ def rollout(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outc
         videos=environment.videos,
         videos_dir=videos_dir,
     )
-    success = closed_loop.roll_out(*parts, env, plan)
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):  # a progress bar for every step
+        success = closed_loop.roll_out(*parts, env, plan)
     logger.info("success in {}: {}", task.client, success)
+    if (drawn := len(list(videos_dir.glob("*.mp4")))) < environment.videos:
+        logger.warning("{} of {} videos could be written to {}", drawn, environment.videos, videos_dir)
     return Outcome(None, success.episodes, success.figures())
 
 

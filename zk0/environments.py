@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import draccus
 import numpy as np
+from draccus.utils import DecodingError
 from lerobot.configs.parser import load_plugin
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType
@@ -22,7 +23,7 @@ from zk0.policy import missing_inputs
 type VectorEnv = Any
 """Gymnasium's, whose types lack `call`, and the bounds of its spaces."""
 
-DRAWING = ("egl", "opengl", "osmesa", "glx", "glfw", "display")
+DRAWING = ("egl", "opengl", "glget", "mujoco_gl", "osmesa", "glx", "glfw", "display")
 """Words by which an error is known to be about drawing without a screen."""
 
 
@@ -52,7 +53,8 @@ def env_config(environment: EnvironmentConfig) -> EnvConfig:
         return draccus.decode(chosen, environment.options)
     except draccus.ParsingError as error:
         fields = ", ".join(field.name for field in dataclasses.fields(chosen))
-        why = _first_line(error.__cause__ or error)
+        ours = isinstance(error, DecodingError)  # else what the config's own checks said is its cause
+        why = _first_line(error if ours else error.__cause__ or error)
         _refuse(environment, "options", f"{chosen.__name__} refuses them: {why}; it has {fields}", error)
 
 

@@ -57,7 +57,10 @@ def status_view(run_dir: str | Path, ui_url: str | None = None, pid: int | None 
     if progress.environments:
         lines.append(_environment_table(progress))
     lines.append(Text("  ".join(facts), style="dim"))
-    lines += [Text(f"videos {name}: {folder}", style="dim") for name, folder in _video_folders(progress)]
+    lines += [
+        Text(f"videos {name}: {folder}", "dim", no_wrap=True, overflow="ignore")
+        for name, folder in _video_folders(progress)
+    ]
     if ui_url:
         lines.append(Text(ui_url, style="dim"))
     return Group(*lines)

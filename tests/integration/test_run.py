@@ -201,12 +201,48 @@ def test_an_unfinished_run_goes_on_without_a_name(zk0: CommandLine) -> None:
 
 
 @pytest.mark.exhaustive
+def test_a_worker_killed_in_the_midst_of_a_rollout_gives_the_same_figures(zk0: CommandLine) -> None:
+    bench = {"name": "bench", "type": "zk0_so101", "plugin": "zk0.sim", "options": {"setting": "base"}}
+    bench |= {"episodes": 8, "first_seed": 90_000, "videos": 1}
+    changes = {"federation__num_rounds": 1, "training__steps": 1, "evaluation__environments": [bench]}
+    zk0.run("run", zk0.config(**changes), "--name", "rolled-out")
+    folder = zk0.outputs / "rolled-out-killed" / "rounds" / "0001" / "clients" / "bench"
+    command = ("run", zk0.config(**changes), "--name", "rolled-out-killed")
+    process = zk0.start_until((folder / "videos" / "eval_episode_0.mp4").is_file, *command)
+    worker = worker_of(folder, "rollout")
+    assert worker is not None
+    worker.kill()
+    kill(process)
+    assert not (folder / "rollout.json").exists(), "it was killed too late"
+    zk0.run(*command)
+    figures = [zk0.metrics(name)[1] for name in ("rolled-out", "rolled-out-killed")]
+    same = [
+        [line["rollout"]["bench"][key] for key in ("successes", "episodes", "success_rate", "interval_95")]
+        + [line["global_sha256"], line["summary"]["success_rate"], line["summary"]["interval_95"]]
+        for line in figures
+    ]
+    assert same[0] == same[1]
+    assert figures[0]["rollout"]["bench"]["successes"] > 0
+    assert zk0.digest("rolled-out", 1) == zk0.digest("rolled-out-killed", 1)
+
+
+@pytest.mark.exhaustive
 def test_old_rounds_are_pruned_but_not_the_base_the_best_and_the_last(zk0: CommandLine) -> None:
-    config = zk0.config(federation__num_rounds=4, training__steps=1, checkpoint__keep=2, evaluation__frame_stride=40)
+    options = {"setting": "base", "episode_length": 10}
+    bench = {"name": "bench", "type": "zk0_so101", "plugin": "zk0.sim", "options": options, "episodes": 1, "videos": 1}
+    config = zk0.config(
+        federation__num_rounds=4,
+        training__steps=1,
+        checkpoint__keep=2,
+        evaluation__frame_stride=40,
+        evaluation__environments=[bench],
+    )
     zk0.run("run", config, "--name", "pruned")
-    kept = {int(path.name) for path in (zk0.outputs / "pruned" / "rounds").iterdir()}
+    rounds = zk0.outputs / "pruned" / "rounds"
+    kept = {int(path.name) for path in rounds.iterdir()}
     errors = {line["server_round"]: line["summary"]["action_error_deg"] for line in zk0.metrics("pruned")}
     assert kept == {0, 3, 4, min(errors, key=lambda number: errors[number])}
+    assert {int(path.parts[-5]) for path in rounds.rglob("*.mp4")} == kept
 
 
 def test_only_adapters_travel_in_fp32_by_name(zk0: CommandLine, reference: str) -> None:

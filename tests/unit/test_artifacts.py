@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from benchmarks.service import small_run
-from tasks.artifacts import round_table, summary
+from tasks.artifacts import _message, round_table, summary
 from zk0 import atomic
 from zk0.attempts import failed_causes, note_failure
+from zk0.closed_loop import Success
 from zk0.config import validate_config
 from zk0.errors import ClientError
 from zk0.report.charts import CHARTS, draw_charts
@@ -24,6 +25,10 @@ def line(server_round: int, error: float, **changes: Any) -> dict[str, Any]:
     evaluated = {name: {"action_error_deg": error, "loss": 0.4} for name in ("kitchen", "workshop")}
     record = {"server_round": server_round, "train": trained, "evaluate": evaluated, "failures": []}
     return {**record, "summary": {"action_error_deg": error}, **changes}
+
+
+def success(successes: int, episodes: int) -> dict[str, Any]:
+    return Success(successes, episodes).figures() | {"duration_s": 3.0}
 
 
 LOST = {"client": "workshop", "kind": "train", "cause": "timeout", "message": "took too long", "attempts": 3}
@@ -46,10 +51,39 @@ def test_memory_is_shown_in_bytes_and_percent_with_the_micro_batch(store: RunSto
     last = line(2, 4.0, orchestrator={"pid": 1, "rss_bytes": 2**28})
     last["train"]["kitchen"] |= {"peak_ram_percent": 12.5, "peak_vram_bytes": 2**31, "peak_vram_percent": 50.0}
     last["train"]["kitchen"] |= {"micro_batch_size": 2}
+    last["rollout"] = {"bench": success(1, 4)}
     row = round_table(store.config, 2, [*ROUNDS[:2], last])[0]
     assert (row["peak RAM, %"], row["peak VRAM, MiB"], row["peak VRAM, %"]) == ("12.5", "2048", "50.0")
     assert row["micro-batch"] == 2
     assert set(draw_charts(tmp_path, [*ROUNDS[:2], last])) == set(CHARTS)
+
+
+BENCHES = [{"name": name, "type": "zk0_so101", "videos": 2} for name in ("bench", "attic")]
+
+
+def test_success_in_closed_loop_stands_in_table_summary_and_message(tmp_path: Path) -> None:
+    config = validate_config(small_run(tmp_path / "outputs", evaluation__environments=BENCHES))
+    store = RunStore.create_or_open(config, "shown")
+    lost = {"client": "attic", "kind": "rollout", "cause": "lost", "message": "killed", "attempts": 3}
+    rounds = [
+        line(0, 8.0, rollout={"bench": success(1, 4), "attic": success(2, 4)}, failures=[]),
+        line(1, 6.0, rollout={"bench": success(3, 4)}, failures=[lost], summary=success(3, 4)),
+    ]
+    clips = store.round_folder(1) / "clients" / "bench" / "videos"
+    clips.mkdir(parents=True)
+    for number in (10, 9):
+        (clips / f"eval_episode_{number}.mp4").touch()
+    table = {row["client"]: row for row in round_table(config, 1, rounds)}
+    assert table["bench (simulated)"]["success"] == "3/4 = 75.0% [30.1%, 95.4%]"
+    assert (table["bench (simulated)"]["duration, s"], table["kitchen"]["success"]) == ("3.0", "")
+    assert (table["attic (simulated)"]["attempts"], table["attic (simulated)"]["failure"]) == (3, "lost: killed")
+    assert len({tuple(row) for row in table.values()}) == 1, "all rows have the same columns"
+    text = summary(store, rounds)
+    assert "| bench | 1/4 = 25.0% [4.6%, 69.9%] | 3/4 = 75.0% [30.1%, 95.4%] |" in text
+    assert "| attic | 2/4 = 50.0% [15.0%, 85.0%] |  |" in text
+    assert text.index("eval_episode_9.mp4") < text.index("eval_episode_10.mp4")
+    assert "action error  deg, success 3/4 = 75.0%" in _message(config, 1, rounds)
+    assert "Success in closed loop" not in summary(store, ROUNDS)
 
 
 def test_a_client_that_sat_out_is_named_with_its_cause(store: RunStore) -> None:
@@ -123,7 +157,11 @@ def test_the_joints_of_round_0_are_drawn_beside_the_newest(store: RunStore) -> N
 def test_charts_grow_with_the_rounds(tmp_path: Path) -> None:
     assert set(draw_charts(tmp_path, ROUNDS[:1])) == {"action-error", "held-out-loss"}
     first = (tmp_path / "charts" / "action-error.png").read_bytes()
-    assert set(draw_charts(tmp_path, ROUNDS, ["workshop"])) == set(CHARTS) - {"peak-vram", "orchestrator-memory"}
+    assert set(draw_charts(tmp_path, ROUNDS, ["workshop"])) == set(CHARTS) - {
+        "peak-vram",
+        "orchestrator-memory",
+        "success",
+    }
     assert (tmp_path / "charts" / "action-error.png").read_bytes() != first
     with Image.open(tmp_path / "charts" / "action-error.png") as picture:
         assert picture.size == (800, 450)

@@ -30,8 +30,19 @@ BASE = {
 }
 
 
-def with_value(path, value):
+ENVIRONMENT = {"name": "bench", "type": "zk0_so101"}
+
+
+def base_for(path):
+    """BASE, with an environment where a key is one of its."""
     data = copy.deepcopy(BASE)
+    if "environments" in path[:-1]:
+        data["evaluation"]["environments"] = [dict(ENVIRONMENT)]
+    return data
+
+
+def with_value(path, value):
+    data = base_for(path)
     node = data
     for part in path[:-1]:
         node = node[part] if isinstance(node, list) else node.setdefault(part, {})
@@ -75,6 +86,8 @@ OTHER_VALUES = {
     ("policy", "overrides"): {"num_steps": 5},
     ("clients", 0, "rename_map"): {"x": "y"},
     ("evaluation", "datasets", 0, "rename_map"): {"x": "y"},
+    ("evaluation", "environments", 0, "rename_map"): {"x": "y"},
+    ("evaluation", "environments", 0, "options"): {"setting": "kitchen"},
     ("peft", "full_training_modules"): ["x"],
     ("federation", "fraction_train"): 0.5,
     ("training", "micro_batch_size"): 2,
@@ -115,7 +128,7 @@ def other_value(path):
     if path in OTHER_VALUES:
         return OTHER_VALUES[path]
     field = next(field for known, field, _ in fields() if known == path)
-    current = value_at(validate_config(BASE), path)
+    current = value_at(validate_config(base_for(path)), path)
     options = [field.annotation, *typing.get_args(field.annotation)]
     choices = [c for option in options if typing.get_origin(option) is typing.Literal for c in typing.get_args(option)]
     if choices:
@@ -328,7 +341,7 @@ def test_the_digest_covers_what_the_result_depends_on(path):
         data["peft"] = {"enabled": False}
     for part, keys in NEEDS.get(path, {}).items():
         data[part] = {**keys, **data.get(part, {})}
-    changed, before = validate_config(data), validate_config(BASE)
+    changed, before = validate_config(data), validate_config(base_for(path))
     assert changed != before
     assert (changed.digest == before.digest) == (path[0] in WITHOUT_EFFECT)
 
@@ -371,6 +384,7 @@ LATER = [
     ({"training": {"scheduler": "cosine", "decay_lr": 1e-6}}, ("training", "decay_lr")),
     ({"evaluation": {"full_every": 0}}, ("evaluation", "full_every")),
     ({"evaluation": {"best_metric": "loss"}}, ("evaluation", "best_metric")),
+    ({"evaluation": {"environments": [ENVIRONMENT]}}, ("evaluation", "environments")),
     ({"adaptive": {"plateau_patience": 0}}, ("adaptive", "plateau_patience")),
     ({"adaptive": {"plateau_patience": 0, "plateau_factor": 0.1}}, ("adaptive", "plateau_factor")),
     ({"adaptive": {"boost_max": 2.0}}, ("adaptive", "boost_max")),
@@ -409,6 +423,38 @@ def test_exact_lora_wants_a_strategy_without_state(strategy):
         validate_config({**data, "federation": {"strategy": fine}})
     with pytest.raises(ConfigError, match=rf"peft.aggregation = 'exact'.*'{strategy}'.*use 'fedavg' or 'fedprox'"):
         validate_config({**data, "federation": {"strategy": strategy}})
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "words"),
+    [
+        (
+            {"environments": [{**ENVIRONMENT, "name": "a"}]},
+            r"environments: 'a' is a dataset's name too; give it another",
+        ),
+        (
+            {"environments": [{**ENVIRONMENT, "name": "c"}], **BASE["evaluation"]},
+            r"environments: 'c' is a dataset's name",
+        ),
+        ({"environments": [ENVIRONMENT, ENVIRONMENT]}, r"environments: 'bench' is another environment's name too"),
+        (
+            {"environments": [{**ENVIRONMENT, "episodes": 2, "videos": 3}]},
+            r"videos = 3 is more than episodes = 2; lower",
+        ),
+        ({"environments": [{**ENVIRONMENT, "episodes": 0}]}, r"environments.0.episodes = 0"),
+        ({"environments": [{"name": "bench"}]}, r"environments.0.type: missing; LeRobot's environment type"),
+        ({"best_metric": "success_rate"}, r"'success_rate' needs evaluation.environments, and there are none; add one"),
+    ],
+)
+def test_environments_that_cannot_be(evaluation, words):
+    with pytest.raises(ConfigError, match=words):
+        validate_config({**BASE, "evaluation": evaluation})
+
+
+@pytest.mark.parametrize(("every", "full"), [(1, {0, 1, 2, 3, 4, 5}), (0, {0, 5}), (2, {0, 2, 4, 5})])
+def test_the_rounds_that_are_evaluated_in_full(every, full):
+    config = validate_config({**BASE, "federation": {"num_rounds": 5}, "evaluation": {"full_every": every}})
+    assert {number for number in range(6) if config.is_full(number)} == full
 
 
 def test_a_client_with_steps_of_its_own_has_all_else_as_the_others():

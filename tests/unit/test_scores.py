@@ -54,6 +54,30 @@ def test_there_is_none_before_an_evaluation_or_of_a_figure_that_is_missing():
     assert best_round(config(best_metric="luck"), ROUNDS) is None
 
 
+def rolled_out(server_round, **successes):
+    """Of a bench with 10 episodes and a room with 30."""
+    episodes = {"bench": 10, "room": 30}
+    rollout = {
+        name: {"success_rate": number / episodes[name], "episodes": episodes[name]}
+        for name, number in successes.items()
+    }
+    return {**line(server_round, a=4, b=6, c=9), "rollout": rollout}
+
+
+def test_success_counts_every_episode_once_and_rounds_without_it_do_not_compete():
+    rounds = [
+        rolled_out(0, bench=5, room=5),
+        line(1, "quick", a=1, b=1, c=1),
+        rolled_out(2, bench=10, room=5),
+        rolled_out(3, bench=5, room=15),
+        rolled_out(4, bench=10),
+    ]
+    of_run = config(best_metric="success_rate", full_every=2, environments=[{"name": "bench"}, {"name": "room"}])
+    assert best_round(of_run, rounds) == Best(3, "success_rate", METRICS["success_rate"].label, 0.5, "full")
+    values = scores(rounds, METRICS["success_rate"], ["bench", "room"], quick=False)
+    assert values == {0: 0.25, 2: 0.375, 3: 0.5}
+
+
 def test_a_mean_over_other_clients_does_not_count():
     """Round 1 lacks the client with the larger error: its mean would win."""
     rounds = [ROUNDS[0], line(1, a=3.9), line(2, a=4, b=5.9)]

@@ -4,6 +4,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from contextlib import contextmanager
 import pytest
 from rich.console import Console
 
+from zk0.closed_loop import Success
 from zk0.progress import read_progress, status_json
-from zk0.view import LiveView, events, status_view, summary_table
+from zk0.view import LiveView, closing_view, events, status_view, summary_table
 
 CLIENTS = ("kitchen", "workshop")
 
@@ -90,6 +92,40 @@ def test_states(run, tmp_path):
     (run.folder / "final").mkdir()
     assert read_progress(run.folder).state == "finished"
     assert {client.phase for client in read_progress(run.folder).clients} == {"done"}
+
+
+def test_what_happens_in_an_environment_and_what_came_of_it(run):
+    info = json.loads((run.folder / "run.json").read_text())
+    info["config"]["evaluation"]["environments"] = [{"name": "bench"}, {"name": "garden"}]
+    (run.folder / "run.json").write_text(json.dumps(info))
+    run.work(0, "bench", "rollout")
+    clip = run.folder / "rounds" / "0000" / "clients" / "bench" / "videos" / "eval_episode_0.mp4"
+    clip.parent.mkdir()
+    clip.touch()
+    bench, garden = Success(3, 4).figures(), Success(0, 4).figures()
+    run.commit(0, (8.0, 6.0, 7.0), rollout={"bench": bench, "garden": garden}, summary=Success(3, 8).figures())
+    lost = {"client": "garden", "kind": "rollout", "cause": "lost", "message": "killed"}
+    run.commit(1, (8.0, 6.0, 7.0), failures=[lost])
+    before = read_progress(run.folder)
+    run.work(2, "bench", "progress")
+    (run.folder / "rounds" / "0002" / "clients" / "bench" / "rollout.lock").touch()
+    now = read_progress(run.folder)
+    assert [(item.name, item.phase, item.server_round) for item in now.environments] == [
+        ("bench", "rolling out", 0),
+        ("garden", "failed", 0),
+    ]
+    assert [item.videos for item in now.environments] == [(str(clip),), ()]
+    assert status_json(run.folder)["environments"][0]["success"] == bench
+    text = text_of(status_view(run.folder))
+    assert "3/4 = 75.0% [30.1%, 95.4%]" in text
+    assert "failed, lost: killed" in text
+    assert f"videos bench: {clip.parent}" in text
+    assert "round 2 of 3  bench: rolling out" in list(events(before, now))
+    run.commit(2, (8.0, 6.0, 7.0), rollout={"bench": garden, "garden": bench}, summary=Success(3, 8).figures())
+    assert any("success 3/8 = 37.5%" in said for said in events(now, read_progress(run.folder)))
+    closing = text_of(closing_view(run.folder))
+    assert "bench" in closing
+    assert re.search(r"garden\s*│\s*0/4 = 0.0% \[0.0%, 49.0%\]\s*│\s*3/4 = 75.0%", closing)
 
 
 def test_looking_does_not_keep_the_lock(run):
