@@ -10,7 +10,7 @@ import typer
 
 from zk0 import errors
 from zk0.cli import INTERRUPTED, app
-from zk0.config import load_config
+from zk0.config import load_config, validate_config
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,6 +48,13 @@ def test_the_readme_config_loads(tmp_path):
     example = re.search(r"```toml\n(.*?)```", README, flags=re.DOTALL)[1]
     (tmp_path / "my.toml").write_text(example)
     assert [client.name for client in load_config(tmp_path / "my.toml").clients] == ["kitchen", "workshop"]
+
+
+def test_the_example_of_success_in_closed_loop_loads():
+    text = (ROOT / "docs" / "learning.md").read_text(encoding="utf-8")
+    evaluation = tomllib.loads(re.search(r"```toml\n(\[evaluation\].*?)```", text, flags=re.DOTALL)[1])["evaluation"]
+    run = {"clients": [{"name": "a", "repo_id": "o/a"}], "policy": {"path": "o/p"}, "evaluation": evaluation}
+    assert validate_config(run).evaluation.environments[0].options == {"setting": "kitchen"}
 
 
 @pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])
