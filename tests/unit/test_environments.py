@@ -16,9 +16,14 @@ from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 
 from benchmarks.service import small_run
+from flows.federated_training import rollout_work
+from tasks.fit import make_executor
 from zk0.config import RunConfig, validate_config
 from zk0.environments import check, env_config
 from zk0.errors import ConfigError
+from zk0.executors.process import ProcessExecutor
+from zk0.records import ArtifactRef, RoundState
+from zk0.run_store import RunStore
 
 BLIND = {"setting": "left", "obs_type": "environment_state_agent_pos"}
 
@@ -153,3 +158,14 @@ def test_a_machine_that_cannot_draw_is_told_what_to_install(monkeypatch: pytest.
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=r"plugin = 'broken'.*eglQueryString.*egl: Debian's libegl1.*set MUJOCO_GL"):
         check(config(plugin="broken"), act())
+
+
+def test_rollouts_are_for_full_rounds_and_a_process_of_this_machine_whatever_the_executor(tmp_path: Path) -> None:
+    bench = {"name": "bench", "type": "zk0_so101"}
+    run = small_run(tmp_path, evaluation__environments=[bench], evaluation__full_every=0, executor__kind="docker")
+    store = RunStore.create_or_open(validate_config(run), "rolled-out")
+    states = [RoundState(server_round=number, arrays=ArtifactRef(path="x", sha256="x", size=1)) for number in range(3)]
+    work = [rollout_work(store, state) for state in states]
+    assert [len(tasks) for tasks in work] == [1, 0, 1]
+    assert (work[0][0].kind, work[0][0].client) == ("rollout", "bench")
+    assert isinstance(make_executor(work[0][0], store.config.executor), ProcessExecutor)
