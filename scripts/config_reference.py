@@ -17,7 +17,7 @@ from zk0.config import RunConfig
 TARGET = Path(__file__).parent.parent / "docs" / "config.md"
 INTRODUCTION = """# The config
 
-Made by `scripts/config_reference.py` from `zk0/config.py`; change it there.
+Made by `scripts/config_reference.py` from `zk0/config/`; change it there.
 
 A run is described by a TOML file, or by the name of a shipped one: `zk0 run my.toml`, `zk0 run so100`. `--set` changes
 single keys, by their dotted name, with an index for an item of a list: `--set training.steps=20`,

@@ -1,0 +1,51 @@
+"""RunConfig: everything a run depends on, validated before anything starts; TOML files plus `--set key=value`."""
+
+from zk0.config.learning import (
+    SCHEDULER_KEYS,
+    STRATEGY_KEYS,
+    AdaptiveConfig,
+    FederationConfig,
+    PeftConfig,
+    PolicyConfig,
+    TrainingConfig,
+)
+from zk0.config.load import load_config, shipped_configs, validate_config
+from zk0.config.machine import CheckpointConfig, DockerConfig, ExecutorConfig, LoggingConfig, MemoryConfig, ReportConfig
+from zk0.config.part import ASSET_PREFIX, NAME_PATTERN, SIZE_PATTERN, Name, resolve_path, size_in_bytes
+from zk0.config.recordings import ClientConfig, DataConfig, DatasetConfig, EnvironmentConfig, EvaluationConfig
+from zk0.config.run import CONTINUE_PATTERN, LATER_KEYS, LATEST, WITHOUT_EFFECT, RunConfig
+
+__all__ = [
+    "ASSET_PREFIX",
+    "CONTINUE_PATTERN",
+    "LATER_KEYS",
+    "LATEST",
+    "NAME_PATTERN",
+    "SCHEDULER_KEYS",
+    "SIZE_PATTERN",
+    "STRATEGY_KEYS",
+    "WITHOUT_EFFECT",
+    "AdaptiveConfig",
+    "CheckpointConfig",
+    "ClientConfig",
+    "DataConfig",
+    "DatasetConfig",
+    "DockerConfig",
+    "EnvironmentConfig",
+    "EvaluationConfig",
+    "ExecutorConfig",
+    "FederationConfig",
+    "LoggingConfig",
+    "MemoryConfig",
+    "Name",
+    "PeftConfig",
+    "PolicyConfig",
+    "ReportConfig",
+    "RunConfig",
+    "TrainingConfig",
+    "load_config",
+    "resolve_path",
+    "shipped_configs",
+    "size_in_bytes",
+    "validate_config",
+]

@@ -1,0 +1,109 @@
+"""Where a run is carried out, what is kept and what is shown of it; none of it changes the run's result.
+
+The tables [executor], [checkpoint], [report], [logging] and [memory].
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from zk0.config.part import SIZE_PATTERN, Part, size_in_bytes
+
+
+class DockerConfig(Part):
+    """The containers of `executor.kind = "docker"`: see [docker.md](docker.md)."""
+
+    image: str = Field(default="zk0:latest", min_length=1)
+    """The image, built from the Dockerfile of the same zk0: other versions in it are refused."""
+    gpus: list[str] | None = None
+    """GPUs that may be used, by index or UUID, one container on each at a time; `[]` is none. When absent: all that
+    `nvidia-smi` lists if the policy trains on `cuda`, else none."""
+    shm_size: str = Field(default="10.24g", pattern=SIZE_PATTERN)
+    """Size of a container's /dev/shm, through which DataLoader processes hand batches over; counts as its memory."""
+    mem_limit: str | None = Field(default=None, pattern=SIZE_PATTERN)
+    """Most memory of a container; what needs more is killed and counts as failed (cause `out_of_memory`). When absent:
+    what is free when it starts, less a reserve of a tenth of all memory (at least 2 GiB), divided by max_parallel."""
+    cpus: float | None = Field(default=None, gt=0)
+    """Processor time that a container may use, in cores; all when absent."""
+    mounts: list[str] = Field(default_factory=list)
+    """Further folders that a container may read, at the same path: such as those that links in a dataset lead to."""
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _indices_are_names(cls, gpus: Any) -> Any:
+        return [str(gpu) if type(gpu) is int else gpu for gpu in gpus] if isinstance(gpus, list) else gpus
+
+    @field_validator("mounts")
+    @classmethod
+    def _absolute(cls, mounts: list[str]) -> list[str]:
+        if odd := [folder for folder in mounts if not folder.startswith("/")]:
+            raise ValueError(f"{odd[0]!r} is not absolute; give the folder's path from / on")
+        return mounts
+
+
+class ExecutorConfig(Part):
+    """Where a client's work runs, and what happens when it dies. None of it changes the result of a run."""
+
+    kind: Literal["process", "docker"] = "process"
+    """`process`: each piece of work in a process of its own; `docker`: in a container of its own."""
+    max_parallel: int = Field(default=1, ge=1)
+    """Clients at work at the same time."""
+    timeout_s: float = Field(default=3600.0, gt=0)
+    """A fit that takes longer than this is killed and counts as failed (cause `timeout`), in seconds."""
+    max_retries: int = Field(default=2, ge=0)
+    """Further attempts after a failure that may pass; then the client sits out the round."""
+    retry_delay_s: float = Field(default=2.0, ge=0)
+    """Pause before a further attempt, in seconds."""
+    docker: DockerConfig = DockerConfig()
+    """The containers of `executor.kind = "docker"`; see [docker.md](docker.md)."""
+
+
+class CheckpointConfig(Part):
+    """What is saved while a client trains, and what is kept of old rounds."""
+
+    every_steps: int = Field(default=50, ge=0)
+    """Steps after which a fit under way saves its state: killed, it repeats at most these and ends with the same bytes.
+    0 saves none."""
+
+    keep: int = Field(default=3, ge=2)
+    """Newest committed rounds kept whole; round 0 and the best round are kept besides."""
+
+
+class ReportConfig(Part):
+    """What a run shows besides its figures; none of it changes the result of a run."""
+
+    joint_charts: bool = False
+    """Draw the joints as predicted beside those recorded, for the first held-out episode of every dataset, after each
+    full evaluation. For this the joints' positions in that one episode leave the client; no images do."""
+
+
+class LoggingConfig(Part):
+    """Loguru's sinks."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe level written to run.log and client.log."""
+    rotation: str = "500 MB"
+    """Size or age at which run.log is rotated (Loguru's spelling)."""
+    retention: str = "10 days"
+    """Age at which rotated logs are removed (Loguru's spelling)."""
+
+
+class MemoryConfig(Part):
+    """What is watched of memory, and what happens before it runs out; while it is enough the result does not change."""
+
+    sample_interval_s: float = Field(default=2.0, ge=0.05)
+    """Time from one sample in memory.jsonl to the next, in seconds."""
+    soft_limit: float | str = 0.9
+    """How much of the host's memory a fit may come to use before it ends itself with a checkpoint and is done again in
+    half the micro-batch: a share of what it can have (above 0, at most 1), or a size such as "6g"; 0 for no limit."""
+    probe: bool = True
+    """Try one small step before a new run, to estimate what a fit needs and to begin with a micro-batch that fits."""
+
+    @field_validator("soft_limit")
+    @classmethod
+    def _share_or_size(cls, value: float | str) -> float | str:
+        if isinstance(value, str):
+            size_in_bytes(value)
+        elif not 0 <= value <= 1:
+            raise ValueError(f'{value} is no share from 0 to 1; write a size with its unit, such as "6g"')
+        return value
