@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.utils.random_utils import set_seed
 
-from zk0 import client_app, data, policy, training
+from zk0 import client_app, data, policy, preflight, training
 from zk0.aggregation import ServerRound
 from zk0.config import RunConfig
 from zk0.errors import ConfigError
@@ -207,7 +207,7 @@ def test_fp16_scales_the_loss_and_unscales_the_gradients(small_config: MakeConfi
 def test_fp16_without_a_gpu_is_refused(small_config: MakeConfig, device: str) -> None:
     config = small_config(training__amp="fp16", policy__device=device)
     with pytest.raises(ConfigError, match=r"training.amp = 'fp16': needs a GPU .* use 'bf16' or 'no'"):
-        client_app.preflight(config)
+        preflight.preflight(config)
 
 
 def test_a_client_may_take_steps_of_its_own(small_config: MakeConfig) -> None:
@@ -345,7 +345,7 @@ def test_act_from_scratch_with_federated_statistics(small_config: MakeConfig) ->
     small = {"chunk_size": 8, "n_action_steps": 4, "dim_model": 32, "n_heads": 2, "dim_feedforward": 32}
     small |= {"n_encoder_layers": 1, "n_decoder_layers": 1, "pretrained_backbone_weights": None}
     changes = {"policy": {"type": "act", "device": "cpu", "overrides": small}, "peft__enabled": False}
-    config = client_app.preflight(small_config(**changes, data__normalization="federated")).config
+    config = preflight.preflight(small_config(**changes, data__normalization="federated")).config
     store = RunStore.create_or_open(config, "act")
     statistics = [run_work(store, "statistics", 0, client.name, None) for client in config.clients]
     merged = data.aggregate(

@@ -13,7 +13,7 @@ from lerobot.datasets.compute_stats import aggregate_stats
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from zk0 import client_app, data
+from zk0 import client_app, data, preflight
 from zk0.config import DatasetConfig, RunConfig, resolve_path
 from zk0.errors import ConfigError, DatasetError
 from zk0.executors import worker
@@ -141,7 +141,7 @@ def test_a_missing_statistic_is_named(private: DatasetConfig, column: str) -> No
 
 def test_own_statistics_stay_with_their_client(small_config: MakeConfig, tmp_path: Path) -> None:
     unseen = [{"name": "unseen", "repo_id": "zk0/unseen", "root": "asset:datasets/unseen"}]
-    config = client_app.preflight(
+    config = preflight.preflight(
         small_config(data__normalization="own", evaluation__datasets=unseen, evaluation__holdout_episodes=HOLDOUT)
     ).config
     store = RunStore.create_or_open(config, "own")

@@ -51,6 +51,7 @@ ALLOWED = {
     "pooled": {"config", "errors"},
     "closed_loop": {"policy"},
     "environments": {"closed_loop", "config", "errors", "policy"},
+    "preflight": {"config", "data", "data_checks", "data_fix", "environments", "errors", "fetch", "policy", "records"},
     "evaluation": {"config", "data", "errors", "intervals", "micro_batches", "policy", "records", "training"},
     "aggregation": {"atomic", "config", "errors", "lora", "records", "run_store", "seeding"},
 }

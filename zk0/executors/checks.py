@@ -37,5 +37,5 @@ def _check_clients(config: RunConfig, executor: ProcessExecutor) -> Preflight:
 
 
 def check_data(config: RunConfig, fix_to: Path | None = None) -> DataReport:
-    """Every check of every dataset and of all its frames, in a process of its own; see `client_app.check_data`."""
+    """Every check of every dataset and of all its frames, in a process of its own; see `preflight.check_data`."""
     return ProcessExecutor(config.executor).call(worker.check_data, config, fix_to)

@@ -172,31 +172,32 @@ def _work_alone(task: ClientTask) -> None:
 
 
 def preflight(config: RunConfig) -> Preflight:
-    """`client_app.preflight` in a worker process, and the estimate of a fit's memory where the config asks for it."""
+    """`preflight.preflight` in a worker process, and the estimate of a fit's memory where the config asks for it."""
     _die_first()
     _quiet()
-    from zk0 import client_app, probe
+    from zk0 import preflight as checks
+    from zk0 import probe
 
-    found = client_app.preflight(config)
+    found = checks.preflight(config)
     return found.model_copy(update={"memory": probe.estimate(found.config)}) if config.memory.probe else found
 
 
 def check_environments(config: RunConfig) -> None:
-    """`client_app.check_environments` in a worker process, whose memory a simulator does not spoil for `preflight`."""
+    """`preflight.check_environments` in a worker process, whose memory a simulator does not spoil for `preflight`."""
     _die_first()
     _quiet()
-    from zk0 import client_app
+    from zk0 import preflight as checks
 
-    client_app.check_environments(config)
+    checks.check_environments(config)
 
 
 def check_data(config: RunConfig, fix_to: Path | None) -> DataReport:
-    """`client_app.check_data` in a worker process."""
+    """`preflight.check_data` in a worker process."""
     _die_first()
     _quiet()
-    from zk0 import client_app
+    from zk0 import preflight as checks
 
-    return client_app.check_data(config, fix_to)
+    return checks.check_data(config, fix_to)
 
 
 def fetch(config: RunConfig) -> None:
