@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.service import CommandLine
-from zk0.client_app import preflight
 from zk0.config import RunConfig, resolve_path
 from zk0.errors import BadInputError, DatasetError, PolicyError
+from zk0.preflight import preflight
 
 pytestmark = pytest.mark.slow
 MakeConfig = Callable[..., RunConfig]

@@ -13,9 +13,9 @@ import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from zk0 import data_checks, video_checks
-from zk0.client_app import check_data, preflight
 from zk0.config import RunConfig, resolve_path
 from zk0.errors import BadInputError, ConfigError, DatasetError
+from zk0.preflight import check_data, preflight
 from zk0.records import DataFinding
 
 pytestmark = pytest.mark.slow

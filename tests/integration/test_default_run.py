@@ -50,9 +50,11 @@ def docked(default_run: Path, zk0: CommandLine, engine: Engine) -> tuple[Command
 
 
 @pytest.mark.docker
+@pytest.mark.exhaustive
 def test_containers_give_the_same_bytes_though_their_orchestrator_is_killed(
     default_run: Path, docked: tuple[CommandLine, list[str]], engine: Engine
 ) -> None:
+    """Exhaustive, for each of its 33 containers imports torch anew."""
     zk0, command = docked
     folder = default_run.parent / "docked"
 

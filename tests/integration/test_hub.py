@@ -25,7 +25,7 @@ SOURCE = resolve_path("asset:datasets/unseen")
 FETCH = """
 import sys
 from zk0 import hub
-from zk0.client_app import check_data
+from zk0.preflight import check_data
 from zk0.config import validate_config
 hub.FIRST_WAIT_S = float(sys.argv[1])
 client = {"name": "mine", "repo_id": "someone/kitchen"}
