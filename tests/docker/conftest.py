@@ -49,9 +49,14 @@ class Engine:
         self._forget_dead_containerd()
         # Containers here have no network, so the engine needs neither a bridge nor a firewall. It gets a namespace of
         # its own, because an engine without a bridge removes docker0, which may be that of the machine's engine.
+        # SVT-AV1, where a test before this one encoded a video as root, has left this process and its children in real
+        # time (SCHED_FIFO), and what is of that kind cannot enter a container's cgroup.
         command = [
             "unshare",
             "--net",
+            "chrt",
+            "--other",
+            "0",
             "dockerd",
             "--bridge=none",
             "--iptables=false",
@@ -113,7 +118,7 @@ class Engine:
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """An engine of the tests' own where they may start one, else the machine's; with the image in it."""
-    if os.getuid() == 0 and shutil.which("dockerd") and shutil.which("unshare"):
+    if os.getuid() == 0 and all(map(shutil.which, ("dockerd", "unshare", "chrt"))):
         folder = tmp_path_factory.mktemp("engine")
         made = Engine(f"unix://{folder}/docker.sock", folder)
         try:
