@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from asset_tools import ASSETS, FrameCache, action_error, load_base
 
-from zk0.closed_loop import Success, closed_loop_success
+from zk0.closed_loop import Plan, Success, roll_out
 from zk0.sim import BASE, SETTINGS
 from zk0.sim.env import JOINTS, SO101PickEnvConfig
 from zk0.sim.record import record
@@ -27,9 +27,7 @@ def evaluate_success(base: Path, setting: str, episodes: int) -> Success:
     """Closed-loop episodes of LeRobot's own evaluation."""
     env_cfg = SO101PickEnvConfig(setting=setting)
     policy, preprocessor, postprocessor = load_base(base, env_cfg=env_cfg)
-    return closed_loop_success(
-        policy, preprocessor, postprocessor, env_cfg, episodes=episodes, first_seed=FIRST_ROLLOUT_SEED
-    )
+    return roll_out(policy, preprocessor, postprocessor, env_cfg, Plan(episodes, FIRST_ROLLOUT_SEED))
 
 
 def evaluate_error(base: Path, setting: str) -> torch.Tensor:

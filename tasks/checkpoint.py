@@ -117,10 +117,10 @@ def round_metrics(
     config: RunConfig, aggregated: Aggregated, results: Iterable[ClientResult], failures: Iterable[ClientFailure]
 ) -> dict[str, Any]:
     """What metrics.json says of a round, its time aside."""
-    by_kind: dict[str, dict[str, dict[str, Any]]] = {"train": {}, "evaluate": {}, "rollout": {}}
+    by_kind: dict[str, dict[str, dict[str, Any]]] = {"train": {}, "evaluate": {}}  # and rollouts, where there are any
     for result in results:
-        if result.kind in by_kind:
-            by_kind[result.kind][result.client] = {
+        if result.kind in ("train", "evaluate", "rollout"):
+            by_kind.setdefault(result.kind, {})[result.client] = {
                 **result.metrics,
                 "num_examples": result.num_examples,
                 "duration_s": result.duration_s,
@@ -129,9 +129,8 @@ def round_metrics(
             }
     evaluations = by_kind["evaluate"]
     summary = {**_summary(config, evaluations), "train_loss": aggregated.metrics.get("loss")}
-    if rollouts := by_kind.pop("rollout"):
-        by_kind["rollout"] = rollouts
-        total = success_of(rollouts)
+    if "rollout" in by_kind:
+        total = success_of(by_kind["rollout"])
         summary |= {"success_rate": total.rate, "successes": total.successes, "episodes": total.episodes}
     if quick := {name: item[QUICK] for name, item in evaluations.items() if QUICK in item}:
         summary[QUICK] = _summary(config, quick)

@@ -90,22 +90,6 @@ def opened(env: EnvConfig, num_envs: int = 1) -> Iterator[VectorEnv]:
         close_envs(suites)
 
 
-def closed_loop_success(
-    policy: Policy,
-    preprocessor: Processor,
-    postprocessor: Processor,
-    env: EnvConfig,
-    *,
-    episodes: int,
-    first_seed: int,
-    seed: int = 0,
-    num_envs: int = 1,
-) -> Success:
-    """`roll_out` with the plan's parts as arguments, and without videos."""
-    plan = Plan(episodes=episodes, first_seed=first_seed, seed=seed, num_envs=num_envs)
-    return roll_out(policy, preprocessor, postprocessor, env, plan)
-
-
 def roll_out(policy: Policy, preprocessor: Processor, postprocessor: Processor, env: EnvConfig, plan: Plan) -> Success:
     """Let the policy act in an environment, once for each of the seeds `first_seed`, `first_seed + 1` and so on.
 

@@ -36,7 +36,7 @@ def env_config(environment: EnvironmentConfig) -> EnvConfig:
     if environment.plugin is not None:
         try:
             load_plugin(environment.plugin)
-        except Exception as error:  # noqa: BLE001 - foreign code, which may fail in any way
+        except Exception as error:  # noqa: BLE001 - whatever a plug-in raises; LeRobot's own error for it is a bare Exception
             remedy = _drawing_remedy(error) or "install it where zk0 is started, or correct the name"
             _refuse(environment, "plugin", f"cannot be imported ({_first_line(error)}); {remedy}", error)
     known = EnvConfig.get_known_choices()
@@ -79,7 +79,7 @@ def check(config: RunConfig, base: PreTrainedConfig) -> None:
                 _check_success(environment, vector)
         except ConfigError:
             raise
-        except Exception as error:  # noqa: BLE001 - foreign code, which may fail in any way
+        except Exception as error:  # noqa: BLE001 - as mujoco.FatalError and gymnasium's errors, which are bare Exceptions
             remedy = _drawing_remedy(error) or "correct type and options, or leave the environment out"
             _refuse(environment, "type", f"it cannot be made and stepped ({_first_line(error)}); {remedy}", error)
 
@@ -140,7 +140,7 @@ def _check_pictures(environment: EnvironmentConfig, vector: VectorEnv) -> None:
             why = f"render() gives shape {picture.shape}"
         elif "render_fps" not in vector.metadata:
             why = "its metadata lack render_fps"
-    except Exception as error:  # noqa: BLE001 - foreign code, which may fail in any way
+    except Exception as error:  # noqa: BLE001 - as above: foreign code, asked for a picture
         why = _first_line(error)
     if why:
         _refuse(environment, "videos", f"it gives no pictures ({why}); set videos = 0, or change its options")

@@ -11,7 +11,7 @@ from benchmarks.federation_value.benches import BENCHES, Bench
 from benchmarks.federation_value.plan import POOLED, Arm, Options
 from zk0 import atomic, client_app, data, policy, training
 from zk0.aggregation import ServerRound
-from zk0.closed_loop import Success, closed_loop_success
+from zk0.closed_loop import Plan, Success, roll_out
 from zk0.config import DatasetConfig, RunConfig
 from zk0.memory import peak_rss_bytes
 from zk0.pooled import PooledDataset
@@ -104,10 +104,8 @@ class Federation:
         """Of the policy as it is, in a setting, from positions that nobody trained on."""
         first = FIRST_TEST_SEED + self.bench.settings.index(setting) * SEED_STEP
         env = SO101PickEnvConfig(setting=setting, obs_type=self.bench.obs_type)
-        return closed_loop_success(
-            self.policy, self.preprocessor, self.postprocessor, env,
-            episodes=seeds, first_seed=first, num_envs=self.bench.environments,
-        )  # fmt: skip
+        plan = Plan(seeds, first, num_envs=self.bench.environments)
+        return roll_out(self.policy, self.preprocessor, self.postprocessor, env, plan)
 
     def _statistics(self, clients: Sequence[Sequence[DatasetConfig]]) -> data.Stats | None:
         """What LeRobot's aggregate_stats makes of the recordings' own, hold-outs left out; None: the base's."""

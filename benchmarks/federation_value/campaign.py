@@ -21,9 +21,11 @@ def compare(options: Options, processes: int) -> Verdict:
     bench = BENCHES[options.bench]
     scores: dict[str, Scores] = {}
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    # SVT-AV1, which encodes the videos, leaves processes of root in real time: none that recorded is to train.
     with ProcessPoolExecutor(processes, context, _set_up) as pool:
         for recorded in as_completed([pool.submit(_record, setting, options) for setting in bench.settings]):
             print(f"{time.monotonic() - started:5.0f} s: recorded {recorded.result()}", flush=True)
+    with ProcessPoolExecutor(processes, context, _set_up) as pool:
         arms = all_arms(bench.settings, bench.begins_trained)
         for trained in as_completed([pool.submit(_train_and_act, arm, options) for arm in arms]):
             name, scores[name] = trained.result()

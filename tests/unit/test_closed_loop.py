@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from zk0.closed_loop import Success, closed_loop_success
+from zk0.closed_loop import Plan, Success, roll_out
 
 
 @pytest.mark.parametrize(
@@ -76,16 +76,14 @@ def test_a_policy_that_copies_the_expert_succeeds_with_that_seed_alone(parts, mo
         policy, "predict_action_chunk", lambda batch: chunk.expand(len(batch["observation.state"]), 60, 6)
     )
     both = {
-        num_envs: closed_loop_success(
-            policy, preprocessor, postprocessor, env, episodes=2, first_seed=5, num_envs=num_envs
-        )
+        num_envs: roll_out(policy, preprocessor, postprocessor, env, Plan(2, first_seed=5, num_envs=num_envs))
         for num_envs in (1, 2)
     }
     assert both == {1: Success(1, 2), 2: Success(1, 2)}  # seed 5 succeeds; at seed 6 the cube lies elsewhere
-    assert closed_loop_success(policy, preprocessor, postprocessor, env, episodes=1, first_seed=6) == Success(0, 1)
+    assert roll_out(policy, preprocessor, postprocessor, env, Plan(1, first_seed=6)) == Success(0, 1)
 
 
 def test_no_episodes_are_refused(parts) -> None:
     env, policy, preprocessor, postprocessor = parts
     with pytest.raises(ValueError, match=re.escape("episodes=0 is too few")):
-        closed_loop_success(policy, preprocessor, postprocessor, env, episodes=0, first_seed=0)
+        roll_out(policy, preprocessor, postprocessor, env, Plan(0, first_seed=0))

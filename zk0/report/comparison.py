@@ -7,6 +7,7 @@ from rich.table import Table
 
 from zk0 import atomic
 from zk0.comparison import FEDERATED, FOLDER, ArmResult, Comparison
+from zk0.figures import in_brackets
 from zk0.report.bars import Bar, bar_chart
 
 
@@ -18,7 +19,7 @@ def comparison_table(found: Comparison) -> Table:
     for heading in (*found.clients, "mean of clients", "beside federated", *unseen):
         table.add_column(heading, justify="right")
     for arm in found.arms:
-        mean = f"{arm.mean(found.clients):.2f}{_span(arm.interval(found.clients, found.seed))}"
+        mean = f"{arm.mean(found.clients):.2f}{in_brackets(arm.interval(found.clients, found.seed), 2)}"
         errors = [[f"{arm.errors[name]:.2f}" for name in names] for names in (found.clients, found.unseen)]
         table.add_row(
             arm.name, *errors[0], mean, _beside(found, arm), *errors[1], style="bold" if arm.name == FEDERATED else ""
@@ -60,8 +61,4 @@ def _beside(found: Comparison, arm: ArmResult) -> str:
     difference = arm.beside(found.federated, found.clients, found.seed)
     if arm.name == FEDERATED or difference is None:
         return "-"
-    return f"{difference['mean']:+.2f}{_span(difference['interval_95'])}"
-
-
-def _span(interval: list[float] | None) -> str:
-    return "" if interval is None else f" [{interval[0]:.2f}, {interval[1]:.2f}]"
+    return f"{difference['mean']:+.2f}{in_brackets(difference['interval_95'], 2)}"
