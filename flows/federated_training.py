@@ -86,7 +86,7 @@ def in_subflow[**P](
     """Run a round's flow under its own name, with as many clients at work as the executor may have."""
     named = round_flow.with_options(
         flow_run_name=f"round-{server_round:03d}",
-        task_runner=cast(Any, ThreadPoolTaskRunner)(max_workers=store.config.executor.max_parallel),
+        task_runner=cast(Any, ThreadPoolTaskRunner)(max_workers=store.config.executor.places),
     )
     try:
         with tags(f"round:{server_round}"):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+GIB = 2**30
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied)
 """A process may end, or belong to another user, between being listed and being read."""
 
@@ -138,6 +139,18 @@ def give_back() -> None:
 def gib(n: int) -> str:
     """Write a number of bytes as text, such as `1.23 GiB`."""
     return f"{n / 2**30:.2f} GiB"
+
+
+def container_share(total: int, available: int, places: int) -> int:
+    """One container's share of the free memory less a reserve; never below 1 GiB, with which nothing would start.
+
+    Args:
+        total: memory of the machine, in bytes.
+        available: what can be had without swapping, in bytes.
+        places: containers that may run at the same time.
+    """
+    reserve = max(total // 10, 2 * GIB)
+    return max((available - reserve) // places, GIB)
 
 
 def _tree_rss(pid: int | None) -> tuple[int, int]:

@@ -75,17 +75,28 @@ def _peak_of_a_step(
 
 def _budget(config: RunConfig) -> tuple[int, str]:
     """What one fit may use, of what there is now for all that run at the same time."""
+    share, whose = _share(config)
     limit = config.memory.soft_limit
-    if config.policy.device == "cuda":
-        free, _ = torch.cuda.mem_get_info()
-        there, whose = free + torch.cuda.memory_reserved(), "of the GPU"
-    else:
-        tree, _, _ = memory.TreeMeter().read()
-        group = of_process()
-        usage = group.usage() if group else None
-        there = tree + (usage[1] - usage[0] if usage else memory.snapshot().ram_available_bytes)
-        whose = "of the cgroup" if usage else "of this machine"
-    share = there // config.executor.max_parallel
     if isinstance(limit, str):
         return min(share, size_in_bytes(limit)), whose
     return int(share * (limit or 1)), whose
+
+
+def _share(config: RunConfig) -> tuple[int, str]:
+    """One place's part of what there is, without the soft limit, and whose it is."""
+    in_container, places = config.executor.kind == "docker", config.executor.places
+    if config.policy.device == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        there = free + torch.cuda.memory_reserved()
+        return there // (1 if in_container else places), "of the GPU"  # a container has its GPU to itself
+    tree, _, _ = memory.TreeMeter().read()  # of this process, which will be gone
+    if in_container:
+        if config.executor.docker.mem_limit is not None:
+            return size_in_bytes(config.executor.docker.mem_limit), "of the container"
+        now = memory.snapshot()
+        share = memory.container_share(now.ram_total_bytes, now.ram_available_bytes + tree, places)
+        return share, "of the container"
+    group = of_process()
+    usage = group.usage() if group else None
+    there = tree + (usage[1] - usage[0] if usage else memory.snapshot().ram_available_bytes)
+    return there // places, "of the cgroup" if usage else "of this machine"

@@ -56,7 +56,7 @@ def new_run(
     state = STATE_SETS.get(config.federation.strategy, 0)
     if config.training.optimizer_state == "keep":
         state += 2 * len(config.clients)
-    sets = (config.checkpoint.keep + 3) * (1 + len(config.clients) + state) + 6 * config.executor.max_parallel
+    sets = (config.checkpoint.keep + 3) * (1 + len(config.clients) + state) + 6 * config.executor.places
     check_free_space(config.outputs_dir, sets * checked.exchanged_bytes + LOG_BYTES)
     store = RunStore.create_or_open(config, name)
     if size is not None and checked.memory is not None:
@@ -81,7 +81,7 @@ def fitting_micro_batch(config: RunConfig, estimate: MemoryEstimate | None) -> i
         raise ConfigError(
             f"memory: a fit needs about {gib(estimate.fixed + estimate.per_frame)} even with one frame at once, and "
             f"may use {gib(estimate.budget)} {estimate.whose}; free some memory, lower executor.max_parallel, or raise "
-            "memory.soft_limit"
+            "memory.soft_limit, or executor.docker.mem_limit where it is set"
         )
     logger.warning(
         "{} frames at once are expected to need {}, and a fit may use {} {}: it will be done in micro-batches of {}",

@@ -15,12 +15,13 @@ from zk0.config import RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError, StorageError
 from zk0.executors import worker
 from zk0.executors.docker import visible
-from zk0.executors.docker.check import check_container
+from zk0.executors.docker.check import check_container, settle_places
 from zk0.executors.docker.death import TIMED_OUT, outcome
 from zk0.executors.docker.gpu_turns import gpu_turn
 from zk0.executors.docker.log_tail import LogTail
-from zk0.executors.docker.mem_limit import GIB, share
+from zk0.executors.docker.mem_limit import held_bytes
 from zk0.executors.docker.settings import USER, common_settings, user, wanted_gpus
+from zk0.memory import GIB, container_share
 from zk0.records import ArtifactRef, ClientTask, TaskKind
 from zk0.run_store import RunStore
 
@@ -141,7 +142,8 @@ def test_settings_are_what_the_config_says(tmp_path: Path) -> None:
 
 
 def test_bad_settings_are_named(tmp_path: Path) -> None:
-    for key, value in {"mem_limit": "much", "shm_size": "10 GB", "mounts": ["data"], "cpus": 0}.items():
+    bad = {"mem_limit": ("much", "0"), "shm_size": ("10 GBytes", "0g"), "mounts": (["data"],), "cpus": (0,)}
+    for key, value in [(key, value) for key, values in bad.items() for value in values]:
         with pytest.raises(ConfigError, match=f"executor.docker.{key}"):
             config(tmp_path, executor__docker={key: value})
 
@@ -153,9 +155,31 @@ def test_cuda_without_a_gpu_is_refused(tmp_path: Path) -> None:
 
 
 def test_memory_is_shared_out_less_a_reserve() -> None:
-    assert share(32 * GIB, 20 * GIB, 1) == pytest.approx(16.8 * GIB, abs=1)
-    assert share(8 * GIB, 6 * GIB, 2) == 2 * GIB
-    assert share(8 * GIB, GIB, 4) == GIB
+    assert container_share(32 * GIB, 20 * GIB, 1) == pytest.approx(16.8 * GIB, abs=1)
+    assert container_share(8 * GIB, 6 * GIB, 2) == 2 * GIB
+    assert container_share(8 * GIB, GIB, 4) == GIB
+
+
+def test_what_a_container_holds_is_without_pages_that_the_kernel_would_drop() -> None:
+    assert held_bytes({"usage": 5 * GIB, "stats": {"total_inactive_file": 3 * GIB, "inactive_file": GIB}}) == 2 * GIB
+    assert held_bytes({"usage": 5 * GIB, "stats": {"inactive_file": GIB}}) == 4 * GIB
+    assert held_bytes({}) == 0, "it has ended"
+
+
+def test_there_are_as_many_places_as_gpus_unless_the_config_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\nprintf '0\\n1\\n2\\n'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    silent = {"executor__max_parallel": None, "policy__device": "cuda"}
+    assert settle_places(config(tmp_path, **silent)).executor.places == 3
+    assert settle_places(config(tmp_path, **silent, executor__docker={"gpus": ["1", "2"]})).executor.places == 2
+    assert settle_places(config(tmp_path, executor__max_parallel=None)).executor.places == 1, "it trains on the CPU"
+    assert settle_places(config(tmp_path, policy__device="cuda")).executor.places == 2, "the config says so"
+    assert config(tmp_path, executor__max_parallel=None).executor.places == 1, "nobody has settled it"
 
 
 def test_a_gpu_has_one_container_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

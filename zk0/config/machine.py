@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from zk0.config.part import SIZE_PATTERN, Part, size_in_bytes
+from zk0.config.part import Part, size_in_bytes
 
 
 class DockerConfig(Part):
@@ -18,9 +18,9 @@ class DockerConfig(Part):
     gpus: list[str] | None = None
     """GPUs that may be used, by index or UUID, one container on each at a time; `[]` is none. When absent: all that
     `nvidia-smi` lists if the policy trains on `cuda`, else none."""
-    shm_size: str = Field(default="10.24g", pattern=SIZE_PATTERN)
+    shm_size: str = "10.24g"
     """Size of a container's /dev/shm, through which DataLoader processes hand batches over; counts as its memory."""
-    mem_limit: str | None = Field(default=None, pattern=SIZE_PATTERN)
+    mem_limit: str | None = None
     """Most memory of a container; what needs more is killed and counts as failed (cause `out_of_memory`). When absent:
     what is free when it starts, less a reserve of a tenth of all memory (at least 2 GiB), divided by max_parallel."""
     cpus: float | None = Field(default=None, gt=0)
@@ -32,6 +32,13 @@ class DockerConfig(Part):
     @classmethod
     def _indices_are_names(cls, gpus: Any) -> Any:
         return [str(gpu) if type(gpu) is int else gpu for gpu in gpus] if isinstance(gpus, list) else gpus
+
+    @field_validator("shm_size", "mem_limit")
+    @classmethod
+    def _size(cls, value: str | None) -> str | None:
+        if value is not None:
+            size_in_bytes(value)
+        return value
 
     @field_validator("mounts")
     @classmethod
@@ -46,8 +53,8 @@ class ExecutorConfig(Part):
 
     kind: Literal["process", "docker"] = "process"
     """`process`: each piece of work in a process of its own; `docker`: in a container of its own."""
-    max_parallel: int = Field(default=1, ge=1)
-    """Clients at work at the same time."""
+    max_parallel: int | None = Field(default=None, ge=1)
+    """Clients at work at the same time. When absent: one; in containers, one on each GPU that may be used."""
     timeout_s: float = Field(default=3600.0, gt=0)
     """A fit that takes longer than this is killed and counts as failed (cause `timeout`), in seconds."""
     max_retries: int = Field(default=2, ge=0)
@@ -56,6 +63,11 @@ class ExecutorConfig(Part):
     """Pause before a further attempt, in seconds."""
     docker: DockerConfig = DockerConfig()
     """The containers of `executor.kind = "docker"`; see [docker.md](docker.md)."""
+
+    @property
+    def places(self) -> int:
+        """Clients that may be at work at the same time, as settled before the run."""
+        return self.max_parallel or 1
 
 
 class CheckpointConfig(Part):

@@ -14,9 +14,6 @@ ASSET_PREFIX = "asset:"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
-SIZE_PATTERN = r"^\d+(\.\d+)?[bkmgBKMG]?$"
-"""Bytes, or with the unit k, m or g: `512m`, `10.24g`."""
-
 
 class Part(BaseModel):
     """A part of the config: immutable, no unknown keys, every field documented by the text under it."""

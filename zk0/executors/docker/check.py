@@ -83,6 +83,18 @@ def check_container(config: RunConfig) -> None:
         )
 
 
+def settle_places(config: RunConfig) -> RunConfig:
+    """Let as many clients be at work as there are GPUs for them, where the config does not say.
+
+    Args:
+        config: with policy.device settled.
+    """
+    if config.executor.max_parallel is not None:
+        return config
+    places = max(1, len(wanted_gpus(config)))
+    return config.model_copy(update={"executor": config.executor.model_copy(update={"max_parallel": places})})
+
+
 @contextmanager
 def _engine() -> Iterator[docker.DockerClient]:
     address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")

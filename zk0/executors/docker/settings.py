@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from docker.types import DeviceRequest, LogConfig, Mount
-from docker.utils import parse_bytes
 
-from zk0.config import RunConfig
+from zk0.config import RunConfig, size_in_bytes
 from zk0.executors.docker import visible
 from zk0.executors.docker.gpu_turns import all_gpus
 from zk0.executors.worker import CONTAINER_MARK
@@ -76,7 +75,7 @@ def common_settings(config: RunConfig, gpu: str | None, mem_limit: int) -> dict[
         "memswap_limit": mem_limit,
         "oom_score_adj": OOM_SCORE,
         "nano_cpus": int(settings.cpus * 1e9) if settings.cpus else None,
-        "shm_size": parse_bytes(settings.shm_size.lower()),
+        "shm_size": size_in_bytes(settings.shm_size),
         "device_requests": [DeviceRequest(device_ids=[gpu], capabilities=[["gpu"]])] if gpu else None,
     }
 
