@@ -20,7 +20,7 @@ from zk0.executors.docker.death import TIMED_OUT, outcome
 from zk0.executors.docker.gpu_turns import gpu_turn
 from zk0.executors.docker.log_tail import LogTail
 from zk0.executors.docker.mem_limit import held_bytes
-from zk0.executors.docker.settings import USER, common_settings, user, wanted_gpus
+from zk0.executors.docker.settings import OOM_KILLS_LABEL, USER, common_settings, user, wanted_gpus
 from zk0.memory import GIB, container_share
 from zk0.records import ArtifactRef, ClientTask, TaskKind
 from zk0.run_store import RunStore
@@ -212,8 +212,14 @@ def test_a_dead_holder_frees_its_gpu_at_once(tmp_path: Path, monkeypatch: pytest
         assert gpu == "0"
 
 
-def state(code: int, *, oom: bool = False, error: str = "") -> dict[str, Any]:
+KERNEL_KILLS = 7
+"""What the kernel counts on the machine when a container has ended."""
+
+
+def state(code: int, *, oom: bool = False, error: str = "", kills: int = 0) -> dict[str, Any]:
+    """What the engine says of an ended container; `kills`: by the kernel, on the machine, since it was made."""
     return {
+        "Config": {"Labels": {OOM_KILLS_LABEL: str(KERNEL_KILLS - kills)}},
         "State": {"ExitCode": code, "OOMKilled": oom, "Error": error, "Status": "exited"},
         "HostConfig": {"Memory": 2 * GIB},
     }
@@ -225,6 +231,7 @@ def state(code: int, *, oom: bool = False, error: str = "") -> dict[str, Any]:
         (state(137, oom=True), "out_of_memory", r"limit of 2\.00 GiB"),
         (state(1, oom=True), "out_of_memory", r"limit of 2\.00 GiB"),
         (state(137), "lost", "SIGKILL"),
+        (state(143, kills=1), "lost", "SIGTERM"),
         (state(143), "lost", "SIGTERM"),
         (state(TIMED_OUT), "timeout", r"executor\.timeout_s = 9 s"),
         (state(127, error="exec: python: not found"), "error", "python: not found"),
@@ -232,12 +239,37 @@ def state(code: int, *, oom: bool = False, error: str = "") -> dict[str, Any]:
         ({}, "lost", "removed by someone"),
     ],
 )
-def test_deaths_are_told_apart(tmp_path: Path, attributes: dict[str, Any], cause: str, words: str) -> None:
+def test_deaths_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attributes: dict[str, Any], cause: str, words: str
+) -> None:
+    monkeypatch.setattr("zk0.executors.docker.death.machine_oom_kills", lambda: KERNEL_KILLS)
     made = task(config(tmp_path))
     made.folder.mkdir(parents=True)
     (made.folder / "client.log").write_text("Traceback\nValueError: odd\n\n")
     with pytest.raises(ClientError, match=words) as caught:
         outcome(made, attributes, 9)
+    assert caught.value.cause == cause
+
+
+@pytest.mark.parametrize(
+    ("kills", "percent_in_use", "cause", "words"),
+    [
+        (1, 97.5, "out_of_memory", r"the machine ran out of memory .* its limit of 2\.00 GiB"),
+        (0, 97.5, "lost", "SIGKILL"),
+        (1, 40.0, "lost", "SIGKILL"),
+    ],
+)
+def test_a_kill_where_the_machine_is_full_is_out_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int, percent_in_use: float, cause: str, words: str
+) -> None:
+    monkeypatch.setattr("zk0.executors.docker.death.machine_oom_kills", lambda: KERNEL_KILLS)
+    made = task(config(tmp_path))
+    made.folder.mkdir(parents=True)
+    (made.folder / "memory.jsonl").write_text(
+        f'{{"pid": 7, "ram_pct": 12.0}}\n{{"pid": 7, "ram_pct": {percent_in_use}}}\n'
+    )
+    with pytest.raises(ClientError, match=words) as caught:
+        outcome(made, state(137, kills=kills), 9)
     assert caught.value.cause == cause
 
 

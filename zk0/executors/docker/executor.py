@@ -2,7 +2,8 @@
 
 import os
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ from zk0.results import find_finished
 
 
 def stop_containers(run_dir: str) -> None:
-    """End the containers of a run whose orchestrator was told to end; a killed one's go on, to be adopted."""
+    """End the containers of a run whose orchestrator was told to end; a killed one's go on, to be adopted.
+
+    From here on none is started, and one that was being started meanwhile is ended by the thread that waits for it.
+    """
     STOPPED.set()
     with closing(engine.patiently(engine.connect)) as client:
         for container in engine.patiently(lambda: engine.labelled(client, {"zk0.run_dir": run_dir})):
@@ -50,6 +54,7 @@ class DockerExecutor:
 
     def run(self, task: ClientTask) -> ClientResult:
         """See `Executor.run`."""
+        _go_on(task)
         with closing(engine.patiently(engine.connect)) as client:
             container = self._left_over(client, task)
             if (found := find_finished(task)) is not None:
@@ -61,7 +66,7 @@ class DockerExecutor:
                 logger.info("{} of {}: adopted container {}", task.kind, task.client, container.name)
                 return self._follow(task, container, LogTail(client_log(task), task.client))
             self._wait_for_a_process(task)
-            with gpu_turn(wanted_gpus(self._config), lambda: _busy_gpus(client)) as gpu:
+            with gpu_turn(wanted_gpus(self._config), lambda: _busy_gpus(client, task)) as gpu:
                 tail = LogTail(client_log(task), task.client)
                 return self._follow(task, self._start(client, task, gpu), tail)
 
@@ -83,22 +88,18 @@ class DockerExecutor:
             raise ClientError("lost", f"{what(task)}: a worker process holds {worker.lock_path(task)}; end it")
 
     def _start(self, client: docker.DockerClient, task: ClientTask, gpu: str | None) -> Container:
+        _go_on(task)
         worker.failure_path(task).unlink(missing_ok=True)
-        limit = engine.patiently(lambda: mem_limit(client, self._config))
+        limit = engine.patiently(lambda: mem_limit(client, self._config, task.run_dir))
         settings = container_settings(task, self._config, gpu, limit)
         hand_over(settings["mounts"])
-        try:
+        with _start_errors(task, settings["image"]):
             container = client.containers.create(**settings)
-            container.start()
-        except ImageNotFound as error:
-            message = f"executor.docker.image = {settings['image']!r}: the Docker engine has no such image"
-            raise ClientError("error", f"{what(task)}: {message}") from error
-        except APIError as error:
-            message = f"its container does not start: {engine.reason(error)}"
-            raise ClientError("error", f"{what(task)}: {message}") from error
-        except engine.ENGINE_ERRORS as error:
-            message = f"lost the Docker engine at its start: {engine.reason(error)}"
-            raise ClientError("lost", f"{what(task)}: {message}") from error
+            try:
+                container.start()
+            except engine.ENGINE_ERRORS:
+                engine.remove(container)
+                raise
         logger.info("{} of {}: container {}", task.kind, task.client, container.name)
         return container
 
@@ -129,7 +130,8 @@ class DockerExecutor:
         """
         while True:
             if STOPPED.is_set():
-                raise ClientError("lost", f"{what(task)}: the run was ended")
+                engine.remove(container)
+            _go_on(task)
             engine.patiently(container.reload)
             tail.forward()
             state = container.attrs["State"]
@@ -141,7 +143,31 @@ class DockerExecutor:
             time.sleep(engine.POLL_S)
 
 
-def _busy_gpus(client: docker.DockerClient) -> set[str]:
+def _go_on(task: ClientTask) -> None:
+    """Begin nothing, and wait for nothing, in a run that a person has ended."""
+    if STOPPED.is_set():
+        raise ClientError("lost", f"{what(task)}: the run was ended")
+
+
+@contextmanager
+def _start_errors(task: ClientTask, image: str) -> Iterator[None]:
+    """What the engine says of a container that it does not start, as a ClientError."""
+    try:
+        yield
+    except ImageNotFound as error:
+        message = f"executor.docker.image = {image!r}: the Docker engine has no such image"
+        raise ClientError("error", f"{what(task)}: {message}") from error
+    except APIError as error:
+        message = f"its container does not start: {engine.reason(error)}"
+        raise ClientError("error", f"{what(task)}: {message}") from error
+    except engine.ENGINE_ERRORS as error:
+        message = f"lost the Docker engine at its start: {engine.reason(error)}"
+        raise ClientError("lost", f"{what(task)}: {message}") from error
+
+
+def _busy_gpus(client: docker.DockerClient, task: ClientTask) -> set[str]:
+    """Those that a container uses now; asked again and again by work that waits for its turn."""
+    _go_on(task)
     containers = engine.patiently(lambda: engine.labelled(client, {}))
     return {container.labels["zk0.gpu"] for container in containers if container.status == "running"}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from docker.types import DeviceRequest, LogConfig, Mount
 
+from zk0.cgroup import machine_oom_kills
 from zk0.config import RunConfig, size_in_bytes
 from zk0.executors.docker import visible
 from zk0.executors.docker.gpu_turns import all_gpus
@@ -15,6 +16,8 @@ from zk0.records import ClientTask
 
 USER = 65532
 """User and group of the containers where the orchestrator is root; the number that distroless images use."""
+OOM_KILLS_LABEL = "zk0.oom_kills"
+"""The kernel's count of kills for want of memory on the machine when the container was made."""
 OOM_SCORE = 500
 """Raises the chance that Linux, out of memory, ends a client rather than anything else of the machine."""
 MOST_PROCESSES = 4096
@@ -42,6 +45,7 @@ def container_settings(task: ClientTask, config: RunConfig, gpu: str | None, mem
         "zk0.kind": task.kind,
         "zk0.key": task.key,
         "zk0.gpu": gpu or "",
+        OOM_KILLS_LABEL: str(machine_oom_kills()),
     }
     settings["mounts"] = [bind_mount(bind) for bind in visible.binds(task, config)]
     settings["command"] = ["work", task.model_dump_json(), str(config.executor.timeout_s)]
