@@ -102,7 +102,7 @@ class Engine:
         """The executor's containers, running or not."""
         client = self.client
         wanted = ["zk0.key", *(f"zk0.{key}={value}" for key, value in labels.items())]
-        found = client.containers.list(all=True, filters={"label": wanted})
+        found = client.containers.list(all=True, filters={"label": wanted}, ignore_removed=True)
         client.close()
         return list(found)
 
