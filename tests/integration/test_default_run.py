@@ -88,6 +88,7 @@ def test_containers_give_the_same_bytes_whatever_is_killed(
     for orphan in orphans:
         client_log = folder / "rounds/0001/clients" / orphan.labels["zk0.client"] / "client.log"
         assert client_log.read_text().count("train starts in round 1") == 1, "a fit was run twice"
+    assert "kitchen: train starts in round 2" in log, "the client's own lines"
     assert "ended by SIGKILL" in log
     assert "the Docker engine does not answer" in log
     rounds = [json.loads(line)["train"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
