@@ -189,8 +189,12 @@ def _patch(record: "Record") -> None:
 def _memory_fields(_second: int) -> tuple[str, str]:
     """Text of the RAM and VRAM fields; the argument limits psutil to one reading a second."""
     now = memory.snapshot()
-    vram = "-" if now.vram_allocated_bytes is None else memory.gib(now.vram_allocated_bytes)
-    return f"{memory.gib(now.tree_rss_bytes)} {now.ram_percent:.0f}%", vram
+    vram = _share(now.vram_allocated_bytes, now.vram_total_bytes)
+    return _share(now.tree_rss_bytes, now.capacity_bytes), vram
+
+
+def _share(size: int | None, capacity: int | None) -> str:
+    return f"{memory.gib(size)} {100 * size / capacity:.0f}%" if size is not None and capacity else "-"
 
 
 def _is_own(record: "Record") -> bool:
