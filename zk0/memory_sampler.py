@@ -299,12 +299,15 @@ class MemorySampler:
 def peak_metrics(peaks: Mapping[str, Peak]) -> dict[str, float]:
     """The peaks as metrics of a piece of work: of RAM in bytes, percent and by phase, and of VRAM where CUDA is used.
 
+    What there was of RAM goes with them: a client's is its container's, not the orchestrator's.
+
     Bytes are whole numbers; Flower averages only the others.
     """
     highest = max(peaks.values(), key=lambda peak: peak.ram)
     metrics: dict[str, float] = {
         "peak_ram_bytes": highest.ram,
         "peak_ram_percent": percent(highest.ram, highest.capacity),
+        "ram_capacity_bytes": highest.capacity,
         **{f"peak_ram_{phase}_bytes": peak.ram for phase, peak in peaks.items()},
     }
     if total := max(peak.vram_total for peak in peaks.values()):

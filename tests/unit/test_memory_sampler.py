@@ -189,12 +189,15 @@ def test_peaks_become_metrics():
     assert peak_metrics(peaks) == {
         "peak_ram_bytes": 300,
         "peak_ram_percent": 30.0,
+        "ram_capacity_bytes": 1000,
         "peak_ram_load_bytes": 100,
         "peak_ram_train_bytes": 300,
         "peak_vram_bytes": 50,
         "peak_vram_percent": 25.0,
     }
     assert "peak_vram_bytes" not in peak_metrics({"load": peaks["load"]})
+    whole = [value for key, value in peak_metrics(peaks).items() if key.endswith("bytes")]
+    assert all(isinstance(size, int) for size in whole), "Flower would average them"
 
 
 def test_the_orchestrators_figures(tmp_path):
