@@ -16,7 +16,7 @@ ALLOWED = {
     "hub": set(),
     "cgroup": set(),
     "gpu": set(),
-    "memory": set(),
+    "memory": {"cgroup"},
     "lora": set(),
     "figures": set(),
     "scores": {"figures"},

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from zk0.executors.docker import visible
 from zk0.executors.docker.check import check_container, settle_places
 from zk0.executors.docker.death import TIMED_OUT, outcome
 from zk0.executors.docker.gpu_turns import gpu_turn
-from zk0.executors.docker.log_tail import LogTail
+from zk0.executors.docker.log_tail import CHUNK, LogTail
 from zk0.executors.docker.mem_limit import held_bytes
 from zk0.executors.docker.settings import OOM_KILLS_LABEL, USER, common_settings, user, wanted_gpus
 from zk0.memory import GIB, container_share
@@ -308,3 +309,43 @@ def test_the_clients_lines_are_told_once_and_whole(tmp_path: Path) -> None:
     finally:
         logger.remove(handle)
     assert told == ["kitchen: train starts - in round 1", "kitchen: Traceback"]
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    lines: list[str] = []
+    handle = logger.add(lambda message: lines.append(message.record["message"]), level="INFO")
+    yield lines
+    logger.remove(handle)
+
+
+@pytest.mark.parametrize("how", ["emptied", "replaced", "removed"])
+def test_a_rotated_log_is_told_from_its_beginning(tmp_path: Path, told: list[str], how: str) -> None:
+    log = tmp_path / "client.log"
+    log.write_text("first\nsecond\nthird and torn")
+    tail = LogTail(log, "kitchen")
+    if how == "replaced":
+        log.rename(tmp_path / "client.old.log")
+    elif how == "removed":
+        log.unlink()
+        tail.forward()
+        (tmp_path / "other").touch()  # takes the inode, which would else come back
+    words = "anew\n" if how == "emptied" else "anew\n" + "longer than the one before\n" * 2
+    log.write_text(words)
+    tail.forward()
+    with log.open("a") as file:
+        file.write("and on\n")
+    tail.forward()
+    assert told == [f"kitchen: {line}" for line in [*words.splitlines(), "and on"]]
+
+
+def test_a_huge_log_is_told_in_parts(tmp_path: Path, told: list[str]) -> None:
+    log = tmp_path / "client.log"
+    tail = LogTail(log, "kitchen")
+    lines = ["x" * (index % 3000) + str(index) for index in range(400)]
+    log.write_text("\n".join(lines) + "\n" + "y" * 5 * CHUNK + "\nend\n")
+    tail.forward()
+    assert told[:400] == [f"kitchen: {line}" for line in lines]
+    assert told[-1] == "kitchen: end"
+    assert max(map(len, told)) <= 3 * CHUNK
+    assert "".join(line.removeprefix("kitchen: ") for line in told[400:-1]) == "y" * 5 * CHUNK
