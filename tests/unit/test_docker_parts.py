@@ -15,6 +15,7 @@ from benchmarks.service import small_run
 from zk0.config import RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError, StorageError
 from zk0.executors import worker
+from zk0.executors.checked import CheckedContainers
 from zk0.executors.docker import check, visible
 from zk0.executors.docker.check import check_container, settle_places
 from zk0.executors.docker.death import TIMED_OUT, outcome
@@ -23,7 +24,7 @@ from zk0.executors.docker.log_tail import LogTail
 from zk0.executors.docker.mem_limit import held_bytes
 from zk0.executors.docker.settings import USER, common_settings, user, wanted_gpus
 from zk0.memory import GIB, container_share
-from zk0.records import ArtifactRef, ClientTask, TaskKind
+from zk0.records import ArtifactRef, ClientResult, ClientTask, TaskKind
 from zk0.run_store import PACKAGES, RunStore, package_version
 
 INCOMING = ArtifactRef(path="rounds/0000/global.safetensors", sha256="0" * 64, size=1)
@@ -288,6 +289,20 @@ def test_a_dead_holder_frees_its_gpu_at_once(tmp_path: Path, monkeypatch: pytest
     assert [path.name for path in tmp_path.glob("zk0-gpu-*")] == ["zk0-gpu-99.lock"]
     with gpu_turn(["99"], set) as gpu:  # an index that no machine has, so no UUID's lock
         assert gpu == "99"
+
+
+def test_ctrl_c_in_a_comparison_ends_its_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def run(self, made: ClientTask) -> ClientResult:
+            raise KeyboardInterrupt
+
+    ended: list[str] = []
+    monkeypatch.setattr("zk0.executors.docker.executor.stop_containers", ended.append)
+    monkeypatch.setattr(CheckedContainers, "_executor", Interrupted())
+    made = task(config(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        CheckedContainers(config(tmp_path)).run(made)
+    assert ended == [made.run_dir]
 
 
 def state(code: int, *, oom: bool = False, error: str = "") -> dict[str, Any]:
