@@ -1,6 +1,7 @@
 """Each piece of work in a Docker container of its own, which outlives its orchestrator and is adopted by the next."""
 
 import os
+import random
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -20,13 +21,16 @@ from zk0.errors import ClientError
 from zk0.executors import STOPPED, worker
 from zk0.executors.docker import engine
 from zk0.executors.docker.death import outcome, timed_out
-from zk0.executors.docker.gpu_turns import gpu_turn
+from zk0.executors.docker.gpu_turns import gpu_turn, is_among, slots
 from zk0.executors.docker.log_tail import LogTail
 from zk0.executors.docker.mem_limit import mem_limit
 from zk0.executors.docker.settings import container_settings, user, wanted_gpus
 from zk0.executors.left_behind import client_log, what
 from zk0.records import ClientResult, ClientTask
 from zk0.results import find_finished
+
+WITHDRAWN_S = 4.0
+"""Longest pause of a container's orchestrator that gave its GPU back to another one's."""
 
 
 def stop_containers(run_dir: str) -> None:
@@ -66,9 +70,19 @@ class DockerExecutor:
                 logger.info("{} of {}: adopted container {}", task.kind, task.client, container.name)
                 return self._follow(task, container, LogTail(client_log(task), task.client))
             self._wait_for_a_process(task)
+            return self._in_turn(client, task)
+
+    def _in_turn(self, client: docker.DockerClient, task: ClientTask) -> ClientResult:
+        """Do the work in a new container, as soon as there is a GPU for it; see `gpu_turns`."""
+        while True:
             with gpu_turn(wanted_gpus(self._config), lambda: _busy_gpus(client, task)) as gpu:
                 tail = LogTail(client_log(task), task.client)
-                return self._follow(task, self._start(client, task, gpu), tail)
+                container = self._start(client, task, gpu)
+                if gpu is None or not is_among(gpu, _busy_gpus(client, task, apart_from=container), slots()):
+                    return self._follow(task, container, tail)
+                logger.info("{} of {}: GPU {} has got another container: waiting", task.kind, task.client, gpu)
+                engine.remove(container)
+            time.sleep(random.SystemRandom().uniform(0, WITHDRAWN_S))  # two that gave way do not meet again
 
     def _left_over(self, client: docker.DockerClient, task: ClientTask) -> Container | None:
         """The container that does, or did, just this work; every other one of this run and client is stale."""
@@ -165,11 +179,12 @@ def _start_errors(task: ClientTask, image: str) -> Iterator[None]:
         raise ClientError("lost", f"{what(task)}: {message}") from error
 
 
-def _busy_gpus(client: docker.DockerClient, task: ClientTask) -> set[str]:
-    """Those that a container uses now; asked again and again by work that waits for its turn."""
+def _busy_gpus(client: docker.DockerClient, task: ClientTask, apart_from: Container | None = None) -> set[str]:
+    """GPUs, by index or UUID, of the running containers; asked again and again by work that waits for its turn."""
     _go_on(task)
     containers = engine.patiently(lambda: engine.labelled(client, {}))
-    return {container.labels["zk0.gpu"] for container in containers if container.status == "running"}
+    others = [container for container in containers if apart_from is None or container.id != apart_from.id]
+    return {container.labels["zk0.gpu"] for container in others if container.status == "running"}
 
 
 def _age_s(state: dict[str, Any]) -> float:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,25 @@ def common_settings(config: RunConfig, gpu: str | None, mem_limit: int) -> dict[
         "oom_score_adj": OOM_SCORE,
         "nano_cpus": int(settings.cpus * 1e9) if settings.cpus else None,
         "shm_size": size_in_bytes(settings.shm_size),
-        "device_requests": [DeviceRequest(device_ids=[gpu], capabilities=[["gpu"]])] if gpu else None,
+        "device_requests": gpu_requests([gpu] if gpu else []),
     }
 
 
+def gpu_requests(gpus: Sequence[str]) -> list[DeviceRequest] | None:
+    """The engine's record of the GPUs that a container gets; with one that does not exist it does not start."""
+    return [DeviceRequest(device_ids=list(gpus), capabilities=[["gpu"]])] if gpus else None
+
+
 def bind_mount(bind: visible.Bind) -> Mount:
-    """The engine's record of a bind; it refuses one whose source is missing."""
-    return Mount(bind.target, bind.source, type="bind", read_only=not bind.writable)
+    """The engine's record of a bind; it refuses one whose source is missing.
+
+    Of a folder that may only be read, what is mounted below it is left out: engines before Docker 25, and some newer
+    ones, would leave that writable.
+    """
+    mount = Mount(bind.target, bind.source, type="bind", read_only=not bind.writable)
+    if not bind.writable:
+        mount["BindOptions"] = {"NonRecursive": True}  # the SDK has no argument for it
+    return mount
 
 
 def user() -> tuple[int, int]:
