@@ -7,6 +7,8 @@ from pathlib import Path
 
 from loguru._file_sink import FileSink  # private: Loguru offers no other way to handle what a write raises
 
+from zk0 import foreign
+
 
 class LogFile:
     """Sink for Loguru with its rotation, retention and compression; each write is on the disk when it returns.
@@ -53,4 +55,4 @@ class LogFile:
 
 def _open_write_through(path: str, flags: int) -> int:
     """Open so that each write is on the disk when it returns: the last lines before a power cut are the wanted ones."""
-    return os.open(path, flags | getattr(os, "O_DSYNC", 0), 0o644)
+    return foreign.open_plain(Path(path), flags | getattr(os, "O_DSYNC", 0))
