@@ -1,10 +1,15 @@
 """The lines that a worker in a container adds to its client.log, told again in the orchestrator's log."""
 
+import os
 import re
 from pathlib import Path
 
 from loguru import logger
 
+from zk0 import foreign
+
+MOST_BYTES = 256 * 1024
+"""Told at once, and many times what a worker writes between two looks; what is before that stays in the file alone."""
 _OURS = re.compile(r"^\d{4}-\d\d-\d\d [\d:.]+ \| (?P<level>\w+) \|.*? \| \S+:\d+ - (?P<message>.*)$")
 
 
@@ -20,20 +25,28 @@ class LogTail:
         """
         self._path = path
         self._name = name
-        self._position = path.stat().st_size if path.is_file() else 0
+        self._position = 0
         self._rest = b""
+        self._read(0)
 
     def forward(self) -> None:
         """Log what was added since the last call, at INFO; our own DEBUG lines are left out."""
-        if not self._path.is_file():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._position)
-            added = file.read()
-        self._position += len(added)
-        *lines, self._rest = (self._rest + added).split(b"\n")
+        *lines, rest = (self._rest + self._read(MOST_BYTES)).split(b"\n")
+        self._rest = rest[:MOST_BYTES]
         for line in lines:
             text = line.decode(errors="replace").rstrip()
             ours = _OURS.match(text)
             if text and not (ours and ours["level"] == "DEBUG"):
-                logger.info("{}: {}", self._name, ours["message"] if ours else text)
+                logger.info("{}: {}", self._name, foreign.printable(ours["message"] if ours else text))
+
+    def _read(self, most: int) -> bytes:
+        """What was added, or its end where that is longer; nothing of what is no plain file."""
+        try:
+            with foreign.reader(self._path) as file:
+                size = os.fstat(file.fileno()).st_size
+                file.seek(max(self._position, size - most))
+                added = file.read(most)
+                self._position = file.tell()
+        except OSError:
+            return b""
+        return added
