@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from loguru import logger
 
 from benchmarks.service import small_run
+from tests.conftest import fill
 from zk0.config import RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError, StorageError
 from zk0.executors import worker
@@ -250,10 +252,13 @@ def test_a_worker_that_could_tell_is_believed(tmp_path: Path) -> None:
     assert caught.value.cause == "bad_data"
 
 
-def test_a_disk_that_was_full_ends_the_run_and_no_client(tmp_path: Path) -> None:
-    made = task(config(tmp_path))
+def test_a_disk_that_was_full_ends_the_run_and_no_client(tmp_path: Path, make_disk: Callable[[str], Path]) -> None:
+    """And is still: that it was is a container's word alone, see test_foreign."""
+    disk = make_disk("64k")
+    made = task(config(disk))
     made.folder.mkdir(parents=True)
-    with pytest.raises(StorageError, match="could not be written; free some space"):
+    fill(disk)
+    with pytest.raises(StorageError, match="No space left on device; free some space"):
         outcome(made, state(4), 9)
 
 
