@@ -2,7 +2,8 @@
 
 `uv run python -m benchmarks.soak --rounds 30` runs a federation of the shipped recordings and the shipped tiny SmolVLA,
 with its own Prefect server in a temporary folder, looks at the orchestrator from outside five times a second, prints a
-table and ends with PASS or FAIL.
+table and ends with PASS or FAIL. With `--set executor.kind=docker`, and an image `zk0:latest` that is there, each piece
+of work has a container, and none may be left over.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +24,8 @@ import psutil
 
 from benchmarks.service import free_port
 from zk0.config import load_config
+from zk0.executors.docker import engine
+from zk0.run_store import RunStore
 
 MIB = 2**20
 LOOK_S = 0.2
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     with tempfile.TemporaryDirectory(prefix="zk0-soak-") as scratch:
         folder = Path(options.folder or scratch)
-        soak = run(folder, options.rounds, options.clients, options.steps)
+        soak = run(folder, options.rounds, options.clients, options.steps, options.overrides)
     report(soak)
     faults = judge(soak)
     print("\n".join(f"FAIL: {fault}" for fault in faults) or "PASS")
@@ -66,15 +70,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--clients", type=int, default=2, help="of the default's four")
     parser.add_argument("--steps", type=int, default=2, help="optimizer steps of each client in each round")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="as for `zk0 run`")
     parser.add_argument("--folder", help="for the run and Prefect's files; a temporary one, removed, when left out")
     return parser.parse_args(arguments)
 
 
-def run(folder: Path, rounds: int, clients: int, steps: int) -> Soak:
+def run(folder: Path, rounds: int, clients: int, steps: int, overrides: Sequence[str] = ()) -> Soak:
     """Run the federation to its end and look at it from outside."""
+    arguments = settings(folder, rounds, clients, steps)
+    arguments += [part for override in overrides for part in ("--set", override)]
     with (folder / "soak.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "zk0.cli", "run", *settings(folder, rounds, clients, steps)],
+            [sys.executable, "-m", "zk0.cli", "run", *arguments],
             env=environment(folder), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
         soak, seen = watch(process, folder / "outputs" / "soak" / "metrics.jsonl")
@@ -84,11 +91,21 @@ def run(folder: Path, rounds: int, clients: int, steps: int) -> Soak:
             raise SystemExit(f"the run ended with exit code {process.returncode}: {(folder / 'soak.log').read_text()}")
         _, alive = psutil.wait_procs([child for child in seen if not is_server(child)], timeout=ENDS_WITHIN_S)
         soak.left_over = [describe(child) for child in alive if not belongs_to_server(child)]
+        soak.left_over += containers_of(folder / "outputs" / "soak")
     finally:
         for server in servers:
             server.terminate()
         psutil.wait_procs(servers, timeout=30)
     return soak
+
+
+def containers_of(run_dir: Path) -> list[str]:
+    """The run's containers, running or not, that the engine still has; none where the run used no engine."""
+    store = RunStore.open(run_dir)
+    if store.config.executor.kind != "docker":
+        return []
+    with closing(engine.connect()) as client:
+        return [f"container {found.name}" for found in engine.labelled(client, {"zk0.run_dir": str(store.folder)})]
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -173,7 +190,7 @@ def report(soak: Soak) -> None:
         early, late = (max(item.rss for item in part) for part in (soak.rounds[5:16], soak.rounds[-10:]))
         print(f"\nhighest RSS in rounds 5 to 15: {early / MIB:.2f} MiB; in the last ten: {late / MIB:.2f} MiB", end="")
         print(f" ({late / early - 1:+.2%})")
-    print(f"processes left over: {len(soak.left_over)}")
+    print(f"processes and containers left over: {len(soak.left_over)}")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

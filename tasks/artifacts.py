@@ -119,7 +119,7 @@ def round_table(config: RunConfig, server_round: int, rounds: Sequence[Json]) ->
                 "held-out loss": _figure(after.get("loss"), 4),
                 "frames": frames if after else NOTHING,
                 "duration, s": _figure(fit.get("duration_s"), 1),
-                "peak RAM, MiB": _figure(fit.get("peak_rss_bytes"), 0, MIB),
+                "peak RAM, MiB": _figure(fit.get("peak_ram_bytes"), 0, MIB),
                 "peak RAM, %": _figure(fit.get("peak_ram_percent"), 1),
                 "peak VRAM, MiB": _figure(fit.get("peak_vram_bytes"), 0, MIB),
                 "peak VRAM, %": _figure(fit.get("peak_vram_percent"), 1),
@@ -144,7 +144,7 @@ def _with_environments(config: RunConfig, line: Json, rows: list[dict[str, Any]]
             "attempts": attempts.get(name) or NOTHING,
             "failure": why.get(name, NOTHING),
             "duration, s": _figure(figures.get("duration_s"), 1),
-            "peak RAM, MiB": _figure(figures.get("peak_rss_bytes"), 0, MIB),
+            "peak RAM, MiB": _figure(figures.get("peak_ram_bytes"), 0, MIB),
             "peak RAM, %": _figure(figures.get("peak_ram_percent"), 1),
             "success": success_text(figures),
         }

@@ -13,9 +13,11 @@ from typing import Any
 from zk0.aggregation import ServerRound
 from zk0.config import FederationConfig, RunConfig
 from zk0.errors import RunNameError
-from zk0.executors import worker
+from zk0.executors import Executor, worker
+from zk0.executors.checked import own_executor
 from zk0.executors.process import ProcessExecutor
-from zk0.records import POOLED, ArtifactRef, RoundState
+from zk0.guard import run_guarded
+from zk0.records import POOLED, ArtifactRef, ClientResult, ClientTask, RoundState
 from zk0.run_store import RunStore
 from zk0.seeding import derive_seed
 from zk0.start import is_finished
@@ -79,16 +81,20 @@ class Comparison:
         return next(arm for arm in self.arms if arm.name == FEDERATED)
 
 
-def compare(store: RunStore, executor: ProcessExecutor, say: Callable[[str], None] = lambda _: None) -> Comparison:
+def compare(store: RunStore, processes: ProcessExecutor, say: Callable[[str], None] = lambda _: None) -> Comparison:
     """Train what is missing for a comparison, and evaluate it.
+
+    One client's arm is trained and evaluated where the run's clients are; the pooled one, which reads everybody's
+    recordings, in processes.
 
     Args:
         store: a finished run.
-        executor: where the work is done.
+        processes: where what no container is for is done.
         say: told of every arm that is about to be trained or looked up.
 
     Raises:
         RunNameError: the run is not finished.
+        ConfigError: the run's clients are in containers, and none can be made.
         ClientError: an arm's work died; what is finished is kept, and the same call goes on.
     """
     if not is_finished(store):
@@ -97,10 +103,12 @@ def compare(store: RunStore, executor: ProcessExecutor, say: Callable[[str], Non
         )
     clients = [client.name for client in store.config.clients]
     unseen = [dataset.name for dataset in store.config.evaluation.datasets]
+    own = own_executor(store.config, processes)
 
     def learned(name: str, folder: str, learner: str) -> ArmResult:
         say(name)
-        return ArmResult(name, _known(Arm(store, folder, learner, executor).evaluations([*clients, *unseen])))
+        arm = Arm(store, folder, learner, processes if learner == POOLED else own, processes)
+        return ArmResult(name, _known(arm.evaluations([*clients, *unseen])))
 
     alone = [learned(f"{client} alone", f"alone-{client}", client) for client in clients]
     pooled = learned("pooled", "pooled", POOLED)
@@ -125,14 +133,16 @@ class Arm:
         name: of its folder.
         learner: the client, or POOLED.
         executor: where its work is done.
+        processes: where the statistics of several clients are made one.
     """
 
-    def __init__(self, run: RunStore, name: str, learner: str, executor: ProcessExecutor) -> None:
+    def __init__(self, run: RunStore, name: str, learner: str, executor: Executor, processes: ProcessExecutor) -> None:
         folder = run.folder / FOLDER
         self.store = RunStore.create_or_open(run.config.model_copy(update={"outputs_dir": str(folder)}), name)
         self._run = run
         self._learner = learner
         self._executor = executor
+        self._processes = processes
 
     def evaluations(self, datasets: Sequence[str]) -> dict[str, Json]:
         """Dataset -> its evaluation after the last round; trains what is not done yet."""
@@ -154,12 +164,12 @@ class Arm:
         if self.store.config.data.normalization == "base":
             return None
         members = [client.name for client in self.store.config.clients if self._learner in (client.name, POOLED)]
-        results = [self._executor.run(self.store.task("statistics", 0, name)) for name in members]
+        results = [self._work(self.store.task("statistics", 0, name)) for name in members]
         files = [str(self.store.path(result.tensors)) for result in results if result.tensors is not None]
-        return self.store.place(0, "stats", self._executor.call(worker.aggregate_statistics, files))
+        return self.store.place(0, "stats", self._processes.call(worker.aggregate_statistics, files))
 
     def _round(self, server_round: int, before: RoundState) -> RoundState:
-        result = self._executor.run(self.store.task("train", server_round, self._learner, before))
+        result = self._work(self.store.task("train", server_round, self._learner, before))
         config = _federation_of_one(self.store.config, self._learner)
         server = ServerRound(config, server_round, self.store.path(before.arrays))
         arrays = self.store.place(server_round, "global", server.aggregate([result], self.store.folder).tensors)
@@ -167,7 +177,11 @@ class Arm:
         return RoundState(server_round=server_round, arrays=arrays, stats=before.stats, optimizers=kept)
 
     def _evaluate(self, dataset: str, state: RoundState) -> Json:
-        return self._executor.run(self.store.task("evaluate", state.server_round, dataset, state)).metrics
+        return self._work(self.store.task("evaluate", state.server_round, dataset, state)).metrics
+
+    def _work(self, task: ClientTask) -> ClientResult:
+        """As in a run, what runs out of memory is done again in smaller micro-batches."""
+        return run_guarded(self._executor.run, task, self.store.config)
 
 
 def _federation_of_one(config: RunConfig, learner: str) -> RunConfig:

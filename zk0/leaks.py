@@ -67,20 +67,20 @@ def find_all(rounds: Sequence[Mapping[str, Any]]) -> list[Growth]:
     """Everybody who grows over the newest rounds.
 
     The orchestrator is watched for as long as it is one process; a client, whose processes end with each fit, by the
-    peaks of its fits.
+    peaks of its fits. Each is set against what it can have itself: a client in a container, its limit.
 
     Args:
         rounds: the lines of metrics.jsonl, by server_round.
     """
     newest = mapping(rounds[-1].get("orchestrator")) if rounds else {}
-    capacity = number(newest.get("capacity_bytes"))
-    limit = None if capacity is None else int(capacity)
     own = [figures for line in rounds if (figures := mapping(line.get("orchestrator"))).get("pid") == newest.get("pid")]
-    series = {ORCHESTRATOR: _sizes(own, "rss_bytes")}
+    found = [find(ORCHESTRATOR, _sizes(own, "rss_bytes"), _newest(own, "capacity_bytes"))]
     clients = [mapping(line.get("train")) for line in rounds]
     for name in sorted({name for line in clients for name in line}):
-        series[f"client {name!r}"] = _sizes((mapping(line.get(name)) for line in clients), "peak_ram_bytes")
-    return [growth for who, sizes in series.items() if (growth := find(who, sizes, limit)) is not None]
+        fits = [mapping(line.get(name)) for line in clients]
+        sizes, capacity = _sizes(fits, "peak_ram_bytes"), _newest(fits, "ram_capacity_bytes")
+        found.append(find(f"client {name!r}", sizes, capacity))
+    return [growth for growth in found if growth is not None]
 
 
 def warn(rounds: Sequence[Mapping[str, Any]]) -> None:
@@ -93,3 +93,7 @@ def warn(rounds: Sequence[Mapping[str, Any]]) -> None:
 
 def _sizes(figures: Iterable[Mapping[str, Any]], key: str) -> list[int]:
     return [int(size) for item in figures if (size := number(item.get(key))) is not None]
+
+
+def _newest(figures: Sequence[Mapping[str, Any]], key: str) -> int | None:
+    return next(iter(reversed(_sizes(figures, key))), None)

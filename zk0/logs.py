@@ -14,7 +14,7 @@ from loguru import logger
 from zk0 import memory
 from zk0.config import LoggingConfig
 from zk0.errors import ConfigError, StorageError
-from zk0.log_file import LogFile
+from zk0.log_file import LogFile, SharedLogFile
 
 if TYPE_CHECKING:
     from loguru import HandlerConfig, Message, Record
@@ -60,8 +60,8 @@ def setup_orchestrator(run_dir: str | Path, config: LoggingConfig, stderr_level:
         ConfigError: rotation or retention is not in Loguru's spelling.
         StorageError: run.log cannot be opened.
     """
-    limits: dict[str, str | int] = {"rotation": config.rotation, "retention": config.retention, "compression": "zip"}
-    run_log = _file_sink(Path(run_dir) / "run.log", config, **limits) | {"enqueue": True}
+    path, limits = Path(run_dir) / "run.log", {"rotation": config.rotation, "retention": config.retention}
+    run_log = _file_sink(config, lambda: LogFile(path, compression="zip", **limits)) | {"enqueue": True}
     terse: dict[str, Any] = {"sink": _write_stderr, "level": stderr_level, "format": TERSE_FORMAT, "diagnose": False}
     terse["filter"] = _is_news
     _setup([run_log, terse], config, client="server", server_round="-")
@@ -70,16 +70,19 @@ def setup_orchestrator(run_dir: str | Path, config: LoggingConfig, stderr_level:
 def setup_worker(log_file: str | Path, client: str, server_round: int, config: LoggingConfig) -> None:
     """Log this worker process to one file, each record written through to the disk before the call returns.
 
+    The file stays bounded and whole where stdout and stderr lead into it, too.
+
     Args:
         log_file: usually `client.log` in the client's folder of the round; its folder is made when missing.
         client: the client's name, a field of every line.
         server_round: the round, a field of every line.
-        config: the level.
+        config: level and rotation.
 
     Raises:
+        ConfigError: the rotation is not in Loguru's spelling.
         StorageError: the file cannot be opened.
     """
-    sink = _file_sink(Path(log_file), config, rotation=config.rotation, retention=KEPT_WORKER_LOGS)
+    sink = _file_sink(config, lambda: SharedLogFile(Path(log_file), config.rotation, KEPT_WORKER_LOGS))
     _setup([sink], config, client=client, server_round=str(server_round))
 
 
@@ -165,9 +168,9 @@ def _setup(sinks: list[dict[str, Any]], config: LoggingConfig, client: str, serv
     bridge_stdlib(config.level)
 
 
-def _file_sink(path: Path, config: LoggingConfig, **limits: str | int) -> dict[str, Any]:
+def _file_sink(config: LoggingConfig, make: Callable[[], LogFile]) -> dict[str, Any]:
     try:
-        sink = LogFile(path, **limits)
+        sink = make()
     except ValueError as error:
         raise ConfigError(f"logging.rotation or logging.retention: {error}; use '500 MB' or '10 days'") from error
     except OSError as error:
@@ -189,8 +192,12 @@ def _patch(record: "Record") -> None:
 def _memory_fields(_second: int) -> tuple[str, str]:
     """Text of the RAM and VRAM fields; the argument limits psutil to one reading a second."""
     now = memory.snapshot()
-    vram = "-" if now.vram_allocated_bytes is None else memory.gib(now.vram_allocated_bytes)
-    return f"{memory.gib(now.tree_rss_bytes)} {now.ram_percent:.0f}%", vram
+    vram = _share(now.vram_allocated_bytes, now.vram_total_bytes)
+    return _share(now.tree_rss_bytes, now.capacity_bytes), vram
+
+
+def _share(size: int | None, capacity: int | None) -> str:
+    return f"{memory.gib(size)} {100 * size / capacity:.0f}%" if size is not None and capacity else "-"
 
 
 def _is_own(record: "Record") -> bool:

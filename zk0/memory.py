@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from zk0 import cgroup
+
 GIB = 2**30
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied)
 """A process may end, or belong to another user, between being listed and being read."""
@@ -29,6 +31,8 @@ class Snapshot:
     """What the host can still give without swapping."""
     ram_percent: float
     """Share of the host's memory that is in use, 0-100."""
+    capacity_bytes: int
+    """What the process tree can have at most: the limit of its cgroup, or the host's memory."""
     vram_allocated_bytes: int | None
     """What torch has allocated on the current CUDA device; None where this process does not use CUDA."""
     vram_total_bytes: int | None
@@ -46,8 +50,9 @@ def snapshot(pid: int | None = None) -> Snapshot:
     """
     rss, tree = _tree_rss(pid)
     host = psutil.virtual_memory()
-    allocated, total = _vram()
-    return Snapshot(rss, tree, host.total, host.available, host.percent, allocated, total)
+    usage = group.usage() if (group := cgroup.of_process("self" if pid is None else pid)) else None
+    capacity = usage[1] if usage else host.total
+    return Snapshot(rss, tree, host.total, host.available, host.percent, capacity, *_vram())
 
 
 _PSS_MIN_S = 5.0

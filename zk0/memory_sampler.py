@@ -36,6 +36,8 @@ class Sample:
 
     at: float
     """Unix time, in seconds."""
+    started: float
+    """When the process began, in Unix time: in containers, attempt after attempt has the same pid."""
     phase: str
     """What the process was at."""
     rss: int
@@ -75,6 +77,7 @@ class Sample:
         text: dict[str, Any] = {
             "at": round(self.at, 3),
             "pid": os.getpid(),
+            "started": round(self.started, 2),
             "phase": self.phase,
             "rss_gib": gib(self.rss),
             "tree_gib": gib(self.tree),
@@ -167,6 +170,7 @@ class MemorySampler:
         self.peaks: dict[str, Peak] = {}
         self.newest: Sample | None = None
         self._interval_s = interval_s
+        self._started = psutil.Process().create_time()
         self._phase = phase
         self._meter = memory.TreeMeter()
         self._lock = threading.RLock()
@@ -247,6 +251,7 @@ class MemorySampler:
         vram, vram_total = memory.vram()
         return Sample(
             at=time.time(),
+            started=self._started,
             phase=self._phase,
             rss=rss,
             tree=tree,
@@ -297,12 +302,15 @@ class MemorySampler:
 def peak_metrics(peaks: Mapping[str, Peak]) -> dict[str, float]:
     """The peaks as metrics of a piece of work: of RAM in bytes, percent and by phase, and of VRAM where CUDA is used.
 
+    What there was of RAM goes with them: a client's is its container's, not the orchestrator's.
+
     Bytes are whole numbers; Flower averages only the others.
     """
     highest = max(peaks.values(), key=lambda peak: peak.ram)
     metrics: dict[str, float] = {
         "peak_ram_bytes": highest.ram,
         "peak_ram_percent": percent(highest.ram, highest.capacity),
+        "ram_capacity_bytes": highest.capacity,
         **{f"peak_ram_{phase}_bytes": peak.ram for phase, peak in peaks.items()},
     }
     if total := max(peak.vram_total for peak in peaks.values()):
@@ -350,8 +358,7 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
 
 def last_words(folder: Path) -> str:
     """What the newest process that sampled itself in a folder used at its highest, and could have, in one line."""
-    samples = read_samples(folder)
-    own = [sample for sample in samples if sample.get("pid") == samples[-1].get("pid")]
+    own = _newest_process(read_samples(folder))
     if not own:
         return "no sample of its memory"
     peak = max(own, key=lambda sample: float(sample.get("peak_gib", 0)))
@@ -369,10 +376,9 @@ def killed_for_memory(folder: Path, *, ever: bool = False) -> bool:
         ever: since its first sample, for a process that lives and has lost a child; else since its last, for one that
             was killed by SIGKILL, which says nothing itself.
     """
-    samples = read_samples(folder)
-    if not samples:
+    own = _newest_process(read_samples(folder))
+    if not own:
         return False
-    own = [sample for sample in samples if sample.get("pid") == samples[-1].get("pid")]
     before, group = own[0 if ever else -1].get("oom_kills"), own[-1].get("cgroup")
     now = cgroup.kills_in(Path(str(group))) if group else cgroup.machine_oom_kills()
     return isinstance(before, int) and now is not None and now > before
@@ -386,3 +392,12 @@ def gib(size: float) -> float:
 def percent(size: float, capacity: float) -> float:
     """Share of a capacity, 0-100."""
     return round(100 * size / capacity, 1) if capacity else 0.0
+
+
+def _newest_process(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The samples of the process that sampled itself last; files from before `started` tell processes by pid alone."""
+    return [sample for sample in samples if _process(sample) == _process(samples[-1])]
+
+
+def _process(sample: Mapping[str, Any]) -> tuple[object, object]:
+    return sample.get("pid"), sample.get("started")

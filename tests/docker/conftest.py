@@ -21,10 +21,10 @@ import pytest
 from docker.models.containers import Container
 
 from benchmarks.service import CLIENTS, CommandLine, small_run
-from tests.integration.conftest import reference, zk0
+from tests.integration.conftest import zk0
 from zk0.config import RunConfig, resolve_path, validate_config
 
-__all__ = ["reference", "zk0"]  # fixtures
+__all__ = ["zk0"]  # a fixture
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = "zk0-test"
@@ -102,7 +102,7 @@ class Engine:
         """The executor's containers, running or not."""
         client = self.client
         wanted = ["zk0.key", *(f"zk0.{key}={value}" for key, value in labels.items())]
-        found = client.containers.list(all=True, filters={"label": wanted})
+        found = client.containers.list(all=True, filters={"label": wanted}, ignore_removed=True)
         client.close()
         return list(found)
 

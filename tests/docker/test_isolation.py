@@ -1,7 +1,8 @@
 """What a client can reach from inside its container, tried there with exactly the settings that the executor uses."""
 
 import json
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import pytest
 from tests.docker.conftest import Engine
 from zk0.attempts import failed_causes, note_failure
 from zk0.config import RunConfig
-from zk0.errors import ClientError
+from zk0.errors import ClientError, ConfigError
 from zk0.executors import worker
 from zk0.executors.docker import executor
-from zk0.executors.docker.check import output_of
+from zk0.executors.docker.check import check_engine, mount_warnings, output_of
 from zk0.executors.docker.executor import hand_over
 from zk0.executors.docker.settings import container_settings
 from zk0.records import ArtifactRef, ClientTask
@@ -27,7 +28,7 @@ Probe = Callable[[str], Any]
 @pytest.fixture
 def work(docker_config: Callable[..., RunConfig]) -> tuple[ClientTask, RunConfig]:
     """A fit of `kitchen`, with another client's folder and update beside it."""
-    config = docker_config()
+    config = docker_config(executor__docker__cpus=1.5)
     store = RunStore.create_or_open(config, "probed")
     other = store.round_folder(1) / "clients" / "workshop"
     other.mkdir(parents=True)
@@ -43,20 +44,20 @@ def work(docker_config: Callable[..., RunConfig]) -> tuple[ClientTask, RunConfig
 @pytest.fixture
 def probe(docker_host: Engine, work: tuple[ClientTask, RunConfig]) -> Probe:
     """Run Python code in the container of the work; gives the value that it leaves in `found`."""
-    task, config = work
+    return lambda code: run_inside(docker_host, *work, code)
+
+
+def run_inside(engine: Engine, task: ClientTask, config: RunConfig, code: str) -> Any:
+    """What Python code in the container of some work leaves in `found`."""
     settings = container_settings(task, config, None, GIB)
     hand_over(settings["mounts"])
-
-    def run(code: str) -> Any:
-        lines = f"import json, os, pathlib, socket\n{code}\nprint(json.dumps(found))"
-        client = docker_host.client
-        try:
-            output = output_of(client, settings | {"entrypoint": ["python", "-c", lines], "command": []})
-        finally:
-            client.close()
-        return json.loads(output)
-
-    return run
+    lines = f"import json, os, pathlib, socket\n{code}\nprint(json.dumps(found))"
+    client = engine.client
+    try:
+        output = output_of(client, settings | {"entrypoint": ["python", "-c", lines], "command": []})
+    finally:
+        client.close()
+    return json.loads(output)
 
 
 def test_it_is_not_root_and_has_no_capabilities(probe: Probe) -> None:
@@ -189,3 +190,108 @@ found = [
     assert int(score) == 500
     assert int(limit) == GIB
     assert shared == pytest.approx(10.24 * GIB, rel=0.01)
+
+
+def test_its_processes_swap_and_processor_time_are_bounded(probe: Probe) -> None:
+    code = """
+def first(*paths):
+    return next((pathlib.Path(path).read_text() for path in paths if os.path.exists(path)), None)
+found = {
+    'processes': first('/sys/fs/cgroup/pids.max', '/sys/fs/cgroup/pids/pids.max'),
+    'processors': first('/sys/fs/cgroup/cpu.max'),
+    'quota': first('/sys/fs/cgroup/cpu/cpu.cfs_quota_us'),
+    'period': first('/sys/fs/cgroup/cpu/cpu.cfs_period_us'),
+    'swap': first('/sys/fs/cgroup/memory.swap.max'),
+    'with swap': first('/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes'),
+}
+"""
+    found = probe(code)
+    assert int(found["processes"]) == 4096
+    quota, period = found["processors"].split() if found["processors"] else (found["quota"], found["period"])
+    assert int(quota) / int(period) == 1.5
+    assert int(found["swap"] or 0) == 0  # the kernel may not count swap
+    assert int(found["with swap"] or GIB) == GIB
+
+
+def test_home_and_tmp_are_in_memory(probe: Probe) -> None:
+    code = """
+kinds = {line.split()[1]: line.split()[2] for line in open('/proc/mounts')}
+found = [kinds.get(os.environ['HOME']), kinds.get('/tmp')]
+for folder in (os.environ['HOME'], '/tmp'):
+    (pathlib.Path(folder) / 'written').write_text('x')
+"""
+    assert probe(code) == ["tmpfs", "tmpfs"]
+
+
+def test_the_engine_bounds_its_log_and_swap(docker_host: Engine, work: tuple[ClientTask, RunConfig]) -> None:
+    """What cannot be seen from the inside."""
+    settings = container_settings(*work, None, GIB)
+    hand_over(settings["mounts"])
+    client = docker_host.client
+    try:
+        container = client.containers.create(**settings)
+        made = container.attrs["HostConfig"]
+        container.remove()
+    finally:
+        client.close()
+    assert made["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
+    assert made["MemorySwap"] == made["Memory"] == GIB
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Path]:
+    """A folder in which another file system is mounted, at `inner`, where everyone may write."""
+    inner = tmp_path / "shared folder" / "inner"
+    inner.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "mode=0777", "none", inner], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"nothing can be mounted here: {mounted.stderr.decode()}")
+    for folder in (inner, inner.parent):
+        folder.chmod(0o777)
+        (folder / "note").write_text("x")
+    yield inner.parent
+    subprocess.run(["umount", inner], check=True)
+
+
+def test_what_is_mounted_inside_a_folder_is_seen_where_it_is_named_and_never_written(
+    docker_host: Engine, docker_config: Callable[..., RunConfig], shared: Path
+) -> None:
+    inner = shared / "inner"
+    code = f"""
+found = {{}}
+for folder in {[str(shared), str(inner)]!r}:
+    try:
+        (pathlib.Path(folder) / 'written').write_text('x')
+        found[folder] = 'written'
+    except OSError:
+        found[folder] = os.path.exists(folder + '/note')
+"""
+
+    def seen(*mounts: Path) -> Any:
+        more = [*docker_config().executor.docker.mounts, *map(str, mounts)]
+        config = docker_config(executor__docker__mounts=more)
+        task = RunStore.create_or_open(config, "probed").task("train", 1, "kitchen")
+        return run_inside(docker_host, task, config, code)
+
+    assert seen(shared) == {str(shared): True, str(inner): False}
+    assert seen(shared, inner) == {str(shared): True, str(inner): True}
+
+
+def test_what_is_mounted_inside_a_folder_is_told_beforehand(
+    docker_host: Engine, docker_config: Callable[..., RunConfig], shared: Path
+) -> None:
+    inner = shared / "inner"
+    (warning,) = mount_warnings(docker_config(executor__docker__mounts=[str(shared)]))
+    assert str(inner) in warning
+    assert mount_warnings(docker_config(executor__docker__mounts=[str(shared), str(inner)])) == []
+
+    def with_data_there(*mounts: Path) -> RunConfig:
+        config = docker_config(executor__docker__mounts=[str(path) for path in mounts])
+        clients = [client.model_copy(update={"root": str(shared)}) for client in config.clients]
+        return config.model_copy(update={"clients": clients})
+
+    with pytest.raises(ConfigError, match=r"inner: another file system.*add its path to executor\.docker\.mounts"):
+        check_engine(with_data_there())
+    check_engine(with_data_there(inner))

@@ -1,4 +1,4 @@
-"""Whole runs with a container for each piece of work: the same bytes whatever is killed, and clear words before one."""
+"""Runs with a container for each piece of work: ended by a person, and refused in clear words before they start."""
 
 import os
 import signal
@@ -7,25 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docker.models.containers import Container
 
 from benchmarks.service import CommandLine
 from tests.docker.conftest import IMAGE, Engine, command_line_config
-from tests.integration.conftest import kill
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1800)]
 PATIENCE_S = 600
-
-
-def fits_of_round_1(engine: Engine) -> bool:
-    """Whether both containers run; one that is made and not started has nothing to adopt."""
-    return [container.status for container in engine.containers(round="1", kind="train")] == ["running", "running"]
-
-
-def fits_of_workshop(engine: Engine) -> list[Container]:
-    """Its running container of round 2."""
-    found = engine.containers(round="2", kind="train", client="workshop")
-    return [container for container in found if container.status == "running"]
 
 
 @pytest.fixture
@@ -34,45 +21,22 @@ def docked(zk0: CommandLine, engine: Engine) -> CommandLine:
     return replace(zk0, environment=zk0.environment | {"DOCKER_HOST": engine.host})
 
 
-@pytest.mark.exhaustive
-def test_a_run_that_loses_orchestrator_and_containers_gives_the_bytes_of_processes(
-    docked: CommandLine, engine: Engine, reference: str
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive)])
+def test_a_run_that_is_ended_ends_its_containers_and_starts_no_other(
+    docked: CommandLine, engine: Engine, number: signal.Signals
 ) -> None:
-    config = command_line_config(docked)
-    rounds = docked.outputs / "docked" / "rounds"
-    command = ("run", config, "--name", "docked")
-    started = docked.start_until(lambda: fits_of_round_1(engine), *command, timeout_s=PATIENCE_S)
-    kill(started)
-    names = {container.name for container in engine.containers(round="1", kind="train")}
-    assert names, "the containers died with the orchestrator"
-    resumed = docked.start_until(lambda: fits_of_workshop(engine), *command, timeout_s=PATIENCE_S)
-    (victim,) = fits_of_workshop(engine)
-    victim.kill()
-    output, _ = resumed.communicate(timeout=PATIENCE_S)
-    assert resumed.returncode == 0, output
-    log = (docked.outputs / "docked" / "run.log").read_text()
-    assert any(f"adopted container {name}" in log or "is already done" in log for name in names)
-    assert "ended by SIGKILL" in log
-    assert "kitchen: train starts in round 2" in log, "the client's own lines"
-    for client in ("kitchen", "workshop"):
-        folder = rounds / "0001" / "clients" / client
-        assert (folder / "client.log").read_text().count("train starts in round 1") == 1, "a fit was run twice"
-    assert docked.metrics("docked")[2]["train"]["workshop"]["failed_attempts"] == ["lost"]
-    assert [docked.digest("docked", number) for number in (0, 1, 2)] == [
-        docked.digest("reference", number) for number in (0, 1, 2)
-    ]
-    assert engine.containers() == []
-
-
-@pytest.mark.exhaustive
-def test_ctrl_c_ends_the_containers_too(docked: CommandLine, engine: Engine) -> None:
-    config = command_line_config(docked, training__steps=1000)
-    progress = docked.outputs / "stopped" / "rounds" / "0001" / "clients" / "kitchen" / "progress.json"
-    started = docked.start_until(progress.is_file, "run", config, "--name", "stopped", timeout_s=PATIENCE_S)
-    os.killpg(started.pid, signal.SIGINT)
+    """One client works, the other waits for its place, and must not get it."""
+    config = command_line_config(docked, training__steps=1000, executor__max_parallel=1)
+    name = f"stopped-{number}"
+    fits = docked.outputs / name / "rounds" / "0001" / "clients"
+    started = docked.start_until(
+        (fits / "kitchen" / "progress.json").is_file, "run", config, "--name", name, timeout_s=PATIENCE_S
+    )
+    os.killpg(started.pid, number)
     output, _ = started.communicate(timeout=60)
     assert started.returncode == 130, output
     assert engine.containers() == []
+    assert not (fits / "workshop" / "client.log").exists(), "it was started"
 
 
 def refused(zk0: CommandLine, name: str, **docker: Any) -> str:

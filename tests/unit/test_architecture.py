@@ -17,7 +17,7 @@ ALLOWED = {
     "foreign": set(),
     "cgroup": {"foreign"},
     "gpu": set(),
-    "memory": set(),
+    "memory": {"cgroup"},
     "lora": set(),
     "figures": set(),
     "scores": {"figures"},

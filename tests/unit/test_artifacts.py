@@ -20,7 +20,8 @@ from zk0.run_store import RunStore
 
 
 def line(server_round: int, error: float, **changes: Any) -> dict[str, Any]:
-    fit = {"loss": 0.5, "num_examples": 30, "duration_s": 2.0, "peak_rss_bytes": 2**30, "update_bytes": 2**20}
+    fit = {"loss": 0.5, "num_examples": 30, "duration_s": 2.0, "update_bytes": 2**20}
+    fit |= {"peak_ram_bytes": 2**30, "peak_rss_bytes": 2**29}  # half of it is in DataLoader processes
     trained = {} if server_round == 0 else {"kitchen": {**fit, "attempts": 2, "failed_attempts": ["lost"]}}
     evaluated = {name: {"action_error_deg": error, "loss": 0.4} for name in ("kitchen", "workshop")}
     record = {"server_round": server_round, "train": trained, "evaluate": evaluated, "failures": []}
@@ -28,7 +29,8 @@ def line(server_round: int, error: float, **changes: Any) -> dict[str, Any]:
 
 
 def success(successes: int, episodes: int) -> dict[str, Any]:
-    return Success(successes, episodes).figures() | {"duration_s": 3.0}
+    costs = {"duration_s": 3.0, "peak_ram_bytes": 2**31, "peak_rss_bytes": 2**30}
+    return Success(successes, episodes).figures() | costs
 
 
 LOST = {"client": "workshop", "kind": "train", "cause": "timeout", "message": "took too long", "attempts": 3}
@@ -58,6 +60,12 @@ def test_memory_is_shown_in_bytes_and_percent_with_the_micro_batch(store: RunSto
     assert set(draw_charts(tmp_path, [*ROUNDS[:2], last])) == set(CHARTS)
 
 
+def test_table_and_chart_of_memory_are_of_the_whole_process_tree(store: RunStore) -> None:
+    assert round_table(store.config, 2, ROUNDS)[0]["peak RAM, MiB"] == "1024"
+    _, _, part, key, scale = CHARTS["peak-memory"]
+    assert scale(ROUNDS[2][part]["kitchen"][key]) == 1
+
+
 BENCHES = [{"name": name, "type": "zk0_so101", "videos": 2} for name in ("bench", "attic")]
 
 
@@ -76,6 +84,7 @@ def test_success_in_closed_loop_stands_in_table_summary_and_message(tmp_path: Pa
     table = {row["client"]: row for row in round_table(config, 1, rounds)}
     assert table["bench (simulated)"]["success"] == "3/4 = 75.0% [30.1%, 95.4%]"
     assert (table["bench (simulated)"]["duration, s"], table["kitchen"]["success"]) == ("3.0", "")
+    assert table["bench (simulated)"]["peak RAM, MiB"] == "2048"
     assert (table["attic (simulated)"]["attempts"], table["attic (simulated)"]["failure"]) == (3, "lost: killed")
     assert len({tuple(row) for row in table.values()}) == 1, "all rows have the same columns"
     text = summary(store, rounds)

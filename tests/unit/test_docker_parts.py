@@ -1,10 +1,11 @@
 """The parts of the Docker executor that need no engine: what is visible, GPU turns, memory, deaths, the log."""
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,18 @@ from tests.conftest import fill
 from zk0.config import RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError, StorageError
 from zk0.executors import worker
-from zk0.executors.docker import visible
+from zk0.executors.checked import CheckedContainers
+from zk0.executors.docker import check, visible
 from zk0.executors.docker.check import check_container, settle_places
 from zk0.executors.docker.death import TIMED_OUT, outcome
-from zk0.executors.docker.gpu_turns import gpu_turn
-from zk0.executors.docker.log_tail import LogTail
+from zk0.executors.docker.gpu_turns import all_gpus, gpu_turn
+from zk0.executors.docker.log_tail import LONGEST_LINE, LogTail
 from zk0.executors.docker.mem_limit import held_bytes
-from zk0.executors.docker.settings import USER, common_settings, user, wanted_gpus
+from zk0.executors.docker.settings import OOM_KILLS_LABEL, USER, common_settings, user, wanted_gpus
+from zk0.foreign import LONGEST_WORDS
 from zk0.memory import GIB, container_share
-from zk0.records import ArtifactRef, ClientTask, TaskKind
-from zk0.run_store import RunStore
+from zk0.records import ArtifactRef, ClientResult, ClientTask, TaskKind
+from zk0.run_store import PACKAGES, RunStore, package_version
 
 INCOMING = ArtifactRef(path="rounds/0000/global.safetensors", sha256="0" * 64, size=1)
 STATS = ArtifactRef(path="rounds/0000/stats.safetensors", sha256="0" * 64, size=1)
@@ -77,7 +80,7 @@ def test_a_dataset_of_the_hub_is_seen_where_lerobot_looks_offline(
 ) -> None:
     """Held against LeRobot itself: the cache's layout, links and all, mounted as the executor does, opens offline."""
     monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     data = small_run(tmp_path / "outputs")
     data["clients"] = [{"name": "kitchen", "repo_id": "zk0/kitchen"}]
     data["federation"]["min_train_clients"] = 1
@@ -102,6 +105,30 @@ def test_a_dataset_of_the_hub_is_seen_where_lerobot_looks_offline(
     )
     assert opened.returncode == 0, opened.stderr[-2000:]
     assert int(opened.stdout.split()[-1]) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"HUGGINGFACE_HUB_CACHE": "/legacy/hub", "HF_HOME": "$SCRATCH/hf", "SCRATCH": "/scratch"},
+        {"HF_HUB_CACHE": "$SCRATCH/hub", "SCRATCH": "/scratch", "HF_LEROBOT_HOME": "~/robots"},
+    ],
+)
+def test_the_caches_are_where_their_libraries_have_them(changes: dict[str, str]) -> None:
+    code = """
+    import sys
+    from zk0.executors.docker import visible
+    assert not {"torch", "lerobot"} & set(sys.modules)
+    found = [visible.environment()["HF_HUB_CACHE"], str(visible._lerobot_home())]
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from lerobot.utils.constants import HF_LEROBOT_HOME
+    assert found == [HF_HUB_CACHE, str(HF_LEROBOT_HOME)], (found, HF_HUB_CACHE, HF_LEROBOT_HOME)
+    """
+    ours = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_LEROBOT_HOME", "XDG_CACHE_HOME")
+    environment = {key: value for key, value in os.environ.items() if key not in ours}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path)} | changes
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, check=True)
 
 
 def fetched(cache: Path) -> Path:
@@ -156,6 +183,42 @@ def test_cuda_without_a_gpu_is_refused(tmp_path: Path) -> None:
         check_container(settings)
 
 
+def test_a_missing_root_and_a_dangling_link_are_left_to_the_checks_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root, whose containers have a user of their own."""
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+
+    settings = config(tmp_path)
+    (tmp_path / "kitchen").mkdir()
+    (tmp_path / "kitchen" / "nowhere").symlink_to(tmp_path / "gone")
+    (tmp_path / "kitchen" / "round").symlink_to("round")
+    check._check_folders(settings)  # `workshop` is missing
+    shut = tmp_path / "kitchen" / "shut.parquet"
+    shut.touch(0o600)
+    with pytest.raises(ConfigError, match=r"shut\.parquet: a container, which runs as user 65532"):
+        check._check_folders(settings)
+
+
+def printed(**changes: str) -> str:
+    """What a container's `versions cuda` prints, after a line of someone else."""
+    return "a warning\n" + json.dumps({package: package_version(package) for package in PACKAGES} | changes) + "\n"
+
+
+def test_gpus_that_torch_cannot_use_are_refused(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    check.judge_versions(settings, ["0", "1"], printed(cuda=""))
+    check.judge_versions(settings, [], printed())
+    with pytest.raises(
+        ConfigError, match=r"gpus = \['0', '1'\].*cannot use CUDA \(driver too old\); update .* policy\.device = 'cpu'"
+    ):
+        check.judge_versions(settings, ["0", "1"], printed(cuda="driver too old"))
+    with pytest.raises(ConfigError, match=r"holds other versions.*torch 1\.0, here"):
+        check.judge_versions(settings, ["0"], printed(torch="1.0", cuda=""))
+    with pytest.raises(ConfigError, match=r"zk0 does not start in it \(no output\)"):
+        check.judge_versions(settings, ["0"], "")
+
+
 def test_memory_is_shared_out_less_a_reserve() -> None:
     assert container_share(32 * GIB, 20 * GIB, 1) == pytest.approx(16.8 * GIB, abs=1)
     assert container_share(8 * GIB, 6 * GIB, 2) == 2 * GIB
@@ -168,14 +231,19 @@ def test_what_a_container_holds_is_without_pages_that_the_kernel_would_drop() ->
     assert held_bytes({}) == 0, "it has ended"
 
 
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str) -> None:
+    """A tool of that name that lists these GPUs."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\nprintf '{printed}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+
+
 def test_there_are_as_many_places_as_gpus_unless_the_config_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tool = tmp_path / "bin" / "nvidia-smi"
-    tool.parent.mkdir()
-    tool.write_text("#!/bin/sh\nprintf '0\\n1\\n2\\n'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    nvidia_smi(tmp_path, monkeypatch, "0, GPU-a\\n1, GPU-b\\n2, GPU-c\\n")
     silent = {"executor__max_parallel": None, "policy__device": "cuda"}
     assert settle_places(config(tmp_path, **silent)).executor.places == 3
     assert settle_places(config(tmp_path, **silent, executor__docker={"gpus": ["1", "2"]})).executor.places == 2
@@ -194,11 +262,23 @@ def test_a_gpu_has_one_container_at_a_time(tmp_path: Path, monkeypatch: pytest.M
         assert none is None
 
 
+def test_index_and_uuid_of_a_gpu_are_one_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    nvidia_smi(tmp_path, monkeypatch, "0, GPU-a\\n1, GPU-b\\n")
+    assert all_gpus() == ["0", "1"]
+    with gpu_turn(["0"], set) as first, gpu_turn(["GPU-a", "GPU-b"], set) as second:
+        assert (first, second) == ("0", "GPU-b")
+    with gpu_turn(["1", "0"], lambda: {"GPU-b"}) as free:
+        assert free == "0"
+    with gpu_turn(["GPU-a", "GPU-b"], lambda: {"0", ""}) as free:
+        assert free == "GPU-b"
+
+
 def test_a_dead_holder_frees_its_gpu_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = """
     import time
     from zk0.executors.docker.gpu_turns import gpu_turn
-    with gpu_turn(["0"], set):
+    with gpu_turn(["99"], set):
         print("mine", flush=True)
         time.sleep(60)
     """
@@ -209,13 +289,33 @@ def test_a_dead_holder_frees_its_gpu_at_once(tmp_path: Path, monkeypatch: pytest
         holder.stdout.readline()
         holder.kill()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert [path.name for path in tmp_path.glob("zk0-gpu-*")] == ["zk0-gpu-0.lock"]
-    with gpu_turn(["0"], set) as gpu:
-        assert gpu == "0"
+    assert [path.name for path in tmp_path.glob("zk0-gpu-*")] == ["zk0-gpu-99.lock"]
+    with gpu_turn(["99"], set) as gpu:  # an index that no machine has, so no UUID's lock
+        assert gpu == "99"
 
 
-def state(code: int, *, oom: bool = False, error: str = "") -> dict[str, Any]:
+def test_ctrl_c_in_a_comparison_ends_its_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def run(self, made: ClientTask) -> ClientResult:
+            raise KeyboardInterrupt
+
+    ended: list[str] = []
+    monkeypatch.setattr("zk0.executors.docker.executor.stop_containers", ended.append)
+    monkeypatch.setattr(CheckedContainers, "_executor", Interrupted())
+    made = task(config(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        CheckedContainers(config(tmp_path)).run(made)
+    assert ended == [made.run_dir]
+
+
+KERNEL_KILLS = 7
+"""What the kernel counts on the machine when a container has ended."""
+
+
+def state(code: int, *, oom: bool = False, error: str = "", kills: int = 0) -> dict[str, Any]:
+    """What the engine says of an ended container; `kills`: by the kernel, on the machine, since it was made."""
     return {
+        "Config": {"Labels": {OOM_KILLS_LABEL: str(KERNEL_KILLS - kills)}},
         "State": {"ExitCode": code, "OOMKilled": oom, "Error": error, "Status": "exited"},
         "HostConfig": {"Memory": 2 * GIB},
     }
@@ -227,6 +327,7 @@ def state(code: int, *, oom: bool = False, error: str = "") -> dict[str, Any]:
         (state(137, oom=True), "out_of_memory", r"limit of 2\.00 GiB"),
         (state(1, oom=True), "out_of_memory", r"limit of 2\.00 GiB"),
         (state(137), "lost", "SIGKILL"),
+        (state(143, kills=1), "lost", "SIGTERM"),
         (state(143), "lost", "SIGTERM"),
         (state(TIMED_OUT), "timeout", r"executor\.timeout_s = 9 s"),
         (state(127, error="exec: python: not found"), "error", "python: not found"),
@@ -234,12 +335,37 @@ def state(code: int, *, oom: bool = False, error: str = "") -> dict[str, Any]:
         ({}, "lost", "removed by someone"),
     ],
 )
-def test_deaths_are_told_apart(tmp_path: Path, attributes: dict[str, Any], cause: str, words: str) -> None:
+def test_deaths_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attributes: dict[str, Any], cause: str, words: str
+) -> None:
+    monkeypatch.setattr("zk0.executors.docker.death.machine_oom_kills", lambda: KERNEL_KILLS)
     made = task(config(tmp_path))
     made.folder.mkdir(parents=True)
     (made.folder / "client.log").write_text("Traceback\nValueError: odd\n\n")
     with pytest.raises(ClientError, match=words) as caught:
         outcome(made, attributes, 9)
+    assert caught.value.cause == cause
+
+
+@pytest.mark.parametrize(
+    ("kills", "percent_in_use", "cause", "words"),
+    [
+        (1, 97.5, "out_of_memory", r"the machine ran out of memory .* its limit of 2\.00 GiB"),
+        (0, 97.5, "lost", "SIGKILL"),
+        (1, 40.0, "lost", "SIGKILL"),
+    ],
+)
+def test_a_kill_where_the_machine_is_full_is_out_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int, percent_in_use: float, cause: str, words: str
+) -> None:
+    monkeypatch.setattr("zk0.executors.docker.death.machine_oom_kills", lambda: KERNEL_KILLS)
+    made = task(config(tmp_path))
+    made.folder.mkdir(parents=True)
+    (made.folder / "memory.jsonl").write_text(
+        f'{{"pid": 7, "ram_pct": 12.0}}\n{{"pid": 7, "ram_pct": {percent_in_use}}}\n'
+    )
+    with pytest.raises(ClientError, match=words) as caught:
+        outcome(made, state(137, kills=kills), 9)
     assert caught.value.cause == cause
 
 
@@ -281,3 +407,45 @@ def test_the_clients_lines_are_told_once_and_whole(tmp_path: Path) -> None:
     finally:
         logger.remove(handle)
     assert told == ["kitchen: train starts - in round 1", "kitchen: Traceback"]
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    lines: list[str] = []
+    handle = logger.add(lambda message: lines.append(message.record["message"]), level="INFO")
+    yield lines
+    logger.remove(handle)
+
+
+@pytest.mark.parametrize("how", ["emptied", "replaced", "removed"])
+def test_a_rotated_log_is_told_from_its_beginning(tmp_path: Path, told: list[str], how: str) -> None:
+    log = tmp_path / "client.log"
+    log.write_text("first\nsecond\nthird and torn")
+    tail = LogTail(log, "kitchen")
+    if how == "replaced":
+        log.rename(tmp_path / "client.old.log")
+    elif how == "removed":
+        log.unlink()
+        tail.forward()
+        (tmp_path / "other").touch()  # takes the inode, which would else come back
+    words = "anew\n" if how == "emptied" else "anew\n" + "longer than the one before\n" * 2
+    log.write_text(words)
+    tail.forward()
+    with log.open("a") as file:
+        file.write("and on\n")
+    tail.forward()
+    assert told == [f"kitchen: {line}" for line in [*words.splitlines(), "and on"]]
+
+
+def test_a_line_without_an_end_is_told_and_cut(tmp_path: Path, told: list[str]) -> None:
+    log = tmp_path / "client.log"
+    tail = LogTail(log, "kitchen")
+    lines = ["x" * index + str(index) for index in range(400)]
+    log.write_text("\n".join(lines) + "\n" + "y" * 2 * LONGEST_LINE)
+    tail.forward()
+    assert told[:400] == [f"kitchen: {line}" for line in lines]
+    assert told[400:] == ["kitchen: " + "y" * LONGEST_WORDS]
+    with log.open("a") as file:
+        file.write("and on\nend\n")
+    tail.forward()
+    assert told[401:] == ["kitchen: and on", "kitchen: end"]

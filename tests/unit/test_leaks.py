@@ -84,6 +84,18 @@ def test_clients_are_told_apart():
     assert [growth.who for growth in leaks.find_all(rounds)] == ["client 'grows'"]
 
 
+def test_a_client_is_set_against_its_own_capacity():
+    rounds = [line(index, LEVEL + index * 10 * MIB, capacity=24 * 2**30) for index in range(12)]
+    sizes = [LEVEL + index * 10 * MIB for index in range(12)]
+    for entry, size in zip(rounds, sizes, strict=True):
+        entry["train"]["boxed"] = {"peak_ram_bytes": size, "ram_capacity_bytes": 2**29}
+        entry["train"]["unknown"] = {"peak_ram_bytes": size}
+    orchestrator, boxed, unknown = leaks.find_all(rounds)
+    assert (orchestrator.limit, boxed.limit, unknown.limit) == (24 * 2**30, 2**29, None)
+    assert boxed.rounds_left == (2**29 - sizes[-1]) // (10 * MIB)
+    assert "0.50 GiB are full in 10 rounds" in str(boxed)
+
+
 def test_it_is_said_once():
     said = []
     sink = logger.add(said.append, level="WARNING", format="{message}")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from zk0.errors import ConfigError, StorageError
 
 LINE = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \| INFO \| kitchen \| round 3 \| PID:(\d+) \| "
-    r"RAM \d+\.\d\d GiB \d+% \| VRAM (-|\d+\.\d\d GiB) \| tests\.unit\.test_logs:(\w+):(\d+) - a line"
+    r"RAM \d+\.\d\d GiB \d+% \| VRAM (-|\d+\.\d\d GiB \d+%) \| tests\.unit\.test_logs:(\w+):(\d+) - a line"
 )
 
 
@@ -228,6 +229,18 @@ def test_memory_is_read_once_a_second(worker_log, monkeypatch):
     for _ in range(50):
         logger.info("line")
     assert len(calls) <= 1 + (time.monotonic() - start) // 1 + 1
+
+
+@pytest.mark.parametrize(("capacity", "shown"), [(3 * 2**30, "RAM 2.94 GiB 98%"), (24 * 2**30, "RAM 2.94 GiB 12%")])
+def test_memory_is_shown_as_a_share_of_what_the_process_can_have(worker_log, monkeypatch, capacity, shown):
+    sizes = {"tree_rss_bytes": int(2.94 * 2**30), "capacity_bytes": capacity, "ram_percent": 50.0}
+    gpu = {"vram_allocated_bytes": int(1.2 * 2**30), "vram_total_bytes": 4 * 2**30}
+    now = replace(logs.memory.snapshot(), **sizes, **gpu)
+    monkeypatch.setattr(logs.memory, "snapshot", lambda: now)
+    logs._memory_fields.cache_clear()
+    logger.info("a line")
+    logs._memory_fields.cache_clear()
+    assert f"| {shown} | VRAM 1.20 GiB 30% |" in worker_log.read_text()
 
 
 def test_added_sinks_see_own_records_only(tmp_path):

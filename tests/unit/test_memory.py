@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.cgroups import limited_cgroup
 from zk0 import memory
 
 HOLD = "import sys; block = bytearray(b'x') * (64 << 20); print('ready', flush=True); sys.stdin.read()"
@@ -29,6 +30,14 @@ def test_host_figures_fit_together():
     assert 0 < now.rss_bytes < now.ram_total_bytes
     assert 0 < now.ram_available_bytes <= now.ram_total_bytes
     assert 0 <= now.ram_percent <= 100
+
+
+def test_what_a_process_can_have_is_the_limit_of_its_cgroup():
+    code = "from zk0 import memory; print(memory.snapshot().capacity_bytes)"
+    with limited_cgroup(256 << 20) as folder:
+        enter = f"import os; open({str(folder / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
+        done = subprocess.run([sys.executable, "-c", enter + code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 256 << 20
 
 
 def test_a_process_that_is_gone_counts_nothing(child):

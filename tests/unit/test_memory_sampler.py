@@ -26,9 +26,11 @@ def wait_for(seen):
 
 
 def test_samples_come_by_themselves_and_are_readable_while_it_runs(tmp_path):
+    block = bytearray(b"x") * (400 * MIB)  # so that its percent, of one decimal, is exact enough
     with MemorySampler(tmp_path, 0.05, "start"):
         wait_for(lambda: len(read_samples(tmp_path)) >= 4)
         sample = read_samples(tmp_path)[-1]
+    del block
     assert sample["pid"] == os.getpid()
     assert sample["phase"] == "start"
     assert 0 < sample["rss_gib"] <= sample["peak_gib"] + 0.5
@@ -67,12 +69,13 @@ def test_descendants_count(tmp_path):
 
 
 def test_the_file_stays_small_and_keeps_its_oldest_and_newest_samples(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory_sampler, "MAX_BYTES", 64 * 1024)
     with MemorySampler(tmp_path, 60, "x") as sampler:
         begin = sampler.newest.at
+        limit = 238 * (len(json.dumps(sampler.newest.line())) + 4)  # about 64 KiB; a line's length is the machine's
+        monkeypatch.setattr(memory_sampler, "MAX_BYTES", limit)
         for index in range(1500):
             sampler._write(replace(sampler.newest, at=begin + index, phase=str(index)))
-            assert (tmp_path / MEMORY_FILE).stat().st_size <= 64 * 1024 + 1024
+            assert (tmp_path / MEMORY_FILE).stat().st_size <= limit + 1024
     phases = [int(line["phase"]) for line in read_samples(tmp_path) if line["phase"].isdigit()]
     assert phases == sorted(phases)
     gaps = [later - earlier for earlier, later in pairwise(phases)]
@@ -146,17 +149,55 @@ def test_a_process_that_lost_a_child_looks_back_to_its_beginning(tmp_path):
     assert memory_sampler.killed_for_memory(tmp_path, ever=True)
 
 
+ATTEMPT = """
+import pathlib, sys
+from zk0 import memory_sampler
+with memory_sampler.MemorySampler(pathlib.Path(sys.argv[1]), 60, "train"):
+    block = bytearray(b"x") * (int(sys.argv[2]) << 20)
+"""
+
+
+def test_the_last_words_are_of_the_last_attempt_though_its_pid_is_that_of_the_ones_before(tmp_path):
+    for size in ("600", "1"):
+        subprocess.run([sys.executable, "-c", ATTEMPT, str(tmp_path), size], check=True)
+    samples = [sample | {"pid": 7} for sample in read_samples(tmp_path)]  # as in containers
+    (tmp_path / MEMORY_FILE).write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    assert max(sample["peak_gib"] for sample in samples) > 0.58
+    assert float(last_words(tmp_path).split()[1]) < 0.5
+
+
+def test_a_kill_in_the_attempt_before_is_none_of_this_one(tmp_path):
+    group = tmp_path / "group"
+    group.mkdir()
+    (group / "memory.events").write_text("oom_kill 1\n")
+    lines = [{"pid": 7, "started": start, "oom_kills": start, "cgroup": str(group)} for start in (0, 1)]
+    (tmp_path / MEMORY_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert not memory_sampler.killed_for_memory(tmp_path, ever=True)
+
+
+def test_files_from_before_the_start_times_are_read_by_pid(tmp_path):
+    lines = [{"pid": pid, "peak_gib": peak, "tree_pct": 1} for pid, peak in ((1, 3), (2, 2), (2, 1))]
+    (tmp_path / MEMORY_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert last_words(tmp_path).startswith("used 2 GiB")
+    with MemorySampler(tmp_path, 60, "new"):
+        pass
+    assert not last_words(tmp_path).startswith("used 2 GiB")
+
+
 def test_peaks_become_metrics():
     peaks = {"load": Peak(ram=100, capacity=1000), "train": Peak(ram=300, capacity=1000, vram=50, vram_total=200)}
     assert peak_metrics(peaks) == {
         "peak_ram_bytes": 300,
         "peak_ram_percent": 30.0,
+        "ram_capacity_bytes": 1000,
         "peak_ram_load_bytes": 100,
         "peak_ram_train_bytes": 300,
         "peak_vram_bytes": 50,
         "peak_vram_percent": 25.0,
     }
     assert "peak_vram_bytes" not in peak_metrics({"load": peaks["load"]})
+    whole = [value for key, value in peak_metrics(peaks).items() if key.endswith("bytes")]
+    assert all(isinstance(size, int) for size in whole), "Flower would average them"
 
 
 def test_the_orchestrators_figures(tmp_path):

@@ -26,7 +26,8 @@ class DockerConfig(Part):
     cpus: float | None = Field(default=None, gt=0)
     """Processor time that a container may use, in cores; all when absent."""
     mounts: list[str] = Field(default_factory=list)
-    """Further folders that a container may read, at the same path: such as those that links in a dataset lead to."""
+    """Further folders that a container may read, at the same path: such as those that links in a dataset lead to, and
+    file systems that are mounted inside another such folder or a dataset."""
 
     @field_validator("gpus", mode="before")
     @classmethod

@@ -32,7 +32,8 @@ def _check_clients(config: RunConfig, executor: ProcessExecutor) -> Preflight:
     docker_check.check_engine(config)
     found = executor.call(worker.preflight, config)
     executor.call(worker.fetch, found.config)
-    found = found.model_copy(update={"config": docker_check.settle_places(found.config)})
+    warnings = [*found.warnings, *docker_check.mount_warnings(config)]
+    found = found.model_copy(update={"config": docker_check.settle_places(found.config), "warnings": warnings})
     docker_check.check_container(found.config)
     return found
 

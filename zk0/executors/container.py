@@ -1,9 +1,10 @@
-"""What runs inside a container: `python -m zk0.executors.container work TASK SECONDS`, or `versions`."""
+"""What runs inside a container: `python -m zk0.executors.container work TASK SECONDS`, or `versions [cuda]`."""
 
 import json
 import os
 import signal
 import sys
+import warnings
 
 from zk0.executors import worker
 from zk0.run_store import PACKAGES, package_version
@@ -14,10 +15,10 @@ def main(arguments: list[str]) -> None:
 
     Args:
         arguments: `work`, a ClientTask as JSON, and the seconds after which the process ends itself even where no
-            orchestrator is left to do it; or `versions`.
+            orchestrator is left to do it; or `versions`, and `cuda` where the container was given a GPU.
     """
-    if arguments == ["versions"]:
-        sys.stdout.write(json.dumps({package: package_version(package) for package in PACKAGES}))
+    if arguments[0] == "versions":
+        sys.stdout.write(json.dumps(_versions(cuda="cuda" in arguments)))
         return
     command, task, seconds = arguments
     if command != "work":
@@ -25,6 +26,22 @@ def main(arguments: list[str]) -> None:
     os.umask(0o022)
     signal.setitimer(signal.ITIMER_REAL, float(seconds))  # SIGALRM kills: nothing handles it
     worker.work(task)
+
+
+def _versions(*, cuda: bool) -> dict[str, str]:
+    """Package -> version; under `cuda`, where that is asked, why torch cannot use the GPU, empty where it can."""
+    found = {package: package_version(package) for package in PACKAGES}
+    return found | {"cuda": _lacking_cuda()} if cuda else found
+
+
+def _lacking_cuda() -> str:
+    import torch
+
+    with warnings.catch_warnings(record=True) as said:  # of a driver that is too old torch tells in a warning alone
+        warnings.simplefilter("always")
+        if torch.cuda.is_available():
+            return ""
+    return " ".join(str(said[-1].message).split()) if said else "torch.cuda.is_available() is False"
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ CHARTS: dict[str, tuple[str, str, str, str, Callable[[float], float]]] = {
     "success": ("Success in closed loop", "percent of the episodes", "rollout", "success_rate", _to_percent),
     "training-loss": ("Training loss at the end of each fit", "loss", "train", "loss", _as_is),
     "fit-duration": ("Duration of each fit", "seconds", "train", "duration_s", _as_is),
-    "peak-memory": ("Peak memory of each fit", "GiB", "train", "peak_rss_bytes", _bytes_to_gib),
+    "peak-memory": ("Peak memory of each fit", "GiB", "train", "peak_ram_bytes", _bytes_to_gib),
     "peak-vram": ("Peak GPU memory of each fit", "GiB", "train", "peak_vram_bytes", _bytes_to_gib),
     "orchestrator-memory": ("Memory of the orchestrator", "GiB", "orchestrator", "rss_bytes", _bytes_to_gib),
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,10 +16,11 @@ from zk0.config import RunConfig
 from zk0.errors import ConfigError
 from zk0.executors.docker import engine, visible
 from zk0.executors.docker.mem_limit import mem_limit
-from zk0.executors.docker.settings import bind_mount, common_settings, user, wanted_gpus
+from zk0.executors.docker.settings import bind_mount, common_settings, gpu_requests, user, wanted_gpus
 from zk0.run_store import PACKAGES, package_version
 
 CHECK_TIMEOUT_S = 120
+CPU = "policy.device = 'cpu' and gpus = []"
 BUILD = "`docker build -t zk0:latest .` in a checkout of zk0"
 
 
@@ -37,19 +39,13 @@ def check_engine(config: RunConfig) -> None:
                 f"executor.docker.image = {image!r}: the Docker engine has no such image; build it by {BUILD}, or name "
                 "one that `docker images` lists"
             ) from error
-    for folder in config.executor.docker.mounts:
-        if not Path(folder).is_dir():
-            raise ConfigError(f"executor.docker.mounts: {folder!r} is no folder of this machine; correct or remove it")
-    for source in visible.read_only_inputs(config):
-        if os.getuid() == 0 and (path := _unreadable(source)) is not None:
-            raise ConfigError(
-                f"{path}: a container, which runs as user {user()[0]} where zk0 is started by root, may not read it; "
-                f"`chmod -R o+rX {source}`, or start zk0 as the owner of the data"
-            )
+    _check_folders(config)
 
 
 def check_container(config: RunConfig) -> None:
-    """Start one container with the executor's own settings: zk0 is in it, of this version, and it gets its GPU.
+    """Start one container with the executor's own settings: zk0 is in it, of this version, and CUDA sees the GPUs.
+
+    It gets all GPUs that the run may use: one that is missing shows now, not in the first fit that has its turn on it.
 
     Args:
         config: with policy.device settled.
@@ -57,20 +53,36 @@ def check_container(config: RunConfig) -> None:
     Raises:
         ConfigError: as `check_engine`.
     """
-    image, gpus = config.executor.docker.image, wanted_gpus(config)
+    gpus = wanted_gpus(config)
     if config.policy.device == "cuda" and not gpus:
         raise ConfigError("executor.docker.gpus = []: policy.device = 'cuda' needs one; name it, or train on 'cpu'")
     with _engine() as client:
-        settings = common_settings(config, gpus[0] if gpus else None, mem_limit(client, config))
+        settings = common_settings(config, None, mem_limit(client, config))
         settings["mounts"] = [bind_mount(visible.Bind(folder, folder)) for folder in config.executor.docker.mounts]
+        settings["device_requests"] = gpu_requests(gpus)
         try:
-            printed = output_of(client, settings | {"command": ["versions"]})
+            printed = output_of(client, settings | {"command": ["versions", "cuda"] if gpus else ["versions"]})
         except APIError as error:
             raise ConfigError(_start_failure(config, gpus, engine.reason(error))) from error
+    judge_versions(config, gpus, printed)
+
+
+def judge_versions(config: RunConfig, gpus: list[str], printed: str) -> None:
+    """Refuse an image by what its `versions` prints.
+
+    Args:
+        config: names the image.
+        gpus: those that the container was given.
+        printed: its output; the record is the last line.
+
+    Raises:
+        ConfigError: zk0 does not start in it, is of another version, or cannot use a GPU.
+    """
+    image = config.executor.docker.image
+    last = (printed.strip().splitlines() or ["no output"])[-1]
     try:
-        there = json.loads(printed)
+        there = json.loads(last)
     except ValueError as error:
-        last = (printed.strip().splitlines() or ["no output"])[-1]
         raise ConfigError(
             f"executor.docker.image = {image!r}: zk0 does not start in it ({last}); build it by {BUILD}"
         ) from error
@@ -80,6 +92,11 @@ def check_container(config: RunConfig) -> None:
         raise ConfigError(
             f"executor.docker.image = {image!r}: holds other versions, whose results would differ "
             f"({'; '.join(differing)}); build it by {BUILD} of this version"
+        )
+    if gpus and there["cuda"]:
+        raise ConfigError(
+            f"executor.docker.gpus = {gpus!r}: a container gets them, but its torch {there['torch']} cannot use CUDA "
+            f"({there['cuda']}); update the machine's NVIDIA driver (`nvidia-smi` names it), or train on the CPU: {CPU}"
         )
 
 
@@ -130,21 +147,54 @@ def output_of(client: docker.DockerClient, settings: dict[str, Any]) -> str:
 def _start_failure(config: RunConfig, gpus: list[str], reason: str) -> str:
     settings = config.executor.docker
     if gpus and ("device driver" in reason or "nvidia" in reason.lower()):
+        asked = ", ".join(gpus)
         return (
-            f"executor.docker.gpus = {gpus!r}: the Docker engine cannot give a container GPU {gpus[0]} ({reason}); "
+            f"executor.docker.gpus = {gpus!r}: the Docker engine cannot give a container GPU {asked} ({reason}); "
             "install the NVIDIA Container Toolkit (`nvidia-ctk runtime configure --runtime=docker`, then restart "
-            "Docker), name a GPU that is there, or train on the CPU: policy.device = 'cpu' and gpus = []"
+            f"Docker), name GPUs that are there, or train on the CPU: {CPU}"
         )
     if "executable file not found" in reason:
         return f"executor.docker.image = {settings.image!r}: is no image of zk0 ({reason}); build it by {BUILD}"
     return f"executor.docker: a container with these settings does not start: {reason}; change the key it names"
 
 
+def _check_folders(config: RunConfig) -> None:
+    """Refuse `mounts` that are not there, and data that a container would not see or may not read."""
+    for folder in config.executor.docker.mounts:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"executor.docker.mounts: {folder!r} is no folder of this machine; correct or remove it")
+    for source in visible.read_only_inputs(config):
+        if unseen := visible.unseen_mounts(source, config):
+            raise ConfigError(
+                f"{unseen[0]}: another file system, mounted inside {source}, which a container would find empty; add "
+                "its path to executor.docker.mounts"
+            )
+        if os.getuid() == 0 and (path := _unreadable(source)) is not None:
+            raise ConfigError(
+                f"{path}: a container, which runs as user {user()[0]} where zk0 is started by root, may not read it; "
+                f"`chmod -R o+rX {source}`, or start zk0 as the owner of the data"
+            )
+
+
+def mount_warnings(config: RunConfig) -> list[str]:
+    """What is mounted inside a folder of `mounts`, which only the user knows the need of."""
+    return [
+        f"executor.docker.mounts: {unseen}, mounted inside {folder}, is not seen in containers; add it too if needed"
+        for folder in config.executor.docker.mounts
+        for unseen in visible.unseen_mounts(Path(folder), config)
+    ]
+
+
 def _unreadable(folder: Path) -> Path | None:
     """The first path in a folder that the containers' user has no right to read."""
     for path in [folder, *sorted(folder.rglob("*"))]:
-        status = path.stat()
-        needed = 0o5 if path.is_dir() else 0o4
+        try:
+            status = path.stat()
+        except PermissionError:
+            return path  # not even root, on a network's file system
+        except OSError:
+            continue  # missing, or a link to nothing: `preflight`, which opens the data, names what it needs
+        needed = 0o5 if stat.S_ISDIR(status.st_mode) else 0o4
         if status.st_uid != user()[0] and status.st_mode & needed != needed:
             return path
     return None

@@ -4,14 +4,20 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
+from zk0.cgroup import machine_oom_kills
 from zk0.errors import ClientError
 from zk0.executors import worker
+from zk0.executors.docker.settings import OOM_KILLS_LABEL
 from zk0.executors.left_behind import check_writable, client_log, last_line, what
+from zk0.memory_sampler import read_samples
 from zk0.records import ClientResult, ClientTask
 from zk0.results import find_finished
 
 TIMED_OUT = 128 + signal.SIGALRM
 """Exit code of a worker that ended itself at its time limit, which no orchestrator was there to keep."""
+KILLED = 128 + signal.SIGKILL
+NEARLY_FULL = 80.0
+"""Percent of the machine's memory in use; between two samples a step may take the rest."""
 
 
 def timed_out(task: ClientTask, limit_s: float) -> ClientError:
@@ -39,15 +45,20 @@ def outcome(task: ClientTask, attributes: Mapping[str, Any], limit_s: float) -> 
         raise ClientError("lost", f"{what(task)}: its container was removed by someone; see {log}")
     state = attributes["State"]
     if state["OOMKilled"]:
-        limit = attributes["HostConfig"]["Memory"] / 2**30
         raise ClientError(
             "out_of_memory",
-            f"{what(task)}: ended by the kernel at its container's limit of {limit:.2f} GiB "
+            f"{what(task)}: ended by the kernel at its container's limit of {_limit_gib(attributes):.2f} GiB "
             "(executor.docker.mem_limit)",
         )
     if (failure := worker.read_failure(task)) is not None:
         raise failure if isinstance(failure, ClientError) else _alone(task, str(failure))
     code = int(state["ExitCode"])
+    if code == KILLED and _machine_ran_out(task, attributes):
+        raise ClientError(
+            "out_of_memory",
+            f"{what(task)}: ended by the kernel, for the machine ran out of memory before the container reached its "
+            f"limit of {_limit_gib(attributes):.2f} GiB (executor.docker.mem_limit)",
+        )
     if code == worker.STORAGE_EXIT_CODE:
         raise _alone(task, f"{what(task)}: {last_line(log)} (exit code {code}; see {log})")
     if code == TIMED_OUT:
@@ -68,3 +79,20 @@ def _alone(task: ClientTask, words: str) -> ClientError:
     """
     check_writable(task)
     return ClientError("error", f"{words}; here the run directory can be written, so only this work has failed")
+
+
+def _limit_gib(attributes: Mapping[str, Any]) -> float:
+    return float(attributes["HostConfig"]["Memory"]) / 2**30
+
+
+def _machine_ran_out(task: ClientTask, attributes: Mapping[str, Any]) -> bool:
+    """Whether the kernel killed for want of memory on the machine, of which the engine need not tell.
+
+    It did so somewhere while the container was there, and the worker's last sample found the machine nearly full: the
+    first alone may have been another container at its limit, while this one was killed by hand.
+    """
+    before = attributes["Config"]["Labels"].get(OOM_KILLS_LABEL)
+    if before is None or machine_oom_kills() <= int(before):
+        return False
+    samples = read_samples(task.folder)
+    return bool(samples) and float(samples[-1].get("ram_pct", 0)) >= NEARLY_FULL

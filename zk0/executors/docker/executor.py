@@ -1,8 +1,10 @@
 """Each piece of work in a Docker container of its own, which outlives its orchestrator and is adopted by the next."""
 
 import os
+import random
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from zk0.errors import ClientError
 from zk0.executors import STOPPED, worker
 from zk0.executors.docker import engine
 from zk0.executors.docker.death import outcome, timed_out
-from zk0.executors.docker.gpu_turns import gpu_turn
+from zk0.executors.docker.gpu_turns import gpu_turn, is_among, slots
 from zk0.executors.docker.log_tail import LogTail
 from zk0.executors.docker.mem_limit import mem_limit
 from zk0.executors.docker.settings import container_settings, user, wanted_gpus
@@ -33,10 +35,15 @@ MOST_WORDS_BYTES = 256 * 1024
 """Of a container's own output that are kept."""
 OURS_DEEPEST = 3
 """Levels in a writable folder at which the orchestrator, or a worker process before, may have written."""
+WITHDRAWN_S = 4.0
+"""Longest pause of a container's orchestrator that gave its GPU back to another one's."""
 
 
 def stop_containers(run_dir: str) -> None:
-    """End the containers of a run whose orchestrator was told to end; a killed one's go on, to be adopted."""
+    """End the containers of a run whose orchestrator was told to end; a killed one's go on, to be adopted.
+
+    From here on none is started, and one that was being started meanwhile is ended by the thread that waits for it.
+    """
     STOPPED.set()
     with closing(engine.patiently(engine.connect)) as client:
         for container in engine.patiently(lambda: engine.labelled(client, {"zk0.run_dir": run_dir})):
@@ -57,6 +64,7 @@ class DockerExecutor:
 
     def run(self, task: ClientTask) -> ClientResult:
         """See `Executor.run`."""
+        _go_on(task)
         _reopen(task.folder)
         try:
             return self._run(task)
@@ -76,9 +84,19 @@ class DockerExecutor:
                 logger.info("{} of {}: adopted container {}", task.kind, task.client, container.name)
                 return self._follow(task, container, LogTail(client_log(task), task.client))
             self._wait_for_a_process(task)
-            with gpu_turn(wanted_gpus(self._config), lambda: _busy_gpus(client)) as gpu:
+            return self._in_turn(client, task)
+
+    def _in_turn(self, client: docker.DockerClient, task: ClientTask) -> ClientResult:
+        """Do the work in a new container, as soon as there is a GPU for it; see `gpu_turns`."""
+        while True:
+            with gpu_turn(wanted_gpus(self._config), lambda: _busy_gpus(client, task)) as gpu:
                 tail = LogTail(client_log(task), task.client)
-                return self._follow(task, self._start(client, task, gpu), tail)
+                container = self._start(client, task, gpu)
+                if gpu is None or not is_among(gpu, _busy_gpus(client, task, apart_from=container), slots()):
+                    return self._follow(task, container, tail)
+                logger.info("{} of {}: GPU {} has got another container: waiting", task.kind, task.client, gpu)
+                engine.remove(container)
+            time.sleep(random.SystemRandom().uniform(0, WITHDRAWN_S))  # two that gave way do not meet again
 
     def _left_over(self, client: docker.DockerClient, task: ClientTask) -> Container | None:
         """The container that does, or did, just this work; every other one of this run and client is stale."""
@@ -98,23 +116,19 @@ class DockerExecutor:
             raise ClientError("lost", f"{what(task)}: a worker process holds {worker.lock_path(task)}; end it")
 
     def _start(self, client: docker.DockerClient, task: ClientTask, gpu: str | None) -> Container:
+        _go_on(task)
         with storage_errors(task.folder, "tidied"):
             foreign.remove(worker.failure_path(task))
-        limit = engine.patiently(lambda: mem_limit(client, self._config))
+        limit = engine.patiently(lambda: mem_limit(client, self._config, task.run_dir))
         settings = container_settings(task, self._config, gpu, limit)
         hand_over(settings["mounts"])
-        try:
+        with _start_errors(task, settings["image"]):
             container = client.containers.create(**settings)
-            container.start()
-        except ImageNotFound as error:
-            message = f"executor.docker.image = {settings['image']!r}: the Docker engine has no such image"
-            raise ClientError("error", f"{what(task)}: {message}") from error
-        except APIError as error:
-            message = f"its container does not start: {engine.reason(error)}"
-            raise ClientError("error", f"{what(task)}: {message}") from error
-        except engine.ENGINE_ERRORS as error:
-            message = f"lost the Docker engine at its start: {engine.reason(error)}"
-            raise ClientError("lost", f"{what(task)}: {message}") from error
+            try:
+                container.start()
+            except engine.ENGINE_ERRORS:
+                engine.remove(container)
+                raise
         logger.info("{} of {}: container {}", task.kind, task.client, container.name)
         return container
 
@@ -146,7 +160,8 @@ class DockerExecutor:
         """
         while True:
             if STOPPED.is_set():
-                raise ClientError("lost", f"{what(task)}: the run was ended")
+                engine.remove(container)
+            _go_on(task)
             engine.patiently(container.reload)
             tail.forward()
             state = container.attrs["State"]
@@ -158,9 +173,34 @@ class DockerExecutor:
             time.sleep(engine.POLL_S)
 
 
-def _busy_gpus(client: docker.DockerClient) -> set[str]:
+def _go_on(task: ClientTask) -> None:
+    """Begin nothing, and wait for nothing, in a run that a person has ended."""
+    if STOPPED.is_set():
+        raise ClientError("lost", f"{what(task)}: the run was ended")
+
+
+@contextmanager
+def _start_errors(task: ClientTask, image: str) -> Iterator[None]:
+    """What the engine says of a container that it does not start, as a ClientError."""
+    try:
+        yield
+    except ImageNotFound as error:
+        message = f"executor.docker.image = {image!r}: the Docker engine has no such image"
+        raise ClientError("error", f"{what(task)}: {message}") from error
+    except APIError as error:
+        message = f"its container does not start: {engine.reason(error)}"
+        raise ClientError("error", f"{what(task)}: {message}") from error
+    except engine.ENGINE_ERRORS as error:
+        message = f"lost the Docker engine at its start: {engine.reason(error)}"
+        raise ClientError("lost", f"{what(task)}: {message}") from error
+
+
+def _busy_gpus(client: docker.DockerClient, task: ClientTask, apart_from: Container | None = None) -> set[str]:
+    """GPUs, by index or UUID, of the running containers; asked again and again by work that waits for its turn."""
+    _go_on(task)
     containers = engine.patiently(lambda: engine.labelled(client, {}))
-    return {container.labels["zk0.gpu"] for container in containers if container.status == "running"}
+    others = [container for container in containers if apart_from is None or container.id != apart_from.id]
+    return {container.labels["zk0.gpu"] for container in others if container.status == "running"}
 
 
 def _age_s(state: dict[str, Any]) -> float:

@@ -12,13 +12,20 @@ from zk0.executors.docker.engine import labelled
 from zk0.memory import container_share
 
 
-def mem_limit(client: docker.DockerClient, config: RunConfig) -> int:
-    """Most memory of the next container, in bytes: as configured, or its share of what is free."""
+def mem_limit(client: docker.DockerClient, config: RunConfig, run_dir: str | None = None) -> int:
+    """Most memory of the next container, in bytes: as configured, or its share of what is free.
+
+    Args:
+        client: of the engine.
+        config: the run's.
+        run_dir: of the run that the container is for; what its others hold is shared out anew, what is another
+            run's is not ours to share.
+    """
     if config.executor.docker.mem_limit is not None:
         return size_in_bytes(config.executor.docker.mem_limit)
     memory = psutil.virtual_memory()
-    # What our own containers hold is part of what is shared out.
-    held = sum(_in_use(container) for container in labelled(client, {}) if container.status == "running")
+    ours = labelled(client, {"zk0.run_dir": run_dir}) if run_dir else []
+    held = sum(_in_use(container) for container in ours if container.status == "running")
     return container_share(memory.total, memory.available + held, config.executor.places)
 
 

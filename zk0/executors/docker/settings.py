@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from docker.types import DeviceRequest, LogConfig, Mount
 
+from zk0.cgroup import machine_oom_kills
 from zk0.config import RunConfig, size_in_bytes
 from zk0.executors.docker import visible
 from zk0.executors.docker.gpu_turns import all_gpus
@@ -15,6 +17,8 @@ from zk0.records import ClientTask
 
 USER = 65532
 """User and group of the containers where the orchestrator is root; the number that distroless images use."""
+OOM_KILLS_LABEL = "zk0.oom_kills"
+"""The kernel's count of kills for want of memory on the machine when the container was made."""
 OOM_SCORE = 500
 """Raises the chance that Linux, out of memory, ends a client rather than anything else of the machine."""
 MOST_PROCESSES = 4096
@@ -42,6 +46,7 @@ def container_settings(task: ClientTask, config: RunConfig, gpu: str | None, mem
         "zk0.kind": task.kind,
         "zk0.key": task.key,
         "zk0.gpu": gpu or "",
+        OOM_KILLS_LABEL: str(machine_oom_kills()),
     }
     settings["mounts"] = [bind_mount(bind) for bind in visible.binds(task, config)]
     settings["command"] = ["work", task.model_dump_json(), str(config.executor.timeout_s)]
@@ -76,13 +81,25 @@ def common_settings(config: RunConfig, gpu: str | None, mem_limit: int) -> dict[
         "oom_score_adj": OOM_SCORE,
         "nano_cpus": int(settings.cpus * 1e9) if settings.cpus else None,
         "shm_size": size_in_bytes(settings.shm_size),
-        "device_requests": [DeviceRequest(device_ids=[gpu], capabilities=[["gpu"]])] if gpu else None,
+        "device_requests": gpu_requests([gpu] if gpu else []),
     }
 
 
+def gpu_requests(gpus: Sequence[str]) -> list[DeviceRequest] | None:
+    """The engine's record of the GPUs that a container gets; with one that does not exist it does not start."""
+    return [DeviceRequest(device_ids=list(gpus), capabilities=[["gpu"]])] if gpus else None
+
+
 def bind_mount(bind: visible.Bind) -> Mount:
-    """The engine's record of a bind; it refuses one whose source is missing."""
-    return Mount(bind.target, bind.source, type="bind", read_only=not bind.writable)
+    """The engine's record of a bind; it refuses one whose source is missing.
+
+    Of a folder that may only be read, what is mounted below it is left out: engines before Docker 25, and some newer
+    ones, would leave that writable.
+    """
+    mount = Mount(bind.target, bind.source, type="bind", read_only=not bind.writable)
+    if not bind.writable:
+        mount["BindOptions"] = {"NonRecursive": True}  # the SDK has no argument for it
+    return mount
 
 
 def user() -> tuple[int, int]:

@@ -1,9 +1,12 @@
 """What a container may see of this machine's disk, at the same paths: no more than its piece of work names."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from huggingface_hub import constants
 
 from zk0.config import ASSET_PREFIX, DatasetConfig, RunConfig, resolve_path
 from zk0.errors import ClientError
@@ -50,6 +53,19 @@ def read_only_inputs(config: RunConfig) -> Iterator[Path]:
             yield resolve_path(dataset.root)
     if (base := _local_base(config)) is not None:
         yield base
+
+
+def unseen_mounts(folder: Path, config: RunConfig) -> list[Path]:
+    """Where other file systems are mounted inside a folder: a container sees those that `mounts` names too."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return []  # not Linux
+    # A blank in a path is written as \040.
+    points = [Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), line.split()[4])) for line in lines]
+    real = folder.resolve()
+    inside = {folder.absolute() / point.relative_to(real) for point in points if real in point.parents}
+    return sorted(inside - {Path(named) for named in config.executor.docker.mounts})
 
 
 def environment() -> dict[str, str]:
@@ -123,14 +139,10 @@ def _same(path: Path, *, writable: bool = False) -> Bind:
     return Bind(str(path.absolute()), str(path.absolute()), writable)
 
 
-def _hf_home() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("HF_HOME", f"{cache}/huggingface")).expanduser()
-
-
 def _hub_cache() -> Path:
-    return Path(os.environ.get("HF_HUB_CACHE", _hf_home() / "hub")).expanduser()
+    return Path(constants.HF_HUB_CACHE)
 
 
 def _lerobot_home() -> Path:
-    return Path(os.environ.get("HF_LEROBOT_HOME", _hf_home() / "lerobot")).expanduser()
+    """LeRobot's HF_LEROBOT_HOME, whose own module imports torch."""
+    return Path(os.environ.get("HF_LEROBOT_HOME", Path(constants.HF_HOME) / "lerobot")).expanduser()
