@@ -19,9 +19,9 @@ from loguru import logger
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from zk0 import atomic, lora
+from zk0 import atomic, foreign, lora
 from zk0.config import STRATEGY_KEYS, FederationConfig, RunConfig
-from zk0.errors import ClientError, QuorumError
+from zk0.errors import ClientError, QuorumError, StorageError
 from zk0.records import ClientFailure, ClientResult
 from zk0.seeding import derive_seed
 
@@ -267,7 +267,7 @@ class LazyArray(Array):
     def numpy(self) -> NDArray[Any]:
         """Read the tensor."""
         path, name = self.__dict__["path"], self.__dict__["name"]
-        with atomic.storage_errors(path, "read"), safe_open(path, framework="numpy") as file:
+        with _opened(path) as file:
             tensor: NDArray[Any] = file.get_tensor(name)
         return tensor
 
@@ -349,8 +349,12 @@ def check_update(result: ClientResult, run_dir: Path, arrays: Path, frozen: Coll
     if result.tensors is None or result.num_examples < 1:
         _refuse(result, f"num_examples = {result.num_examples}, tensors = {result.tensors}: nothing was trained")
     path = run_dir / result.tensors.path
-    atomic.verify(path, result.tensors.sha256)
-    there, here = _lazy_record(arrays, frozen), _lazy_record(path)
+    atomic.verify(path, result.tensors.sha256, result.tensors.size)
+    there = _lazy_record(arrays, frozen)
+    try:
+        here = _lazy_record(path)
+    except StorageError as error:  # just what the fit wrote: no damage, and the same whenever it is read
+        _refuse(result, str(error))
     if odd := sorted(there.keys() ^ here.keys()):
         fault = "missing" if odd[0] in there else "frozen" if odd[0] in frozen else "not one of the global tensors"
         _refuse(result, f"tensor {odd[0]!r} is {fault}")
@@ -394,10 +398,17 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(numpy_state)  # noqa: NPY002
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file whose tensors are read one by one; StorageError where it cannot be."""
+    with atomic.storage_errors(path, "read"), foreign.opened(path) as name, safe_open(name, framework="numpy") as file:
+        yield file
+
+
 def _lazy_record(path: Path, without: Collection[str] = ()) -> ArrayRecord:
     """A record of LazyArrays, by sorted name; filled item by item, as ArrayRecord(dict) would copy them to Arrays."""
     record = ArrayRecord()
-    with atomic.storage_errors(path, "read"), safe_open(path, framework="numpy") as file:
+    with _opened(path) as file:
         for name in sorted({*file.keys()} - {*without}):
             view = file.get_slice(name)
             record[name] = LazyArray(path, name, _numpy_dtype(view.get_dtype()), tuple(view.get_shape()))

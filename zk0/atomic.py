@@ -1,10 +1,12 @@
-"""Durable files: written whole or not at all, read back or refused, every fault as one StorageError."""
+"""Durable files: written whole or not at all, read back or refused, every fault as one StorageError.
+
+Only plain files are read and appended to, never through a link: see `foreign`.
+"""
 
 import errno
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from zk0 import foreign
 from zk0.errors import StorageError
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -23,6 +26,8 @@ Tensors = Mapping[str, NDArray[Any]]
 CHECKSUM = "checksum"
 """Key of a sealed record: SHA-256 of all its other keys as JSON."""
 
+DEEPEST = 5
+"""Levels below a round's folder in which we look for what we wrote: `clients/<client>/checkpoint/` lies deepest."""
 _CHUNK_BYTES = 1 << 20
 _REMEDIES = {
     errno.ENOSPC: "free some space on that disk, then resume the run",
@@ -62,7 +67,7 @@ def storage_errors(path: Path, action: str) -> Iterator[None]:
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, "check that path, then resume the run")
         raise StorageError(f"{path}: cannot be {action}: {error.strerror or error}; {remedy}") from error
-    except (SafetensorError, ValueError) as error:  # ValueError: not JSON, not UTF-8, not the record
+    except (SafetensorError, ValueError, RecursionError) as error:  # not JSON, or too deep; not UTF-8, not the record
         reason = " ".join(str(error).split())
         remedy = "the file is damaged; resume the run, which goes on from the newest whole round"
         raise StorageError(f"{path}: cannot be {action}: {reason}; {remedy}") from error
@@ -104,7 +109,7 @@ def copy_file(source: Path, target: Path) -> Digest:
 def append_line(path: Path, text: str) -> None:
     """Append one line, durably. A crash can tear only the last line, and the next append starts a new one."""
     make_folder(path.parent)
-    with storage_errors(path, "written"), path.open("ab+") as file:
+    with storage_errors(path, "written"), os.fdopen(_open_to_append(path), "rb+") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
@@ -112,6 +117,10 @@ def append_line(path: Path, text: str) -> None:
         file.write(text.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _open_to_append(path: Path) -> int:
+    return foreign.open_plain(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
 
 
 def make_folder(folder: Path) -> None:
@@ -143,55 +152,69 @@ def sweep_trash(folder: Path) -> None:
     """Remove what a killed `remove_folder` left in a folder."""
     with storage_errors(folder, "swept"):
         for trash in folder.glob(".trash-*"):
-            shutil.rmtree(trash)
+            foreign.remove_tree(trash)
 
 
 def sweep_temporaries(folder: Path) -> None:
     """Remove what killed writers left in a folder and below; call it only when none is at work there."""
     with storage_errors(folder, "swept"):
-        for temporary in folder.rglob(".*.tmp"):
-            temporary.unlink(missing_ok=True)
+        for path in foreign.below(folder, DEEPEST):
+            if path.name.startswith(".") and path.name.endswith(".tmp"):
+                with suppress(IsADirectoryError, PermissionError):  # no writer's; in a folder that a client has closed
+                    path.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; StorageError when it is missing or damaged."""
     with storage_errors(path, "read"):
-        return json.loads(path.read_bytes())
+        return json.loads(foreign.read(path, most=None))
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
-    """Read what `write_sealed` wrote; StorageError when it is missing or damaged."""
+def read_sealed(path: Path, most: int | None = None) -> dict[str, Any]:
+    """Read what `write_sealed` wrote; StorageError when it is missing or damaged, or larger than `most` bytes."""
     with storage_errors(path, "read"):
-        record = json.loads(path.read_bytes())
+        record = json.loads(foreign.read(path, most))
         if not isinstance(record, dict) or record.pop(CHECKSUM, None) != _checksum(record):
             raise ValueError(f"its {CHECKSUM} does not fit the rest")
         return record
 
 
-def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Read a safetensors file: name -> array; StorageError when it is missing or damaged."""
-    with storage_errors(path, "read"):
-        return load_file(path)
+def read_tensors(path: Path, most: int | None = None) -> dict[str, NDArray[Any]]:
+    """Read a safetensors file: name -> array; StorageError when it is missing or damaged, or larger than `most`."""
+    with storage_errors(path, "read"), foreign.opened(path, most) as name:
+        return load_file(name)
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
-    with storage_errors(path, "read"), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path).sha256
 
 
-def verify(path: Path, sha256: str) -> None:
-    """StorageError unless the file is there and has this SHA-256."""
-    if file_sha256(path) != sha256:
+def verify(path: Path, sha256: str, size: int | None = None) -> None:
+    """StorageError unless the file is there and has this SHA-256.
+
+    Args:
+        path: the file.
+        sha256: in hex.
+        size: in bytes, where it is to be held first: a file of another size is not read to its end.
+    """
+    if file_digest(path, size).sha256 != sha256:
         raise StorageError(
             f"{path}: its SHA-256 is not the recorded one; resume the run, which goes on from the newest whole round"
         )
 
 
-def file_digest(path: Path) -> Digest:
-    """Digest and size of a file."""
-    with storage_errors(path, "read"):
-        return Digest(file_sha256(path), path.stat().st_size)
+def file_digest(path: Path, size: int | None = None) -> Digest:
+    """Digest and size of a file; StorageError where it has not the size that is given, in bytes."""
+    hasher, seen = hashlib.sha256(), 0
+    with storage_errors(path, "read"), foreign.reader(path) as file:
+        there = os.fstat(file.fileno()).st_size
+        while (size is None or max(seen, there) <= size) and (chunk := file.read(_CHUNK_BYTES)):
+            hasher.update(chunk)
+            seen += len(chunk)
+        if size not in (None, seen):
+            raise ValueError(f"has not the {size} bytes that are recorded")
+    return Digest(hasher.hexdigest(), seen)
 
 
 def sync_folder(folder: Path) -> None:
@@ -224,7 +247,8 @@ def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> Digest:
 
 def _write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> Digest:
     hasher, size = hashlib.sha256(), 0
-    with path.open("wb") as file:
+    path.unlink(missing_ok=True)
+    with os.fdopen(foreign.open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
         for chunk in chunks:
             file.write(chunk)
             hasher.update(chunk)
@@ -235,7 +259,7 @@ def _write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> Digest:
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    with foreign.reader(path) as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
 

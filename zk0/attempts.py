@@ -4,11 +4,15 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-from zk0 import atomic
-from zk0.errors import ClientError
+from loguru import logger
+
+from zk0 import atomic, foreign
+from zk0.errors import CAUSES, ClientError
 from zk0.records import ClientTask, TaskKind
 
 ATTEMPTS_FILE = "attempts.jsonl"
+READ_BYTES = 256 * 1024
+"""Of its end: more than all attempts of a round take."""
 
 
 def note_failure(task: ClientTask, error: ClientError) -> None:
@@ -18,7 +22,10 @@ def note_failure(task: ClientTask, error: ClientError) -> None:
         StorageError: the folder cannot be written.
     """
     line = {"kind": task.kind, "cause": error.cause, "message": str(error), "at": datetime.now(UTC).isoformat()}
-    atomic.append_line(task.folder / ATTEMPTS_FILE, json.dumps(line, sort_keys=True))
+    path = task.folder / ATTEMPTS_FILE
+    with atomic.storage_errors(path, "written"):
+        foreign.make_way(path)
+    atomic.append_line(path, json.dumps(line, sort_keys=True))
 
 
 def failed_causes(folder: Path, kind: TaskKind) -> list[str]:
@@ -28,17 +35,19 @@ def failed_causes(folder: Path, kind: TaskKind) -> list[str]:
         folder: the client's folder of the round.
         kind: the work.
     """
-    path = folder / ATTEMPTS_FILE
-    if not path.is_file():
+    try:
+        lines = foreign.tail(folder / ATTEMPTS_FILE, READ_BYTES).decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        logger.warning("failed attempts cannot be read: {}", error)
         return []
     causes = []
-    with atomic.storage_errors(path, "read"):
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for text in lines:
         try:
             line = json.loads(text)
-        except ValueError:
-            continue  # torn by a crash
-        if isinstance(line, dict) and line.get("kind") == kind:
-            causes.append(str(line.get("cause")))
+        except (ValueError, RecursionError):
+            continue  # torn by a crash, or not ours
+        if isinstance(line, dict) and line.get("kind") == kind and line.get("cause") in CAUSES:
+            causes.append(str(line["cause"]))
     return causes

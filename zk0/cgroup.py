@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from zk0 import foreign
+
 PROC = Path("/proc")
 _UNLIMITED = 2**60
 """Version 1 writes "no limit" as a number of this order."""
@@ -103,8 +105,8 @@ def _folder(path: str, mounts: str, version: int) -> Cgroup | None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        return foreign.read(path).decode(errors="replace")  # what folder it is may be a client's word
+    except (OSError, ValueError):  # ValueError: that is no name for a file
         return ""
 
 

@@ -20,7 +20,7 @@ from loguru import logger
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from zk0 import atomic, closed_loop, data, environments, policy, start, training
+from zk0 import atomic, closed_loop, data, environments, foreign, policy, start, training
 from zk0.atomic import file_sha256
 from zk0.config import DatasetConfig, EnvironmentConfig, RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError
@@ -345,7 +345,8 @@ def _progress(task: ClientTask, steps: int, sampler: MemorySampler) -> training.
         last = now
         record = {"kind": task.kind, "step": step, "steps": steps, "loss": loss, "pid": os.getpid(), "updated_at": now}
         scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(record), encoding="utf-8")
+        with os.fdopen(foreign.open_plain(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+            file.write(json.dumps(record).encode())
         scratch.replace(path)
 
     return on_step

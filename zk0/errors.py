@@ -1,9 +1,10 @@
 """The tree of errors: what can go wrong, in one place, with the exit code that the command line gives for it."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 FailureCause = Literal["out_of_memory", "timeout", "bad_data", "lost", "error"]
 """Why a client's work ended without a result; `lost` is a process, container or node that died without a word."""
+CAUSES: tuple[FailureCause, ...] = get_args(FailureCause)
 
 
 class Zk0Error(Exception):

@@ -13,7 +13,10 @@ def mapping(value: object) -> Json:
 
 def number(value: object) -> float | None:
     """Take a value for a number; anything else counts as none."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    try:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    except OverflowError:  # an integer beyond every float
+        return None
 
 
 def interval(value: object) -> list[float] | None:

@@ -20,7 +20,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from zk0 import atomic, optimizer_state
+from zk0 import atomic, foreign, optimizer_state
 from zk0.errors import StorageError
 from zk0.records import FIT_CHECKPOINT, ArtifactRef, ClientTask, Record
 
@@ -113,7 +113,7 @@ class FitCheckpoint:
         """
         try:
             with atomic.storage_errors(self.folder, "read"):
-                if not self.folder.exists():
+                if not foreign.is_there(self.folder):
                     return
             state, tensors = self._read(fit)
         except StorageError as error:
@@ -155,7 +155,7 @@ class FitCheckpoint:
         self._whole = set()
         try:
             with atomic.storage_errors(self.folder, "removed"):
-                if self.folder.exists():
+                if foreign.is_there(self.folder):
                     atomic.remove_folder(self.folder)
         except StorageError as error:
             logger.warning("A checkpoint that is of no use stays: {}", _without_remedy(error))
@@ -208,8 +208,9 @@ class FitCheckpoint:
             atomic.verify(self._run_dir / ref.path, ref.sha256)
         with atomic.storage_errors(self._run_dir / manifest.state.path, "read"):
             state = FitState.model_validate(atomic.read_json(self._run_dir / manifest.state.path))
-        with atomic.storage_errors(self._run_dir / manifest.tensors.path, "read"):
-            tensors = load_file(self._run_dir / manifest.tensors.path)
+        whole = self._run_dir / manifest.tensors.path
+        with atomic.storage_errors(whole, "read"), foreign.opened(whole) as name:
+            tensors = load_file(name)
         tensors |= {name: tensors[name].view(getattr(torch, dtype)) for name, dtype in state.dtypes.items()}
         if not _fits(fit, state, tensors):
             raise StorageError(f"{path}: was saved by a fit of another policy or optimizer")
@@ -219,9 +220,8 @@ class FitCheckpoint:
     def _sweep(self) -> None:
         """Remove what is not of the whole checkpoint, temporaries of a killed writer included."""
         with atomic.storage_errors(self.folder, "swept"):
-            for path in self.folder.iterdir() if self.folder.exists() else ():
-                if path.name not in self._whole | {MANIFEST}:
-                    path.unlink()
+            if foreign.is_there(self.folder):
+                foreign.empty(self.folder, but=self._whole | {MANIFEST})
 
 
 def _changing(policy: nn.Module) -> dict[str, torch.Tensor]:

@@ -12,6 +12,8 @@ from typing import IO, Any
 from loguru._file_sink import FileSink  # private: Loguru offers no other way to handle what a write raises
 from loguru._string_parsers import parse_size
 
+from zk0 import foreign
+
 LOOK_S = 1.0
 """From one look at the size of a shared log to the next, in seconds."""
 CHUNK = 2**20
@@ -153,4 +155,4 @@ def _copy(path: Path, target: Path) -> None:
 
 def _open_write_through(path: str, flags: int) -> int:
     """Open so that each write is on the disk when it returns: the last lines before a power cut are the wanted ones."""
-    return os.open(path, flags | getattr(os, "O_DSYNC", 0), 0o644)
+    return foreign.open_plain(Path(path), flags | getattr(os, "O_DSYNC", 0))

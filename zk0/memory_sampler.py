@@ -15,8 +15,9 @@ from typing import IO, Any, Self
 import psutil
 from loguru import logger
 
-from zk0 import atomic, cgroup, memory
+from zk0 import atomic, cgroup, foreign, memory
 from zk0.errors import StorageError
+from zk0.figures import number
 from zk0.gpu import GpuMemory, read_gpus
 
 MEMORY_FILE = "memory.jsonl"
@@ -25,6 +26,8 @@ SYNC_INTERVAL_S = 5.0
 MAX_BYTES = 4 * 2**20
 """Above this size half of the samples are dropped, evenly: a run of weeks keeps its whole history, only coarser."""
 GIB = 2**30
+_NUMBERS = ("at", "peak_gib", "tree_pct", "cgroup_limit_gib", "vram_gib")
+"""Of a line of memory.jsonl, what is reckoned with."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +281,7 @@ class MemorySampler:
     def _append(self, line: bytes) -> None:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab", buffering=0)
+            self._file = os.fdopen(foreign.open_ours(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab", 0)
             if self._file.tell():
                 line = b"\n" + line  # the line before may be torn; empty ones are no samples
         self._file.write(line)
@@ -331,10 +334,12 @@ def thin_out(path: Path) -> None:
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a folder's memory.jsonl, oldest first, torn ones left out; none where the file cannot be read."""
-    path = folder / MEMORY_FILE
+    """The lines of a folder's memory.jsonl, oldest first, torn ones left out; none where the file cannot be read.
+
+    Of a file larger than any that is written here, its end.
+    """
     try:
-        texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        texts = foreign.tail(folder / MEMORY_FILE, 2 * MAX_BYTES).decode(errors="replace").splitlines()
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -344,9 +349,9 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
     for text in texts:
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(line, dict):
+        if isinstance(line, dict) and all(number(line.get(key, 0)) is not None for key in _NUMBERS):
             samples.append(line)
     return samples
 

@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from zk0 import memory, scores
+from zk0 import foreign, memory, scores
 from zk0.figures import Json, interval, mapping, number
 from zk0.records import VIDEOS_FOLDER
 
 State = Literal["starting", "running", "interrupted", "finished"]
 Phase = Literal["waiting", "preparing", "training", "trained", "evaluating", "rolling out", "done", "failed"]
+MOST_STEPS = 2**53
+"""A greater number is no number of steps, and cannot be reckoned with."""
 SUCCESS = ("successes", "episodes", "success_rate", "interval_95")
 """Figures of a rollout that are shown."""
 _PHASE_OF_KIND: dict[str, Phase] = {
@@ -165,8 +167,8 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> Json:
     try:
-        return mapping(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # not there, no longer there, or half written; ValueError covers JSON and UTF-8
+        return mapping(json.loads(foreign.read(path)))
+    except (OSError, ValueError, RecursionError):  # not there, no longer there, or half written; not JSON, not UTF-8
         return {}
 
 
@@ -282,11 +284,18 @@ def _phase(work: Path, unseen: bool) -> tuple[Phase, Json]:
     """Tell from the files of one client's folder what it is at; a result outlives the progress file beside it."""
     progress = _read_json(work / "progress.json")
     kind = str(progress.get("kind"))
-    if kind in _PHASE_OF_KIND and not (work / f"{kind}.json").exists():
+    if kind in _PHASE_OF_KIND and not _is_there(work / f"{kind}.json"):
         return _PHASE_OF_KIND[kind], progress
-    if (work / "evaluate.json").exists():
+    if _is_there(work / "evaluate.json"):
         return "done", {}
-    return ("trained" if not unseen and (work / "train.json").exists() else "waiting"), {}
+    return ("trained" if not unseen and _is_there(work / "train.json") else "waiting"), {}
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return foreign.is_there(path)
+    except OSError:
+        return False
 
 
 def failures(line: Json) -> dict[str, str]:
@@ -311,7 +320,7 @@ def _names(datasets: object) -> list[str]:
 
 
 def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and abs(value) < MOST_STEPS else None
 
 
 def _eta(

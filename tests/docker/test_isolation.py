@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from tests.docker.conftest import Engine
+from zk0.attempts import failed_causes, note_failure
 from zk0.config import RunConfig
-from zk0.errors import ConfigError
+from zk0.errors import ClientError, ConfigError
+from zk0.executors import worker
+from zk0.executors.docker import executor
 from zk0.executors.docker.check import check_engine, mount_warnings, output_of
 from zk0.executors.docker.executor import hand_over
 from zk0.executors.docker.settings import container_settings
@@ -143,6 +146,34 @@ found = {'processes': len(pids), 'socket': os.path.exists('/var/run/docker.sock'
     found = probe(code)
     assert found["processes"] <= 3, "its init, and itself"
     assert found["socket"] is False
+
+
+def test_what_it_leaves_is_not_followed(
+    docker_host: Engine, work: tuple[ClientTask, RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own folder is full of traps: the executor, which may be root, neither writes through them nor waits there."""
+    task, config = work
+    outside = tmp_path / "outside"
+    outside.write_text("mine\n")
+    code = f"""
+import os
+for name in ('client.log', 'attempts.jsonl', 'train.lock', 'train.json'):
+    if os.path.lexists(name): os.unlink(name)
+    os.symlink({str(outside)!r}, name)
+os.mkfifo('train.failed.json')
+print('printed by the container', flush=True)
+os._exit(4)
+"""
+    made = container_settings(task, config, None, GIB)
+    made |= {"entrypoint": ["python", "-c", code], "command": [], "working_dir": str(task.folder)}
+    monkeypatch.setattr(executor, "container_settings", lambda *_: made)
+    with pytest.raises(ClientError, match=r"printed by the container.*only this work has failed") as caught:
+        executor.DockerExecutor(config).run(task)
+    note_failure(task, caught.value)
+    assert not worker.is_held(task)
+    assert outside.read_text() == "mine\n"
+    assert failed_causes(task.folder, "train") == ["error"]
+    assert docker_host.containers() == []
 
 
 def test_the_client_dies_before_the_machine_does(probe: Probe) -> None:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from loguru import logger
 
 from benchmarks.service import small_run
+from tests.conftest import fill
 from zk0.config import RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError, StorageError
 from zk0.executors import worker
@@ -21,9 +22,10 @@ from zk0.executors.docker import check, visible
 from zk0.executors.docker.check import check_container, settle_places
 from zk0.executors.docker.death import TIMED_OUT, outcome
 from zk0.executors.docker.gpu_turns import all_gpus, gpu_turn
-from zk0.executors.docker.log_tail import CHUNK, LogTail
+from zk0.executors.docker.log_tail import LONGEST_LINE, LogTail
 from zk0.executors.docker.mem_limit import held_bytes
 from zk0.executors.docker.settings import OOM_KILLS_LABEL, USER, common_settings, user, wanted_gpus
+from zk0.foreign import LONGEST_WORDS
 from zk0.memory import GIB, container_share
 from zk0.records import ArtifactRef, ClientResult, ClientTask, TaskKind
 from zk0.run_store import PACKAGES, RunStore, package_version
@@ -376,10 +378,13 @@ def test_a_worker_that_could_tell_is_believed(tmp_path: Path) -> None:
     assert caught.value.cause == "bad_data"
 
 
-def test_a_disk_that_was_full_ends_the_run_and_no_client(tmp_path: Path) -> None:
-    made = task(config(tmp_path))
+def test_a_disk_that_was_full_ends_the_run_and_no_client(tmp_path: Path, make_disk: Callable[[str], Path]) -> None:
+    """And is still: that it was is a container's word alone, see test_foreign."""
+    disk = make_disk("64k")
+    made = task(config(disk))
     made.folder.mkdir(parents=True)
-    with pytest.raises(StorageError, match="could not be written; free some space"):
+    fill(disk)
+    with pytest.raises(StorageError, match="No space left on device; free some space"):
         outcome(made, state(4), 9)
 
 
@@ -432,13 +437,15 @@ def test_a_rotated_log_is_told_from_its_beginning(tmp_path: Path, told: list[str
     assert told == [f"kitchen: {line}" for line in [*words.splitlines(), "and on"]]
 
 
-def test_a_huge_log_is_told_in_parts(tmp_path: Path, told: list[str]) -> None:
+def test_a_line_without_an_end_is_told_and_cut(tmp_path: Path, told: list[str]) -> None:
     log = tmp_path / "client.log"
     tail = LogTail(log, "kitchen")
-    lines = ["x" * (index % 3000) + str(index) for index in range(400)]
-    log.write_text("\n".join(lines) + "\n" + "y" * 5 * CHUNK + "\nend\n")
+    lines = ["x" * index + str(index) for index in range(400)]
+    log.write_text("\n".join(lines) + "\n" + "y" * 2 * LONGEST_LINE)
     tail.forward()
     assert told[:400] == [f"kitchen: {line}" for line in lines]
-    assert told[-1] == "kitchen: end"
-    assert max(map(len, told)) <= 3 * CHUNK
-    assert "".join(line.removeprefix("kitchen: ") for line in told[400:-1]) == "y" * 5 * CHUNK
+    assert told[400:] == ["kitchen: " + "y" * LONGEST_WORDS]
+    with log.open("a") as file:
+        file.write("and on\nend\n")
+    tail.forward()
+    assert told[401:] == ["kitchen: and on", "kitchen: end"]

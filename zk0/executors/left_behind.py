@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import NoReturn
 
+from zk0 import atomic, foreign
 from zk0.errors import StorageError
 from zk0.executors import worker
 from zk0.records import ClientTask
 
 LONGEST_LINE = 500
 """Characters of a log's line that fit into a message."""
+READ_BYTES = 64 * 1024
+"""Of a log's end; the log may be huge."""
 
 
 def client_log(task: ClientTask) -> Path:
@@ -32,11 +35,22 @@ def unwritable(task: ClientTask) -> NoReturn:
     raise why
 
 
+def check_writable(task: ClientTask) -> None:
+    """Write a little beside the worker's folder, on the same disk, where no container could have spoiled anything.
+
+    Raises:
+        StorageError: that cannot be done.
+    """
+    probe = task.folder.parent / f".{task.client}-{task.kind}.tmp"  # swept with the temporaries
+    atomic.write_bytes(probe, b"\n")
+    with atomic.storage_errors(probe, "removed"):
+        probe.unlink()
+
+
 def last_line(log: Path) -> str:
-    """The last line of a log that says something, cut to a length for a message; the log may be huge."""
-    if not log.is_file():
+    """The last line of a log that says something, cut to a length for a message."""
+    try:
+        lines = foreign.tail(log, READ_BYTES).decode(errors="replace").split("\n")
+    except OSError:
         return "no output"
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 64 * 1024))
-        lines = file.read().decode("utf-8", errors="replace").split("\n")
-    return next((line.strip()[-LONGEST_LINE:] for line in reversed(lines) if line.strip()), "no output")
+    return next((foreign.words(line.strip()[-LONGEST_LINE:]) for line in reversed(lines) if line.strip()), "no output")

@@ -6,17 +6,21 @@ for isolation.
 
 import multiprocessing
 import multiprocessing.forkserver
+import os
 import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 from loguru import logger
 
+from zk0 import foreign
+from zk0.atomic import storage_errors
 from zk0.cgroup import machine_oom_kills
 from zk0.config import ExecutorConfig
 from zk0.errors import ClientError
@@ -31,6 +35,8 @@ FORK_SERVER_GONE = 255
 """Exit code that multiprocessing gives to every worker whose fork server has died, while the worker itself lives on."""
 STARTS = 3
 """Fork servers that may die under one piece of work before it is given up: the kernel kills some if memory is short."""
+LONGEST_NAME = 64
+"""Bytes of a lock that may name its holder."""
 Result = TypeVar("Result")
 
 
@@ -153,8 +159,18 @@ def _runs(process: psutil.Process) -> bool:
 
 def _holder(task: ClientTask) -> psutil.Process | None:
     """The live worker that holds the task's lock; None where it ended in the meantime, or is in a container."""
-    text = worker.lock_path(task).read_text()
-    return _process(int(text)) if text.isdecimal() else None
+    with storage_errors(worker.lock_path(task), "read"):
+        text = foreign.tail(worker.lock_path(task), LONGEST_NAME)
+    process = _process(int(text)) if text.isdigit() else None
+    return process if process is not None and _has_open(process, worker.lock_path(task)) else None
+
+
+def _has_open(process: psutil.Process, path: Path) -> bool:
+    """Whether a process has a file open: what a lock says of its holder may be a container's word, for any process."""
+    try:
+        return any(os.path.samestat(Path(file.path).stat(), path.lstat()) for file in process.open_files())
+    except (OSError, psutil.Error):
+        return False
 
 
 def _process(pid: int | None) -> psutil.Process | None:

@@ -18,11 +18,11 @@ from typing import Any
 from loguru import logger
 from numpy.typing import NDArray
 
-from zk0 import atomic
+from zk0 import atomic, foreign
 from zk0.closed_loop import Success
 from zk0.config import RunConfig
-from zk0.errors import BadInputError, ClientError, StorageError
-from zk0.records import ClientTask, DataReport, Preflight
+from zk0.errors import CAUSES, BadInputError, ClientError, StorageError
+from zk0.records import FIT_CHECKPOINT, VIDEOS_FOLDER, ClientTask, DataReport, Preflight
 from zk0.results import find_finished
 
 STORAGE = "storage"
@@ -58,16 +58,24 @@ def failure_path(task: ClientTask) -> Path:
 
 
 def read_failure(task: ClientTask) -> ClientError | StorageError | None:
-    """Why the last worker ended, as far as it could tell; a damaged note is named in the log and tells nothing."""
-    if not failure_path(task).exists():
-        return None
+    """Why the last worker ended, as far as it could tell; a damaged note is named in the log and tells nothing.
+
+    These are the worker's own words: a cause that nobody knows is an `error`.
+    """
+    path = failure_path(task)
     try:
-        record = atomic.read_sealed(failure_path(task))
+        with atomic.storage_errors(path, "read"):
+            if not foreign.is_there(path):
+                return None
+        record = atomic.read_sealed(path, foreign.SMALL_BYTES)
     except StorageError as error:
         logger.warning("{}", error)
         return None
-    message = f"{task.kind} of {task.client!r}: {record['message']}"
-    return StorageError(message) if record["cause"] == STORAGE else ClientError(record["cause"], message)
+    cause = record.get("cause")
+    message = f"{task.kind} of {task.client!r}: {foreign.words(record.get('message'))}"
+    if cause == STORAGE:
+        return StorageError(message)
+    return ClientError(cause if cause in CAUSES else "error", message)
 
 
 def leave_failure(task: ClientTask, error: ClientError | StorageError) -> None:
@@ -111,7 +119,7 @@ def is_held(task: ClientTask) -> bool:
 def _lock_file(task: ClientTask) -> Iterator[int]:
     with atomic.storage_errors(lock_path(task), "written"):
         task.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock_path(task), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = foreign.open_ours(lock_path(task), os.O_RDWR | os.O_CREAT)
     try:
         yield descriptor
     finally:
@@ -166,7 +174,9 @@ def _work_alone(task: ClientTask) -> None:
         if find_finished(task) is not None:
             return  # by another worker, between our start and now: it had not taken the lock when we were asked for
         log = task.folder / "client.log"
-        failure_path(task).unlink(missing_ok=True)
+        with atomic.storage_errors(task.folder, "tidied"):  # a container may have been at it before
+            foreign.tidy(task.folder, {FIT_CHECKPOINT, VIDEOS_FOLDER})
+            foreign.remove(failure_path(task))
         _redirect_output(log)
         _work(task, log)
 
@@ -298,7 +308,7 @@ def _quiet() -> None:
 def _redirect_output(log: Path) -> None:
     """Send stdout and stderr, the interpreter's last words included, to the client's log."""
     with atomic.storage_errors(log, "written"):
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        descriptor = foreign.open_ours(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.close(descriptor)

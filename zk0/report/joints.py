@@ -5,17 +5,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from loguru import logger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from zk0 import atomic
+from zk0 import atomic, foreign
+from zk0.errors import StorageError
 from zk0.figures import Json, mapping
 
 COLUMNS = 2
 PANEL_INCHES = (5.0, 2.1)
 DPI = 100
+COURSES = ("recorded", "predicted")
+MOST_BYTES = 64 * 2**20
+"""Hours of an episode; a larger file is none of ours."""
 TITLE = "the first held-out episode, as recorded and as predicted"
 RECORDED = {"color": "#222222", "linestyle": "-", "linewidth": 1.8}
 BASE = {"color": "#d55e00", "linestyle": "--", "linewidth": 1.4}
@@ -56,10 +61,10 @@ def draw_joint_charts(run_dir: str | Path, rounds: Sequence[Json], datasets: Seq
     for name in datasets:
         joints = mapping(mapping(newest.get("evaluate")).get(name)).get("joints")
         now, base = _read(folder, number, name), _read(folder, 0, name)
-        if now is None or not isinstance(joints, list):
+        if now is None or not isinstance(joints, list) or len(joints) > now["recorded"].shape[1]:
             continue
         lines = [Line("recorded", RECORDED, now["recorded"])]
-        if base is not None:
+        if base is not None and len(joints) <= base["predicted"].shape[1]:
             lines.append(Line("round 0 (the base)", BASE, base["predicted"]))
         if number:
             lines.append(Line(f"round {number}", NEWEST, now["predicted"]))
@@ -70,10 +75,18 @@ def draw_joint_charts(run_dir: str | Path, rounds: Sequence[Json], datasets: Seq
 
 
 def _read(folder: Path, server_round: int, name: str) -> Tensors | None:
+    """A round's evaluation of a dataset; None where there is none, or what a client left is no such thing."""
     path = folder / "rounds" / f"{server_round:04d}" / "clients" / name / "evaluate.safetensors"
-    if not path.exists():
+    with atomic.storage_errors(path, "read"):
+        if not foreign.is_there(path):
+            return None
+    try:
+        tensors = atomic.read_tensors(path, MOST_BYTES)
+    except StorageError as error:
+        logger.warning("no chart of joints: {}", error)
         return None
-    return atomic.read_tensors(path)
+    shapes = [tensors[key].shape for key in COURSES if key in tensors]
+    return tensors if len(shapes) == len(COURSES) and shapes[0] == shapes[1] and len(shapes[0]) == 2 else None
 
 
 def _png(title: str, joints: Sequence[str], lines: Sequence[Line]) -> bytes:

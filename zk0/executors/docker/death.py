@@ -8,7 +8,7 @@ from zk0.cgroup import machine_oom_kills
 from zk0.errors import ClientError
 from zk0.executors import worker
 from zk0.executors.docker.settings import OOM_KILLS_LABEL
-from zk0.executors.left_behind import client_log, last_line, unwritable, what
+from zk0.executors.left_behind import check_writable, client_log, last_line, what
 from zk0.memory_sampler import read_samples
 from zk0.records import ClientResult, ClientTask
 from zk0.results import find_finished
@@ -36,7 +36,7 @@ def outcome(task: ClientTask, attributes: Mapping[str, Any], limit_s: float) -> 
 
     Raises:
         ClientError: there is none.
-        StorageError: there is none, because the run directory cannot be written.
+        StorageError: there is none, and we cannot write the run directory either; a container's word is not enough.
     """
     if (found := find_finished(task)) is not None:
         return found
@@ -51,7 +51,7 @@ def outcome(task: ClientTask, attributes: Mapping[str, Any], limit_s: float) -> 
             "(executor.docker.mem_limit)",
         )
     if (failure := worker.read_failure(task)) is not None:
-        raise failure
+        raise failure if isinstance(failure, ClientError) else _alone(task, str(failure))
     code = int(state["ExitCode"])
     if code == KILLED and _machine_ran_out(task, attributes):
         raise ClientError(
@@ -60,7 +60,7 @@ def outcome(task: ClientTask, attributes: Mapping[str, Any], limit_s: float) -> 
             f"limit of {_limit_gib(attributes):.2f} GiB (executor.docker.mem_limit)",
         )
     if code == worker.STORAGE_EXIT_CODE:
-        unwritable(task)
+        raise _alone(task, f"{what(task)}: {last_line(log)} (exit code {code}; see {log})")
     if code == TIMED_OUT:
         raise timed_out(task, limit_s)
     if state["Error"]:
@@ -69,6 +69,16 @@ def outcome(task: ClientTask, attributes: Mapping[str, Any], limit_s: float) -> 
         name = signal.Signals(code - 128).name
         raise ClientError("lost", f"{what(task)}: its container was ended by {name}; see {log}")
     raise ClientError("error", f"{what(task)}: {last_line(log)} (exit code {code}; see {log})")
+
+
+def _alone(task: ClientTask, words: str) -> ClientError:
+    """The error of a container that says that the run directory cannot be used, where we can write it.
+
+    Raises:
+        StorageError: we cannot.
+    """
+    check_writable(task)
+    return ClientError("error", f"{words}; here the run directory can be written, so only this work has failed")
 
 
 def _limit_gib(attributes: Mapping[str, Any]) -> float:

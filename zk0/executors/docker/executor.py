@@ -4,7 +4,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from docker.models.containers import Container
 from docker.types import Mount
 from loguru import logger
 
+from zk0 import foreign
 from zk0.atomic import storage_errors
 from zk0.config import RunConfig
 from zk0.errors import ClientError
@@ -29,6 +30,11 @@ from zk0.executors.left_behind import client_log, what
 from zk0.records import ClientResult, ClientTask
 from zk0.results import find_finished
 
+APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+MOST_WORDS_BYTES = 256 * 1024
+"""Of a container's own output that are kept."""
+OURS_DEEPEST = 3
+"""Levels in a writable folder at which the orchestrator, or a worker process before, may have written."""
 WITHDRAWN_S = 4.0
 """Longest pause of a container's orchestrator that gave its GPU back to another one's."""
 
@@ -59,12 +65,20 @@ class DockerExecutor:
     def run(self, task: ClientTask) -> ClientResult:
         """See `Executor.run`."""
         _go_on(task)
+        _reopen(task.folder)
+        try:
+            return self._run(task)
+        finally:
+            _reopen(task.folder)
+
+    def _run(self, task: ClientTask) -> ClientResult:
         with closing(engine.patiently(engine.connect)) as client:
             container = self._left_over(client, task)
+            if find_finished(task) is not None and container is not None:
+                engine.remove(container)  # then it can no longer change what is looked at below
+                container = None
             if (found := find_finished(task)) is not None:
                 logger.info("{} of {} in round {} is already done", task.kind, task.client, task.server_round)
-                if container is not None:
-                    engine.remove(container)
                 return found
             if container is not None:
                 logger.info("{} of {}: adopted container {}", task.kind, task.client, container.name)
@@ -103,7 +117,8 @@ class DockerExecutor:
 
     def _start(self, client: docker.DockerClient, task: ClientTask, gpu: str | None) -> Container:
         _go_on(task)
-        worker.failure_path(task).unlink(missing_ok=True)
+        with storage_errors(task.folder, "tidied"):
+            foreign.remove(worker.failure_path(task))
         limit = engine.patiently(lambda: mem_limit(client, self._config, task.run_dir))
         settings = container_settings(task, self._config, gpu, limit)
         hand_over(settings["mounts"])
@@ -122,13 +137,14 @@ class DockerExecutor:
         attributes: dict[str, Any] = {}
         try:
             self._wait(task, container, tail)
-            _keep_words(task, container)
+            keep_words(client_log(task), engine.patiently(lambda: container.logs(tail=50)))
             attributes = container.attrs
         except NotFound:
             logger.warning("container {} was removed by someone", container.name)
         except ClientError:
             if find_finished(task) is None:  # not even a result, of which the engine could not tell
                 raise
+        _reopen(task.folder)
         tail.forward()
         try:
             return outcome(task, attributes, self._limit_s)
@@ -191,12 +207,12 @@ def _age_s(state: dict[str, Any]) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(state["StartedAt"])).total_seconds()
 
 
-def _keep_words(task: ClientTask, container: Container) -> None:
-    """Put into the client's log what the container said before the worker took its output over."""
-    words = engine.patiently(lambda: container.logs(tail=50))
-    if words:
-        with client_log(task).open("ab") as log:
-            log.write(words)
+def keep_words(log: Path, words: bytes) -> None:
+    """Put into a client's log what its container said before the worker took its output over."""
+    if not words:
+        return
+    with storage_errors(log, "written"), os.fdopen(foreign.open_ours(log, APPEND), "ab") as file:
+        file.write(words[-MOST_WORDS_BYTES:])
 
 
 def hand_over(mounts: list[Mount]) -> None:
@@ -206,5 +222,11 @@ def hand_over(mounts: list[Mount]) -> None:
         with storage_errors(folder, "handed over"):
             folder.mkdir(parents=True, exist_ok=True)
             if os.getuid() == 0:
-                for path in [folder, *folder.rglob("*")]:
+                for path in [folder, *foreign.below(folder, OURS_DEEPEST)]:
                     os.chown(path, uid, gid, follow_symlinks=False)
+
+
+def _reopen(folder: Path) -> None:
+    """A container that runs as the caller may have closed its folder to both; root needs no such rights."""
+    with suppress(OSError):  # not there yet; another's, which what follows says
+        folder.chmod(folder.stat().st_mode | 0o700)
