@@ -94,6 +94,7 @@ def test_a_fit_gives_the_bytes_of_the_process_executor(
     assert update(fit, again) == initial["update"]
 
 
+@pytest.mark.exhaustive  # a whole run is tried with it: tests/integration/test_default_run.py
 def test_a_killed_orchestrator_leaves_a_container_that_the_next_adopts(
     docker_host: Engine, fit: ClientTask, initial: dict[str, Any]
 ) -> None:
@@ -185,7 +186,8 @@ def test_a_kill_by_the_kernel_is_survived_in_half_the_micro_batch(
     assert docker_host.containers() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive  # as above
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets that the SDK leaves open
 def test_an_engine_that_ends_and_comes_back_costs_an_attempt_at_most(
     docker_host: Engine, fit: ClientTask, initial: dict[str, Any], number: signal.Signals

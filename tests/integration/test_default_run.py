@@ -88,9 +88,9 @@ def test_containers_give_the_same_bytes_whatever_is_killed(
         assert client_log.read_text().count("train starts in round 1") == 1, "a fit was run twice"
     assert "kitchen: train starts in round 2" in log, "the client's own lines"
     assert "ended by SIGKILL" in log
-    assert "the Docker engine does not answer" in log
     rounds = [json.loads(line)["train"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert rounds[2][victim.labels["zk0.client"]]["failed_attempts"] == ["lost"]
+    assert ["lost"] in [fit["failed_attempts"] for fit in rounds[3].values()], "the engine's death cost nobody anything"
     assert len(round_digests(folder)) == 4
     assert round_digests(folder) == round_digests(default_run)
     assert engine.containers() == []
