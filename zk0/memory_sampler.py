@@ -26,7 +26,7 @@ SYNC_INTERVAL_S = 5.0
 MAX_BYTES = 4 * 2**20
 """Above this size half of the samples are dropped, evenly: a run of weeks keeps its whole history, only coarser."""
 GIB = 2**30
-_NUMBERS = ("at", "peak_gib", "tree_pct", "cgroup_limit_gib", "vram_gib")
+_NUMBERS = ("at", "peak_gib", "tree_pct", "ram_pct", "cgroup_limit_gib", "vram_gib")
 """Of a line of memory.jsonl, what is reckoned with."""
 
 

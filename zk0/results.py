@@ -7,7 +7,7 @@ from typing import Any
 
 from loguru import logger
 
-from zk0 import atomic, foreign
+from zk0 import atomic, client_metrics, foreign
 from zk0.errors import StorageError
 from zk0.records import ArtifactRef, ClientResult, ClientTask
 
@@ -108,6 +108,8 @@ def _check_words(task: ClientTask, path: Path, result: ClientResult) -> None:
         raise StorageError(f"{path}: says that it is of {foreign.words(told)}, not of {asked}")
     if not 0 <= result.num_examples < MOST_EXAMPLES:
         raise StorageError(f"{path}: num_examples = {foreign.words(result.num_examples)} is no number of examples")
+    with atomic.storage_errors(path, "read"):
+        client_metrics.check(result.kind, result.metrics)
 
 
 def _check_file(task: ClientTask, path: Path, stem: str, ref: ArtifactRef) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -416,12 +417,80 @@ def test_nothing_that_a_client_leaves_holds_up_commits(task: ClientTask, store: 
     assert (dear / ".x.tmp").exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root needs no rights")
-def test_folders_that_a_client_closed_are_removed(tmp_path: Path) -> None:
-    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
-    (tmp_path / "a" / "b").chmod(0)
-    foreign.remove_tree(tmp_path / "a")
-    assert list(tmp_path.iterdir()) == []
+CLOSED = """
+import os, sys
+from pathlib import Path
+from zk0 import foreign
+from zk0.executors.docker.executor import _reopen, keep_words
+folder = Path(sys.argv[1])
+if os.geteuid() == 0:  # whom no closed folder stops
+    os.chown(folder, 65534, 65534)
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+os.chdir("/")
+(folder / "a" / "b" / "c").mkdir(parents=True)
+(folder / "a" / "b").chmod(0)
+foreign.remove_tree(folder / "a")
+(folder / "client").mkdir()
+(folder / "client").chmod(0)
+_reopen(folder / "client")
+keep_words(folder / "client" / "client.log", b"words")
+print(sorted(path.name for path in folder.rglob("*")))
+"""
+
+
+def test_folders_that_a_client_closed_are_opened_and_removed(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # whose parents are open to everybody, as tmp_path's are not
+        command = [sys.executable, "-c", CLOSED, folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "['client', 'client.log']\n", done.stderr
+
+
+def test_a_disk_that_was_full_and_is_nearly_so_ends_the_run(
+    small_config: Callable[..., RunConfig], make_disk: Callable[[str], Path]
+) -> None:
+    """The worker made room when it gave up: its word is true though a byte can be written."""
+    disk = make_disk("8m")
+    store = RunStore.create_or_open(small_config(outputs_dir=str(disk)), "run")
+    made = store.task("train", 1, "kitchen", commit(store, 0))
+    made.folder.mkdir(parents=True)
+    worker.leave_failure(made, StorageError("update.safetensors: No space left on device"))
+    with pytest.raises(ClientError, match="only this work has failed"):
+        outcome(made, state(3), 9)
+    fill(disk, but=2**19)
+    with pytest.raises(StorageError, match="free some space"):
+        outcome(made, state(3), 9)
+    assert list(made.folder.parent.glob(".*")) == []
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"action_error_deg": "1.5"},
+        {"loss": None},
+        {"evaluation": "other"},
+        {"quick": 7},
+        {"joints": {"elbow": 1.0}},
+        {"episodes": {"steps": [3, 4], "action_error_deg": [1.0], "gripper_error": None}},
+        {"episodes": {"steps": [0], "action_error_deg": [1.0], "gripper_error": None}},
+        {"interval_95": {"action_error_deg": [1.0]}},
+        {"peak_ram_bytes": [1]},
+        {"peak_ram_bytes": 10**400},
+    ],
+)
+def test_figures_of_another_kind_are_no_result(store: RunStore, told: list[str], odd: dict[str, Any]) -> None:
+    made = store.task("evaluate", 1, "kitchen", commit(store, 0))
+    known = {"action_error_deg": [1.0], "gripper_error": None, "steps": [3]}
+    whole: dict[str, Any] = {"action_error_deg": 1.0, "gripper_error": None, "loss": 0.5, "joint_error": {"elbow": 1.0}}
+    whole |= {"joints": ["elbow"], "episodes": known, "evaluation": "full", "peak_ram_bytes": 7}
+    whole |= {"interval_95": {"action_error_deg": None, "joint_error": {"elbow": [0.5, 2]}}}
+    rest: dict[str, Any] = {"tensors": None, "num_examples": 3, "duration_s": 1.0, "peak_rss_bytes": 1}
+    write_result(made, metrics=whole, **rest)
+    assert find_finished(made) is not None
+    write_result(made, metrics=whole | odd, **rest)
+    assert find_finished(made) is None
+    assert any(next(iter(odd)) in line for line in told)
 
 
 def test_joints_of_an_odd_shape_are_not_drawn(task: ClientTask, store: RunStore) -> None:

@@ -1,5 +1,6 @@
 """What an ended worker left in its folder, whichever executor ran it: the reason in its own words, its last line."""
 
+import os
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,6 +11,11 @@ from zk0.records import ClientTask
 
 LONGEST_LINE = 500
 """Characters of a log's line that fit into a message."""
+CHECKPOINT_TIMES = 9
+"""What a fit has on the disk at most, in sizes of the tensors it starts from: two checkpoints with two moments of every
+weight, the update, the optimizer's state."""
+ROOM_BYTES = 2**20
+"""For records and logs."""
 READ_BYTES = 64 * 1024
 """Of a log's end; the log may be huge."""
 
@@ -36,15 +42,21 @@ def unwritable(task: ClientTask) -> NoReturn:
 
 
 def check_writable(task: ClientTask) -> None:
-    """Write a little beside the worker's folder, on the same disk, where no container could have spoiled anything.
+    """Try to have the room that the work may need, on its disk and where no container could have spoiled anything.
+
+    A worker whose disk was full has made room again: what it could not write whole is gone.
 
     Raises:
-        StorageError: that cannot be done.
+        StorageError: the run directory cannot be written, or has not the room.
     """
     probe = task.folder.parent / f".{task.client}-{task.kind}.tmp"  # swept with the temporaries
-    atomic.write_bytes(probe, b"\n")
-    with atomic.storage_errors(probe, "removed"):
-        probe.unlink()
+    needed = ROOM_BYTES + CHECKPOINT_TIMES * (task.incoming.size if task.incoming else 0)
+    with atomic.storage_errors(probe, "written"):
+        try:
+            with probe.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, needed)
+        finally:
+            probe.unlink(missing_ok=True)
 
 
 def last_line(log: Path) -> str:

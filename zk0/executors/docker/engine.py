@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 
 import docker
 from docker.errors import APIError, DockerException, NotFound
@@ -58,8 +59,16 @@ def labelled(client: docker.DockerClient, labels: dict[str, str]) -> list[Contai
 
 def remove(container: Container) -> None:
     """Kill and remove; one that is gone, or going, is fine."""
+
+    def ask() -> None:
+        try:
+            container.remove(force=True, v=True)
+        except APIError as error:
+            if error.status_code != HTTPStatus.CONFLICT:  # someone removes it already
+                raise
+
     try:
-        patiently(lambda: container.remove(force=True, v=True))
+        patiently(ask)
     except NotFound:
         return
     except ClientError as error:

@@ -74,10 +74,11 @@ class DockerExecutor:
     def _run(self, task: ClientTask) -> ClientResult:
         with closing(engine.patiently(engine.connect)) as client:
             container = self._left_over(client, task)
-            if find_finished(task) is not None and container is not None:
-                engine.remove(container)  # then it can no longer change what is looked at below
-                container = None
-            if (found := find_finished(task)) is not None:
+            found = find_finished(task)
+            if found is not None and container is not None:
+                engine.remove(container)  # then it can no longer change what is looked at
+                container, found = None, find_finished(task)
+            if found is not None:
                 logger.info("{} of {} in round {} is already done", task.kind, task.client, task.server_round)
                 return found
             if container is not None:
@@ -89,14 +90,14 @@ class DockerExecutor:
     def _in_turn(self, client: docker.DockerClient, task: ClientTask) -> ClientResult:
         """Do the work in a new container, as soon as there is a GPU for it; see `gpu_turns`."""
         while True:
-            with gpu_turn(wanted_gpus(self._config), lambda: _busy_gpus(client, task)) as gpu:
+            with gpu_turn(wanted_gpus(self._config), lambda: _busy_while_going_on(client, task)) as gpu:
                 tail = LogTail(client_log(task), task.client)
                 container = self._start(client, task, gpu)
-                if gpu is None or not is_among(gpu, _busy_gpus(client, task, apart_from=container), slots()):
+                if gpu is None or not is_among(gpu, _busy_gpus(client, apart_from=container), slots()):
                     return self._follow(task, container, tail)
                 logger.info("{} of {}: GPU {} has got another container: waiting", task.kind, task.client, gpu)
                 engine.remove(container)
-            time.sleep(random.SystemRandom().uniform(0, WITHDRAWN_S))  # two that gave way do not meet again
+            time.sleep(random.SystemRandom().uniform(0, WITHDRAWN_S))  # two that gave way hardly meet again
 
     def _left_over(self, client: docker.DockerClient, task: ClientTask) -> Container | None:
         """The container that does, or did, just this work; every other one of this run and client is stale."""
@@ -136,7 +137,10 @@ class DockerExecutor:
         """Wait for the end of a container, telling its log on; take its result or say how it died; remove it."""
         attributes: dict[str, Any] = {}
         try:
-            self._wait(task, container, tail)
+            try:
+                self._wait(task, container, tail)
+            finally:
+                _reopen(task.folder)
             keep_words(client_log(task), engine.patiently(lambda: container.logs(tail=50)))
             attributes = container.attrs
         except NotFound:
@@ -144,7 +148,6 @@ class DockerExecutor:
         except ClientError:
             if find_finished(task) is None:  # not even a result, of which the engine could not tell
                 raise
-        _reopen(task.folder)
         tail.forward()
         try:
             return outcome(task, attributes, self._limit_s)
@@ -195,9 +198,14 @@ def _start_errors(task: ClientTask, image: str) -> Iterator[None]:
         raise ClientError("lost", f"{what(task)}: {message}") from error
 
 
-def _busy_gpus(client: docker.DockerClient, task: ClientTask, apart_from: Container | None = None) -> set[str]:
-    """GPUs, by index or UUID, of the running containers; asked again and again by work that waits for its turn."""
+def _busy_while_going_on(client: docker.DockerClient, task: ClientTask) -> set[str]:
+    """As `_busy_gpus`, for work that waits for its turn: not in a run that was ended meanwhile."""
     _go_on(task)
+    return _busy_gpus(client)
+
+
+def _busy_gpus(client: docker.DockerClient, apart_from: Container | None = None) -> set[str]:
+    """GPUs, by index or UUID, of the running containers."""
     containers = engine.patiently(lambda: engine.labelled(client, {}))
     others = [container for container in containers if apart_from is None or container.id != apart_from.id]
     return {container.labels["zk0.gpu"] for container in others if container.status == "running"}
