@@ -94,7 +94,7 @@ def test_a_fit_gives_the_bytes_of_the_process_executor(
     assert update(fit, again) == initial["update"]
 
 
-@pytest.mark.exhaustive  # a whole run is tried with it: tests/integration/test_default_run.py
+@pytest.mark.exhaustive  # a whole run is tried with it: tests/acceptance/test_default_run.py
 def test_a_killed_orchestrator_leaves_a_container_that_the_next_adopts(
     docker_host: Engine, fit: ClientTask, initial: dict[str, Any]
 ) -> None:

