@@ -135,6 +135,7 @@ def test_a_stale_container_is_removed(docker_host: Engine, fit: ClientTask) -> N
     assert old.labels["zk0.key"] == stale.key
 
 
+@pytest.mark.exhaustive  # as above
 def test_a_killed_container_is_lost_and_the_next_attempt_goes_on(
     docker_host: Engine, fit: ClientTask, initial: dict[str, Any]
 ) -> None:
