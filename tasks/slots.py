@@ -1,6 +1,7 @@
 """End the threads by which Prefect asks for concurrency slots: one, with a connection, for every set of tags."""
 
 import concurrent.futures
+import threading
 from typing import Any
 
 from prefect._internal.concurrency.threads import get_global_loop
@@ -23,11 +24,13 @@ def end_slot_services() -> None:
 
 
 def _forget(services: list[Any]) -> None:
-    """Let go of what Prefect's hooks for the exit keep of ended services: a few hundred KiB to 1 MiB for each."""
+    """Let go of ended services, and of what hooks for the exit keep with them: a few hundred KiB to 1 MiB for each."""
     loop = get_global_loop()
     # Each call has a copy of the context that it was made in, and by it the states and results of a whole round.
     calls = loop._on_shutdown  # noqa: SLF001
     calls[:] = [call for call in calls if getattr(call.fn, "__self__", None) not in services]
+    at_exit = threading._threading_atexits  # type: ignore[attr-defined]  # noqa: SLF001
+    at_exit[:] = [call for call in at_exit if getattr(call.func, "__self__", None) not in services]
     for service in services:
         for heavy in ("_client", "_queue_get_thread"):  # an SSL context; a thread's object
             vars(service).pop(heavy, None)

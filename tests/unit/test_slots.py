@@ -29,6 +29,9 @@ def test_the_slot_services_end_and_no_other() -> None:
         kept = [getattr(call.fn, "__self__", None) for call in get_global_loop()._on_shutdown]
         assert other in kept
         assert not set(services) & set(kept), "each call holds a context"
+        at_exit = [getattr(call.func, "__self__", None) for call in threading._threading_atexits]
+        assert other in at_exit
+        assert not set(services) & set(at_exit), "each holds a queue"
         assert other in SlotService._instances.values()
         assert not set(services) & set(SlotService._instances.values())
         assert SlotService.instance(frozenset({"tag:round:1"})) not in services
