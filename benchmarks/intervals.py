@@ -9,7 +9,7 @@ import argparse
 import numpy as np
 from numpy.typing import NDArray
 
-from zk0.intervals import Episodes, mean_interval
+from zk0.metrics.intervals import Episodes, mean_interval
 
 EPISODES = (2, 3, 5, 10, 20, 50)
 FRAMES = 20

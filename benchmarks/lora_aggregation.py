@@ -21,11 +21,13 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
-from zk0 import atomic, lora
-from zk0.aggregation import ServerRound
+from zk0.aggregation import lora
+from zk0.aggregation.server_round import ServerRound
 from zk0.config import RunConfig, load_config
-from zk0.records import ArtifactRef, ClientResult, RoundState
-from zk0.run_store import RunStore
+from zk0.files import atomic
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
+from zk0.work.records import ArtifactRef, ClientResult
 
 MODES = ("average", "ffa", "exact")
 Tensors = dict[str, NDArray[Any]]
@@ -193,7 +195,7 @@ def training(folder: Path, rounds: int, steps: int, rank: int, seed: int) -> Non
 
 def trained(config: RunConfig, name: str, rounds: int) -> Measured:
     """A run without Prefect: the same functions, one after the other."""
-    from zk0.client_app import run_task
+    from zk0.client.run import run_task
 
     store, measured = RunStore.create_or_open(config, name), Measured()
     initial = run_task(store.task("init", 0, "server"))

@@ -20,8 +20,8 @@ import httpx
 import psutil
 import tomli_w
 
-from zk0 import atomic
-from zk0.records import ClientResult
+from zk0.files import atomic
+from zk0.work.records import ClientResult
 
 ROOT = Path(__file__).parents[1]
 FLOW = "federated-training"

@@ -25,7 +25,7 @@ import psutil
 from benchmarks.service import free_port
 from zk0.config import load_config
 from zk0.executors.docker import engine
-from zk0.run_store import RunStore
+from zk0.runs.store import RunStore
 
 MIB = 2**20
 LOOK_S = 0.2

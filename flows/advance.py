@@ -1,24 +1,19 @@
 """Which run directory a flow run advances, and how its page in Prefect names it."""
 
 import contextlib
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
-from loguru import logger
 from prefect import get_client, tags
 from prefect.context import FlowRunContext
 
-from zk0 import logs, start
-from zk0.config import load_config
-from zk0.executors.checks import check
 from zk0.executors.process import ProcessExecutor
-from zk0.memory_sampler import watched
-from zk0.run_store import RUN_FILE, RunStore
+from zk0.federation.start import choose_run
+from zk0.logs.setup import setup_orchestrator
+from zk0.memory.sampler import watched
+from zk0.runs.store import RunStore
 
 RUN_DIR_LABEL = "zk0.run_dir"
 """Label of a flow run: the run directory that it advances."""
-HOLDER_POLL_S = 2.0
 
 
 @contextlib.contextmanager
@@ -38,31 +33,10 @@ def advanced_run(config: str, overrides: list[str], name: str | None) -> Iterato
         with get_client(sync_client=True) as client:
             client.update_flow_run_labels(flow_run.id, {RUN_DIR_LABEL: str(store.folder)})
             client.update_flow_run(flow_run.id, name=store.info.name, tags=sorted({*flow_run.tags, tag}))
-    logs.setup_orchestrator(store.folder, store.config.logging)
+    setup_orchestrator(store.folder, store.config.logging)
     with (
         store.lock(),
         watched(store.folder, store.config.memory.sample_interval_s),
         tags(f"run:{store.info.name}"),
     ):
         yield store
-
-
-def choose_run(config: str, overrides: list[str], name: str | None) -> RunStore:
-    """The run directory that a start means.
-
-    Without a name an unfinished run of the config goes on; where another process has it under way, this one waits for
-    its end and then starts the next, so that a start is neither doubled nor lost.
-    """
-    if (Path(config) / RUN_FILE).is_file():
-        return RunStore.open(config)
-    wanted = load_config(config, overrides)
-    waiting = False
-    while name is None and (found := start.unfinished(wanted)) is not None:
-        if (holder := found.holder()) is None:
-            return found
-        if not waiting:
-            logger.info("run {} is under way in process {}: waiting for its end", found.info.name, holder["pid"])
-        waiting = True
-        time.sleep(HOLDER_POLL_S)
-
-    return start.new_run(wanted, name, start.stem_of(config), check)

@@ -10,21 +10,21 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows import FLOW, ROUND
 from flows.advance import advanced_run
 from flows.patience import patiently
-from tasks.aggregate import Aggregated, aggregate, aggregate_statistics, sample
+from tasks.aggregate import aggregate, aggregate_statistics, sample
 from tasks.artifacts import show
-from tasks.checkpoint import commit, export_final
+from tasks.client import fit, prepare
+from tasks.commit import commit, export_final
 from tasks.evaluate import evaluate, rollout
-from tasks.fit import fit, prepare, stop_work
 from tasks.prefect_logs import forward_logs
 from tasks.slots import end_slot_services
-from zk0.aggregation import RoundPlan
 from zk0.errors import ClientError
-from zk0.memory_sampler import phase
-from zk0.records import ClientFailure, ClientResult, ClientTask, RoundState
-from zk0.run_store import RunStore
-
-SERVER = "server"
-"""The name under which the server's own work of round 0 appears."""
+from zk0.executors.choice import stop_work
+from zk0.federation.round import SERVER, evaluation_work, fit_work, rollout_work
+from zk0.federation.server import Aggregated
+from zk0.memory.sampler import phase
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
+from zk0.work.records import ClientFailure, ClientResult, ClientTask
 
 
 @flow(name=FLOW, persist_result=False)
@@ -93,27 +93,6 @@ def in_subflow[**P](
             return named(*args, **kwargs)
     finally:
         end_slot_services()
-
-
-def fit_work(store: RunStore, server_round: int, plan: RoundPlan, before: RoundState) -> list[ClientTask]:
-    """One fit for every client of the round."""
-    fits = [store.task("train", server_round, name, before, proximal_mu=plan.proximal_mu) for name in plan.clients]
-    return [work.model_copy(update={"lr_scale": plan.lr_scale, "steps": plan.steps.get(work.client)}) for work in fits]
-
-
-def evaluation_work(store: RunStore, state: RoundState) -> list[ClientTask]:
-    """One evaluation for every client's hold-out and for every setting that no client trains on.
-
-    The latter come first: they are evaluated as a whole and take longest.
-    """
-    datasets = [*store.config.evaluation.datasets, *store.config.clients]
-    return [store.task("evaluate", state.server_round, dataset.name, state) for dataset in datasets]
-
-
-def rollout_work(store: RunStore, state: RoundState) -> list[ClientTask]:
-    """One rollout for every simulated environment, in rounds that are evaluated in full."""
-    environments = store.config.evaluation.environments if store.config.is_full(state.server_round) else []
-    return [store.task("rollout", state.server_round, environment.name, state) for environment in environments]
 
 
 def evaluated(store: RunStore, state: RoundState) -> tuple[list[ClientResult], list[ClientFailure]]:

@@ -36,8 +36,9 @@ from prefect.states import AwaitingRetry, Cancelled, Crashed
 from flows import FLOW, ROUND
 from flows.advance import RUN_DIR_LABEL
 from flows.register import deployment_id
-from zk0 import errors, start
-from zk0.run_store import LOCK_FILE, RunStore
+from zk0 import errors
+from zk0.layout import LOCK_FILE
+from zk0.runs.store import RunStore, is_finished
 
 GRACE_S = 6.0
 """A flow run must be seen dead for so long: a worker that lives reports the death too, and must have done so before."""
@@ -110,7 +111,7 @@ def sweep(client: SyncPrefectClient, outputs: Path, memory: Memory) -> bool:
 def _take_up_abandoned(client: SyncPrefectClient, outputs: Path, deployment: UUID) -> None:
     """Give every unfinished run that Prefect will not advance a new flow run of the deployment."""
     for store in RunStore.list_runs(outputs):
-        if not start.is_finished(store) and _is_abandoned(client, store):
+        if not is_finished(store) and _is_abandoned(client, store):
             parameters: dict[str, Any] = {"config": str(store.folder), "overrides": [], "name": None}
             made = client.create_flow_run_from_deployment(
                 deployment, parameters=parameters, name=store.info.name, tags=[TAG, f"run:{store.info.name}"]

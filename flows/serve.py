@@ -21,8 +21,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_cu
 
 from flows import recovery, register
 from flows.server import Server, ensure_server, ui_url
-from zk0 import logs
 from zk0.errors import BadInputError, Zk0Error
+from zk0.logs.setup import TERSE_FORMAT
 
 SWEEP_S = 3.0
 """Pause between two looks at server, worker and runs."""
@@ -74,7 +74,7 @@ class Service:
         Raises:
             BadInputError: another `zk0 serve` has this Prefect home, or a setting cannot be used.
         """
-        logger.configure(handlers=[{"sink": sys.stderr, "level": "INFO", "format": logs.TERSE_FORMAT}])
+        logger.configure(handlers=[{"sink": sys.stderr, "level": "INFO", "format": TERSE_FORMAT}])
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, lambda *_: self._stop.set())

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from asset_tools import ASSETS, FrameCache, action_error, load_base
 
-from zk0.closed_loop import Plan, Success, roll_out
+from zk0.learning.closed_loop import Plan, roll_out
+from zk0.metrics.success import Success
 from zk0.sim import BASE, SETTINGS
 from zk0.sim.env import JOINTS, SO101PickEnvConfig
 from zk0.sim.record import record

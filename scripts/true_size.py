@@ -6,7 +6,7 @@ from transformers import SmolVLMConfig, SmolVLMImageProcessor, SmolVLMProcessor
 from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
 
 from scripts.tiny_vlm import make_tokenizer
-from zk0.policy import VLM_FOLDER
+from zk0.learning.policy import VLM_FOLDER
 
 
 def write_vlm(folder: Path) -> None:

@@ -1,38 +1,17 @@
 """The server's side of a round as Prefect tasks: sampling, aggregation, and the clients' statistics made one."""
 
-from dataclasses import replace
-
 from loguru import logger
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import Field
 
-from zk0 import adaptive
-from zk0.aggregation import RoundPlan, ServerRound
-from zk0.executors import worker
+from zk0.aggregation import adaptive
+from zk0.aggregation.server_round import RoundPlan
+from zk0.executors import calls
 from zk0.executors.process import ProcessExecutor
-from zk0.memory_sampler import phase
-from zk0.records import ArtifactRef, ClientFailure, ClientResult, Record
-from zk0.run_store import RunStore
-
-
-class Aggregated(Record):
-    """What aggregation left in the run directory, and what it told."""
-
-    arrays: ArtifactRef
-    """The new global tensors, durable but not committed yet."""
-    metrics: dict[str, float]
-    """The clients' training metrics, averaged by the strategy with weights by examples."""
-    failures: tuple[ClientFailure, ...] = ()
-    """Sampled clients without a usable update, those whose update was refused here included."""
-    lora: dict[str, float] = Field(default_factory=dict)
-    """What averaging adapters costs; see `zk0.aggregation.Aggregate.lora`."""
-
-
-def server_round(store: RunStore, number: int) -> ServerRound:
-    """One attempt at a round on the server: a new strategy with the state of the round before."""
-    before = store.state(number - 1)
-    return ServerRound(store.config, number, store.path(before.arrays), *store.load_strategy_state(number - 1))
+from zk0.federation.server import Aggregated, adapted, server_round
+from zk0.memory.sampler import phase
+from zk0.runs.store import RunStore
+from zk0.work.records import ArtifactRef, ClientFailure, ClientResult
 
 
 @task(task_run_name="sample-{number:03d}", cache_policy=NO_CACHE, persist_result=False)
@@ -43,19 +22,6 @@ def sample(run_dir: str, number: int) -> RoundPlan:
         plan = server_round(store, number).configure()
     logger.info("round {}: {}", number, ", ".join(plan.clients))
     return adapted(store, number, plan) if adaptive.active(store.config.adaptive) else plan
-
-
-def adapted(store: RunStore, number: int, plan: RoundPlan) -> RoundPlan:
-    """The plan with what the adaptive schedules decide for the round, which the log says."""
-    decision = adaptive.decide(store.config, store.read_metrics(), number)
-    logger.info(
-        "round {}: adaptive: learning rate x {:g}, mu {:g}, steps {}",
-        *(number, decision.lr_scale, decision.proximal_mu, dict(decision.steps)),
-    )
-    for change in decision.changes:
-        logger.info("round {}: adaptive: {}", number, change)
-    steps = {name: n for name, n in decision.steps.items() if n != store.config.training_of(name).steps}
-    return replace(plan, proximal_mu=decision.proximal_mu, lr_scale=decision.lr_scale, steps=steps)
 
 
 @task(task_run_name="aggregate-{number:03d}", cache_policy=NO_CACHE, persist_result=False)
@@ -82,4 +48,4 @@ def aggregate_statistics(run_dir: str, results: list[ClientResult]) -> ArtifactR
     """Make one set of normalisation statistics of the clients' counts and moments, by LeRobot's `aggregate_stats`."""
     store = RunStore.open(run_dir)
     files = [str(store.path(result.tensors)) for result in results if result.tensors is not None]
-    return store.place(0, "stats", ProcessExecutor(store.config.executor).call(worker.aggregate_statistics, files))
+    return store.place(0, "stats", ProcessExecutor(store.config.executor).call(calls.aggregate_statistics, files))

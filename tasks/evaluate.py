@@ -1,8 +1,8 @@
 """Evaluation of the global policy, on one dataset or in one simulated environment, as Prefect tasks."""
 
-from tasks.fit import client_task, run_work
+from tasks.client import client_task, run_work
 from zk0.config import ExecutorConfig
-from zk0.records import ClientResult, ClientTask
+from zk0.work.records import ClientResult, ClientTask
 
 
 @client_task("evaluate")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from prefect import get_run_logger
 from prefect.exceptions import MissingContextError
 
-from zk0 import logs
+from zk0.logs.setup import FORWARDED, add_sink, remove_sink
 
 if TYPE_CHECKING:
     from loguru import Message
@@ -20,11 +20,11 @@ def forward_logs(level: str = "INFO") -> Iterator[None]:
     Args:
         level: least severe level that is forwarded.
     """
-    handle = logs.add_sink(_forward, level)
+    handle = add_sink(_forward, level)
     try:
         yield
     finally:
-        logs.remove_sink(handle)
+        remove_sink(handle)
 
 
 def _forward(message: "Message") -> None:
@@ -34,4 +34,4 @@ def _forward(message: "Message") -> None:
     except MissingContextError:
         return  # logged outside a run, such as by a thread of ours: run.log has it
     error = record["exception"].value if record["exception"] else None
-    run_logger.log(record["level"].no, record["message"], exc_info=error, extra={logs.FORWARDED: True})
+    run_logger.log(record["level"].no, record["message"], exc_info=error, extra={FORWARDED: True})

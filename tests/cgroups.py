@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zk0 import cgroup
+from zk0.memory import cgroup
 
 
 @contextmanager

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zk0.config import RunConfig
-    from zk0.run_store import RunStore
-    from zk0.start import Check
+    from zk0.federation.start import Check
+    from zk0.runs.store import RunStore
 
 INTERRUPTED = 130
 
@@ -36,11 +36,11 @@ def run(
     overrides: SetOption = None,
 ) -> None:
     """Train a federation: a new run, or an unfinished one of the same config from where it stopped."""
-    from zk0 import start
     from zk0.config import load_config
+    from zk0.federation.start import new_run, stem_of
 
     wanted = load_config(config, overrides or [])
-    _train(wanted, partial(start.new_run, wanted, name, start.stem_of(config), going_on=_going_on))
+    _train(wanted, partial(new_run, wanted, name, stem_of(config), going_on=_going_on))
 
 
 @app.command()
@@ -57,9 +57,9 @@ def serve(
 
     if config is not None:
         load_config(config)  # a typing error shows here, not at two in the morning
-    import tasks
+    from flows.settings import set_up_serving
 
-    tasks.set_up_serving(host, port, auth)
+    set_up_serving(host, port, auth)
     from flows.serve import Options, Service
 
     Service(Options(config=config, outputs=outputs.absolute(), host=host, notify=notify), console.print).run()
@@ -85,8 +85,8 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show how far a run is, from its directory alone."""
-    from zk0.progress import status_json
-    from zk0.view import closing_view, status_view
+    from zk0.report.terminal import closing_view, status_view
+    from zk0.runs.progress import status_json
 
     store = _open(outputs, name)
     if as_json:
@@ -100,14 +100,14 @@ def status(
 @app.command()
 def compare(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
     """Train a finished run's clients alone, and all data pooled, with the same budget, and show them beside it."""
-    from zk0 import logs
-    from zk0.comparison import compare as compare_run
     from zk0.executors.process import ProcessExecutor
+    from zk0.federation.comparison import compare as compare_run
+    from zk0.logs.setup import setup_orchestrator
     from zk0.report.comparison import comparison_table, write_comparison
 
     store = _open(outputs, name)
     _warm_up(store.config)
-    logs.setup_orchestrator(store.folder, store.config.logging)
+    setup_orchestrator(store.folder, store.config.logging)
     found = compare_run(
         store, ProcessExecutor(store.config.executor), lambda arm: console.print(f"{arm} ...", highlight=False)
     )
@@ -128,7 +128,7 @@ def export(
     outputs: OutputsOption = Path("outputs"),
 ) -> None:
     """Write a round's policy as a LeRobot pretrained_model folder."""
-    from tasks.checkpoint import export as write
+    from zk0.federation.export import export as write
 
     store = _open(outputs, name)
     committed = store.committed_rounds()
@@ -154,8 +154,8 @@ def check_data(
 ) -> None:
     """Check every frame of a config's datasets, against each other and the base policy, and train nothing."""
     from zk0.config import load_config
-    from zk0.executors.checks import check, check_data
-    from zk0.view import findings_table
+    from zk0.federation.before_run import check, check_data
+    from zk0.report.findings import findings_table
 
     wanted = load_config(config, overrides or [])
     found = check_data(wanted, fix_to)
@@ -204,20 +204,23 @@ def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
     """Check everything, bring up the workers and the server meanwhile, and run the flow under the live view."""
     _warm_up(config)
     import tasks  # noqa: F401, I001 - sets Prefect's defaults, before Prefect is imported
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL
+    from prefect.settings import temporary_settings
 
-    from flows.server import ensure_server, ui_url
+    from flows.server import ensure_server
+    from flows.server import ui_url
 
     server = ensure_server()
     from flows.federated_training import federated_training
-    from zk0 import logs
-    from zk0.executors.checks import check
-    from zk0.view import LiveView, closing_view
+    from zk0.federation.before_run import check
+    from zk0.logs.setup import complete, setup_orchestrator
+    from zk0.report.live import LiveView
+    from zk0.report.terminal import closing_view
 
     try:
         store = prepare(check)
         with store.lock():  # says now if another process has the run, and takes over what may change in its config
-            logs.setup_orchestrator(store.folder, store.config.logging)
+            setup_orchestrator(store.folder, store.config.logging)
     except Zk0Error:
         server.discard()
         raise
@@ -229,7 +232,7 @@ def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
     except KeyboardInterrupt:
         store.mark_stopped()
         raise
-    logs.complete()
+    complete()
     console.print(closing_view(store.folder))
     console.print(f"final policy: {final}", highlight=False)
 
@@ -242,7 +245,7 @@ def _warm_up(config: "RunConfig") -> None:
 
 
 def _open(outputs: Path, name: str | None) -> "RunStore":
-    from zk0.run_store import RunStore
+    from zk0.runs.store import RunStore
 
     if name is not None:
         return RunStore.open(outputs, name)

@@ -76,3 +76,8 @@ class QuarantineError(ClientError):
     def retriable(self) -> bool:
         """Never: every remedy was tried."""
         return False
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, for a message that has a remedy of its own; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -17,8 +17,7 @@ from benchmarks.chaos.plan import shots
 from benchmarks.chaos.victims import CLIENT, EVERYTHING, FLOW, FORKSERVER, SERVE, SERVER, WORKER, Table
 from benchmarks.chaos.watch import Kill, Shot, Watch
 from benchmarks.service import CLIENTS, TLS, CommandLine, ServedCommandLine
-from zk0.run_store import RunStore
-from zk0.start import is_finished
+from zk0.runs.store import RunStore, is_finished
 
 RESTART_S = 5.0
 """RestartSec of deployments/zk0.service."""

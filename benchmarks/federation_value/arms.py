@@ -9,18 +9,27 @@ from lerobot.utils.random_utils import set_seed
 
 from benchmarks.federation_value.benches import BENCHES, Bench
 from benchmarks.federation_value.plan import POOLED, Arm, Options
-from zk0 import atomic, client_app, data, policy, training
-from zk0.aggregation import ServerRound
-from zk0.closed_loop import Plan, Success, roll_out
+from zk0.aggregation.server_round import ServerRound
+from zk0.client.run import run_task
 from zk0.config import DatasetConfig, RunConfig
-from zk0.memory import peak_rss_bytes
-from zk0.pooled import PooledDataset
-from zk0.records import ClientResult, RoundState
-from zk0.results import write_result
-from zk0.run_store import RunStore
+from zk0.data.datasets import build_dataset, open_metadata, split_episodes
+from zk0.data.pooled import PooledDataset
+from zk0.data.statistics import Stats, aggregate, training_statistics
+from zk0.files import atomic
+from zk0.learning import training
+from zk0.learning.closed_loop import Plan, roll_out
+from zk0.learning.exchange import load_exchanged_tensors, update_tensors
+from zk0.learning.policy import base_config, base_path, build_policy, load_policy_config
+from zk0.learning.processors import build_processors
+from zk0.memory.usage import peak_rss_bytes
+from zk0.metrics.success import Success
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
 from zk0.seeding import derive_seed
 from zk0.sim.env import SO101PickEnvConfig
 from zk0.sim.record import record
+from zk0.work.records import ClientResult
+from zk0.work.results import write_result
 
 HELD_OUT = 1
 """Episodes of each setting that zk0 keeps for the held-out evaluation, which this benchmark does without."""
@@ -73,14 +82,14 @@ class Federation:
         self.bench: Bench = BENCHES[options.bench]
         self.config = configuration(arm, options)
         self.store = RunStore.create_or_open(self.config, arm.name)
-        first = client_app.run_task(self.store.task("init", 0, "server"))
+        first = run_task(self.store.task("init", 0, "server"))
         assert first.tensors is not None
         self.state = RoundState(server_round=0, arrays=first.tensors)
         clients = [[_client(own, recordings(own, options)) for own in settings] for settings in arm.clients]
-        metas = [data.open_metadata(dataset) for dataset in self.config.clients]
-        base = policy.load_policy_config(self.config.policy, policy.base_path(self.config.policy, self.store.folder))
-        self.preprocessor, self.postprocessor = policy.build_processors(base, self._statistics(clients), {})
-        self.policy = policy.build_policy(base, self.config.peft, metas[0], {})
+        metas = [open_metadata(dataset) for dataset in self.config.clients]
+        base = load_policy_config(self.config.policy, base_path(self.config.policy, self.store.folder))
+        self.preprocessor, self.postprocessor = build_processors(base, self._statistics(clients), {})
+        self.policy = build_policy(base, self.config.peft, metas[0], {})
         self.frames = [_frames(options, datasets) for datasets in clients]
         self._optimizers: dict[str, Any] = {}  # each client's own, which is never averaged
         self._load_global()
@@ -107,12 +116,12 @@ class Federation:
         plan = Plan(seeds, first, num_envs=self.bench.environments)
         return roll_out(self.policy, self.preprocessor, self.postprocessor, env, plan)
 
-    def _statistics(self, clients: Sequence[Sequence[DatasetConfig]]) -> data.Stats | None:
+    def _statistics(self, clients: Sequence[Sequence[DatasetConfig]]) -> Stats | None:
         """What LeRobot's aggregate_stats makes of the recordings' own, hold-outs left out; None: the base's."""
         if self.config.data.normalization == "base":
             return None
-        metas = [data.open_metadata(dataset) for datasets in clients for dataset in datasets]
-        return data.aggregate([data.training_statistics(meta, HELD_OUT) for meta in metas])
+        metas = [open_metadata(dataset) for datasets in clients for dataset in datasets]
+        return aggregate([training_statistics(meta, HELD_OUT) for meta in metas])
 
     def _fit(self, server_round: int, index: int) -> ClientResult:
         client, steps = self.config.clients[index].name, self.config.training.steps
@@ -130,7 +139,7 @@ class Federation:
             self._optimizers[client] = outcome.optimizer_state
         return write_result(
             self.store.task("train", server_round, client, self.state),
-            tensors=policy.update_tensors(self.policy, self.config.peft),
+            tensors=update_tensors(self.policy, self.config.peft),
             num_examples=len(self.frames[index]),
             metrics={"loss": sum(outcome.losses) / len(outcome.losses)},
             duration_s=outcome.data_s + outcome.update_s,
@@ -138,7 +147,7 @@ class Federation:
         )
 
     def _load_global(self) -> None:
-        policy.load_exchanged_tensors(self.policy, atomic.read_tensors(self.store.path(self.state.arrays)))
+        load_exchanged_tensors(self.policy, atomic.read_tensors(self.store.path(self.state.arrays)))
 
 
 class InMemory:
@@ -171,7 +180,7 @@ def _frames(options: Options, datasets: Sequence[DatasetConfig]) -> Any:
 @functools.cache
 def _setting_frames(options: Options, root: str) -> InMemory:
     dataset = _client("recordings", Path(root))
-    meta = data.open_metadata(dataset)
-    episodes, _ = data.split_episodes(meta.total_episodes, HELD_OUT)
+    meta = open_metadata(dataset)
+    episodes, _ = split_episodes(meta.total_episodes, HELD_OUT)
     config = RunConfig.model_validate({**BENCHES[options.bench].config, "clients": [dataset.model_dump()]})
-    return InMemory(data.build_dataset(dataset, meta, policy.base_config(config, meta), config.data, episodes))
+    return InMemory(build_dataset(dataset, meta, base_config(config, meta), config.data, episodes))

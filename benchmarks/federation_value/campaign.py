@@ -11,8 +11,8 @@ from pathlib import Path
 from benchmarks.federation_value.benches import BENCHES
 from benchmarks.federation_value.plan import FEDERATED, POOLED, ROUND_0, Arm, Options, all_arms
 from benchmarks.federation_value.verdict import Scores, Verdict
-from zk0.atomic import read_json, write_json
-from zk0.closed_loop import Success
+from zk0.files.atomic import read_json, write_json
+from zk0.metrics.success import Success
 
 
 def compare(options: Options, processes: int) -> Verdict:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benchmarks.federation_value.plan import FEDERATED, POOLED, ROUND_0
-from zk0.closed_loop import Success
+from zk0.metrics.success import Success
 from zk0.report.bars import Bar, bar_chart
 
 MEAN = "mean of the clients alone"

@@ -6,14 +6,14 @@ import pytest
 from docker.errors import DockerException
 
 from tests.docker.conftest import Engine
-from zk0.comparison import Arm
 from zk0.config import RunConfig
 from zk0.errors import ConfigError
-from zk0.executors.checked import own_executor
+from zk0.executors.choice import own_executor
 from zk0.executors.docker import engine
 from zk0.executors.process import ProcessExecutor
-from zk0.records import RoundState
-from zk0.run_store import RunStore
+from zk0.federation.comparison import Arm
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 

@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 
 from tests.docker.conftest import Engine
-from zk0 import findings
-from zk0.atomic import file_sha256
-from zk0.attempts import failed_causes
 from zk0.config import RunConfig
 from zk0.errors import ClientError
 from zk0.executors.docker.executor import DockerExecutor
 from zk0.executors.process import ProcessExecutor
-from zk0.guard import run_guarded
-from zk0.records import ClientResult, ClientTask, RoundState
-from zk0.run_store import RunStore
+from zk0.files.atomic import file_sha256
+from zk0.memory import client_limits
+from zk0.memory.guard import run_guarded
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
+from zk0.work.attempts import failed_causes
+from zk0.work.records import ClientResult, ClientTask
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 STEPS = 30
@@ -180,7 +181,7 @@ def test_a_kill_by_the_kernel_is_survived_in_half_the_micro_batch(
     task, result = wide("little", executor__docker__mem_limit=f"{(peak >> 20) + 75}m")
     assert failed_causes(task.folder, "train") == ["out_of_memory"]
     assert result.metrics["micro_batch_size"] == WIDE // 2
-    known = findings.read(Path(task.run_dir), "kitchen", "train")
+    known = client_limits.read(Path(task.run_dir), "kitchen", "train")
     assert known is not None
     assert "limit of" in known.notes[0].figures
     assert update(task, result) == update(*enough)

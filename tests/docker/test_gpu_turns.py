@@ -12,8 +12,8 @@ from zk0.config import RunConfig
 from zk0.executors.docker import executor
 from zk0.executors.docker.executor import DockerExecutor
 from zk0.executors.docker.settings import container_settings
-from zk0.records import ClientResult, ClientTask
-from zk0.run_store import RunStore
+from zk0.runs.store import RunStore
+from zk0.work.records import ClientResult, ClientTask
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 GPU = "99"

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from tests.docker.conftest import Engine
-from zk0.attempts import failed_causes, note_failure
 from zk0.config import RunConfig
 from zk0.errors import ClientError, ConfigError
-from zk0.executors import worker
 from zk0.executors.docker import executor
 from zk0.executors.docker.check import check_engine, mount_warnings, output_of
 from zk0.executors.docker.executor import hand_over
 from zk0.executors.docker.settings import container_settings
-from zk0.records import ArtifactRef, ClientTask
-from zk0.run_store import RunStore
+from zk0.runs.store import RunStore
+from zk0.work.attempts import failed_causes, note_failure
+from zk0.work.lock import is_held
+from zk0.work.records import ArtifactRef, ClientTask
 
 pytestmark = pytest.mark.docker
 GIB = 2**30
@@ -170,7 +170,7 @@ os._exit(4)
     with pytest.raises(ClientError, match=r"printed by the container.*only this work has failed") as caught:
         executor.DockerExecutor(config).run(task)
     note_failure(task, caught.value)
-    assert not worker.is_held(task)
+    assert not is_held(task)
     assert outside.read_text() == "mine\n"
     assert failed_causes(task.folder, "train") == ["error"]
     assert docker_host.containers() == []

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.service import CommandLine
 from zk0.config import RunConfig, resolve_path
 from zk0.errors import BadInputError, DatasetError, PolicyError
-from zk0.preflight import preflight
+from zk0.preflight.checks import preflight
 
 pytestmark = pytest.mark.slow
 MakeConfig = Callable[..., RunConfig]

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from zk0 import atomic, client_app
-from zk0.aggregation import ServerRound
-from zk0.comparison import ArmResult, compare
+from zk0.aggregation.server_round import ServerRound
+from zk0.client.run import run_task
 from zk0.config import RunConfig
 from zk0.errors import RunNameError
-from zk0.records import ClientResult, ClientTask, RoundState
+from zk0.federation.comparison import compare
+from zk0.files import atomic
+from zk0.metrics.arms import ArmResult
 from zk0.report.comparison import comparison_table, write_comparison
-from zk0.results import find_finished
-from zk0.run_store import RunStore
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
+from zk0.work.records import ClientResult, ClientTask
+from zk0.work.results import find_finished
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -32,7 +35,7 @@ class HereExecutor:
         if (found := find_finished(task)) is not None:
             return found
         self.did.append((task.kind, task.server_round, task.client))
-        return client_app.run_task(task)
+        return run_task(task)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)

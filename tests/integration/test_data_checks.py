@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-from zk0 import data_checks, video_checks
 from zk0.config import RunConfig, resolve_path
+from zk0.data import videos
+from zk0.data.findings import DataFinding
 from zk0.errors import BadInputError, ConfigError, DatasetError
-from zk0.preflight import check_data, preflight
-from zk0.records import DataFinding
+from zk0.preflight.checks import check_data, preflight
+from zk0.preflight.datasets import report
 
 pytestmark = pytest.mark.slow
 MakeConfig = Callable[..., RunConfig]
@@ -322,6 +323,6 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_the_start_of_a_run_stays_fast(small_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sampling stops at its deadline, whatever is left."""
-    monkeypatch.setattr(video_checks, "VIDEO_SAMPLE_S", 0.0)
-    found = data_checks.report(small_config(), every_frame=False)
+    monkeypatch.setattr(videos, "VIDEO_SAMPLE_S", 0.0)
+    found = report(small_config(), every_frame=False)
     assert [item.seen for item in found.findings if item.check == "video frames"] == ["0 decoded", "0 decoded"]

@@ -5,14 +5,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from flows.federated_training import evaluation_work, fit_work
-from tasks import checkpoint
-from tasks.aggregate import Aggregated, aggregate, sample
-from zk0 import atomic, client_app, data
+from tasks import commit as commit_
+from tasks.aggregate import aggregate, sample
+from zk0.client.run import run_task
 from zk0.config import RunConfig
+from zk0.data.datasets import build_dataset, open_metadata
 from zk0.executors.process import ProcessExecutor
-from zk0.records import RoundState
-from zk0.run_store import RunStore
+from zk0.federation.round import evaluation_work, fit_work
+from zk0.federation.server import Aggregated
+from zk0.files import atomic
+from zk0.learning.policy import base_path, load_policy_config
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
 
 pytestmark = pytest.mark.slow
 ADAPTIVE = {"plateau_patience": 0, "boost_max": 3.0, "mu_step": 0.1, "mu_patience": 1}
@@ -26,14 +30,14 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def commit(store: RunStore, number: int, aggregated: Aggregated, work: list) -> RoundState:
     after = RoundState(server_round=number, arrays=aggregated.arrays)
-    results = [client_app.run_task(item) for item in work + evaluation_work(store, after)]
-    return checkpoint.commit.fn(str(store.folder), number, aggregated, None, results, [], 0.0)
+    results = [run_task(item) for item in work + evaluation_work(store, after)]
+    return commit_.commit.fn(str(store.folder), number, aggregated, None, results, [], 0.0)
 
 
 def one_round(store: RunStore, number: int) -> RoundState:
     plan = sample.fn(str(store.folder), number)
     work = fit_work(store, number, plan, store.state(number - 1))
-    updates = [client_app.run_task(item) for item in work]
+    updates = [run_task(item) for item in work]
     return commit(store, number, aggregate.fn(str(store.folder), number, updates, []), work)
 
 
@@ -47,7 +51,7 @@ def test_a_run_with_quick_rounds_and_adaptive_schedules(small_config: Callable[.
         training__scheduler="constant",
     )
     store = RunStore.create_or_open(config, "adaptive")
-    initial = client_app.run_task(store.task("init", 0, "server"))
+    initial = run_task(store.task("init", 0, "server"))
     assert initial.tensors is not None
     commit(store, 0, Aggregated(arrays=initial.tensors, metrics={}), [])
     one_round(store, 1)
@@ -66,7 +70,7 @@ def test_a_run_with_quick_rounds_and_adaptive_schedules(small_config: Callable[.
 def check_frames(store: RunStore, base: dict, quick: dict, last: dict) -> None:
     assert [line["evaluation"] for line in (base, quick, last)] == ["full", "quick", "full"]
     full, few = base["evaluate"]["kitchen"], quick["evaluate"]["kitchen"]
-    frames = sum(data.open_metadata(store.config.clients[0]).episodes["length"][-2:])
+    frames = sum(open_metadata(store.config.clients[0]).episodes["length"][-2:])
     assert (full["num_examples"], few["num_examples"]) == (-(-frames // 12), -(-frames // 24))
     assert full["quick"]["num_examples"] == few["num_examples"]
     assert full["quick"]["episodes"]["steps"] == few["episodes"]["steps"]
@@ -84,12 +88,10 @@ def check_frames(store: RunStore, base: dict, quick: dict, last: dict) -> None:
 
 def check_joints(store: RunStore, tensors: dict[str, np.ndarray]) -> None:
     """What was recorded is the first held-out episode, frame by frame."""
-    meta = data.open_metadata(store.config.clients[0])
+    meta = open_metadata(store.config.clients[0])
     first = meta.total_episodes - 2
-    chunks = client_app.policy.load_policy_config(
-        store.config.policy, client_app.policy.base_path(store.config.policy, store.folder)
-    )
-    frames = data.build_dataset(store.config.clients[0], meta, chunks, store.config.data, [first])
+    chunks = load_policy_config(store.config.policy, base_path(store.config.policy, store.folder))
+    frames = build_dataset(store.config.clients[0], meta, chunks, store.config.data, [first])
     recorded = np.stack([np.asarray(action) for action in frames.hf_dataset["action"]])
     np.testing.assert_allclose(tensors["recorded"], recorded, atol=1e-5)
     assert tensors["predicted"].shape == recorded.shape

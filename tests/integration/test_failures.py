@@ -15,9 +15,9 @@ from benchmarks.service import CommandLine
 from zk0.config import RunConfig, resolve_path
 from zk0.errors import ClientError
 from zk0.executors.process import ProcessExecutor
-from zk0.executors.worker import lock_path
-from zk0.records import RoundState
-from zk0.run_store import RunStore
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
+from zk0.work.lock import lock_path
 
 pytestmark = pytest.mark.slow
 

@@ -25,9 +25,20 @@ from lerobot.scripts import lerobot_train
 from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 from lerobot.utils.random_utils import set_seed
 
-from zk0 import data, policy, training
 from zk0.config import ExecutorConfig, RunConfig, resolve_path
+from zk0.data.datasets import build_dataset, open_metadata
+from zk0.data.statistics import with_imagenet
 from zk0.executors.process import ProcessExecutor
+from zk0.learning import training
+from zk0.learning.policy import (
+    base_path,
+    build_policy,
+    load_policy_config,
+    new_policy_config,
+    policy_features,
+    save_pretrained,
+)
+from zk0.learning.processors import build_processors
 
 MakeConfig = Callable[..., RunConfig]
 pytestmark = pytest.mark.slow
@@ -115,12 +126,12 @@ def arrays(model: torch.nn.Module) -> dict[str, np.ndarray]:
 def zk0(config: RunConfig, base: PreTrainedConfig, start: Start, seed: int) -> Trace:
     """The fit of the same steps from the same start."""
     item = config.clients[0]
-    meta = data.open_metadata(item)
-    built = policy.build_policy(base, config.peft, meta, item.rename_map)
+    meta = open_metadata(item)
+    built = build_policy(base, config.peft, meta, item.rename_map)
     built.load_state_dict(start.weights)
     # LeRobot normalises by the statistics of the whole dataset, of hold-outs too.
-    before, _ = policy.build_processors(base, data.with_imagenet(meta.stats, meta), item.rename_map)
-    frames = data.build_dataset(item, meta, built.config, config.data, EPISODES)
+    before, _ = build_processors(base, with_imagenet(meta.stats, meta), item.rename_map)
+    frames = build_dataset(item, meta, built.config, config.data, EPISODES)
     random.setstate(start.python)
     np.random.set_state(start.numpy)  # noqa: NPY002
     torch.set_rng_state(start.torch)
@@ -142,9 +153,9 @@ def compared(config: RunConfig, folder: str, seed: int) -> tuple[dict[str, Any],
     torch.set_num_threads(1)
     item = config.clients[0]
     if config.policy.path is None:
-        base = policy.new_policy_config(config.policy, policy.policy_features(data.open_metadata(item), {}))
+        base = new_policy_config(config.policy, policy_features(open_metadata(item), {}))
     else:
-        base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+        base = load_policy_config(config.policy, base_path(config.policy, Path()))
     theirs, start = lerobot(config, copy.deepcopy(base), Path(folder))
     if config.policy.path is None:  # our processors are read from a base, which LeRobot would have saved
         base = as_base(config, base, Path(folder) / "base")
@@ -154,9 +165,9 @@ def compared(config: RunConfig, folder: str, seed: int) -> tuple[dict[str, Any],
 def as_base(config: RunConfig, fresh: PreTrainedConfig, folder: Path) -> PreTrainedConfig:
     from lerobot.policies import make_policy, make_pre_post_processors
 
-    built = make_policy(fresh, ds_meta=data.open_metadata(config.clients[0]))
-    policy.save_pretrained(built, *make_pre_post_processors(fresh), folder)
-    return policy.load_policy_config(config.policy, str(folder))
+    built = make_policy(fresh, ds_meta=open_metadata(config.clients[0]))
+    save_pretrained(built, *make_pre_post_processors(fresh), folder)
+    return load_policy_config(config.policy, str(folder))
 
 
 @pytest.mark.parametrize("kind", [pytest.param("smolvla-full", marks=pytest.mark.exhaustive), *KINDS])
@@ -184,11 +195,11 @@ ROUNDS, ROUND_STEPS = 3, 2
 def in_rounds(config: RunConfig) -> tuple[Trace, list[Any]]:
     """Rounds of one client with nothing between them; gives the batches, too."""
     item, trace, batches, moments = config.clients[0], Trace(), [], None
-    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+    base = load_policy_config(config.policy, base_path(config.policy, Path()))
     set_seed(SEED)
-    built = policy.build_policy(base, config.peft, data.open_metadata(item), item.rename_map)
-    before, _ = policy.build_processors(base, None, item.rename_map)
-    frames = data.build_dataset(item, data.open_metadata(item), built.config, config.data, EPISODES)
+    built = build_policy(base, config.peft, open_metadata(item), item.rename_map)
+    before, _ = build_processors(base, None, item.rename_map)
+    frames = build_dataset(item, open_metadata(item), built.config, config.data, EPISODES)
     update = training.update_policy
 
     def watched(tracker: MetricsTracker, model: torch.nn.Module, batch: Any, *args: Any, **kwargs: Any) -> Any:
@@ -217,9 +228,9 @@ def in_rounds(config: RunConfig) -> tuple[Trace, list[Any]]:
 def in_one_go(config: RunConfig, batches: list[Any]) -> Trace:
     """The same batches and seeds through LeRobot's own optimizer, schedule and update, made once."""
     item, trace = config.clients[0], Trace()
-    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+    base = load_policy_config(config.policy, base_path(config.policy, Path()))
     set_seed(SEED)
-    built = policy.build_policy(base, config.peft, data.open_metadata(item), item.rename_map)
+    built = build_policy(base, config.peft, open_metadata(item), item.rename_map)
     plan = TrainPipelineConfig(
         dataset=LeRobotDatasetConfig(item.repo_id, video_backend="pyav"), policy=built.config, steps=len(batches)
     )

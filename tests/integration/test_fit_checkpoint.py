@@ -17,13 +17,15 @@ import pytest
 
 from benchmarks.service import small_run
 from tests.integration.conftest import worker_of
-from zk0 import atomic, fit_checkpoint
 from zk0.config import ExecutorConfig, validate_config
 from zk0.errors import ClientError
 from zk0.executors.process import ProcessExecutor
-from zk0.executors.worker import worker_lock
-from zk0.records import ArtifactRef, ClientResult, ClientTask, RoundState
-from zk0.run_store import RunStore
+from zk0.files import atomic
+from zk0.learning.checkpoint import FitCheckpoint, LiveFit
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
+from zk0.work.lock import worker_lock
+from zk0.work.records import ArtifactRef, ClientResult, ClientTask
 
 pytestmark = pytest.mark.slow
 
@@ -87,9 +89,10 @@ class Fit:
 
 def work(payload: str, losses_file: str, kill: str, at: int) -> None:
     """In the worker process: `run_task`, killed before (`step`) or after (`saved`) the checkpoint at a step."""
-    from zk0 import client_app, training
+    from zk0.client.run import run_task
+    from zk0.learning import training
 
-    fit, after_step = training.fit, fit_checkpoint.FitCheckpoint.after_step
+    fit, after_step = training.fit, FitCheckpoint.after_step
 
     def recorded(*arguments: Any) -> training.FitOutcome:
         outcome = fit(*arguments)
@@ -98,21 +101,22 @@ def work(payload: str, losses_file: str, kill: str, at: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return outcome
 
-    def watched(self: fit_checkpoint.FitCheckpoint, live: fit_checkpoint.LiveFit) -> None:
+    def watched(self: FitCheckpoint, live: LiveFit) -> None:
         for moment in ("step", "saved"):
             if (kill, at) == (moment, live.step):
                 os.kill(os.getpid(), signal.SIGKILL)
             if moment == "step":
                 after_step(self, live)
 
-    training.fit, fit_checkpoint.FitCheckpoint.after_step = recorded, watched
+    training.fit, FitCheckpoint.after_step = recorded, watched
     task = ClientTask.model_validate_json(payload)
     with worker_lock(task):
-        client_app.run_task(task)
+        run_task(task)
 
 
 def prepare(folder: Path, name: str, **changes: Any) -> Fit:
-    from zk0 import client_app, data
+    from zk0.client.inputs import read_tensors
+    from zk0.data import statistics
 
     changes = {
         "training__steps": STEPS,
@@ -127,8 +131,8 @@ def prepare(folder: Path, name: str, **changes: Any) -> Fit:
     if config.data.normalization == "federated":
         counted = executor.run(store.task("statistics", 0, "kitchen"))
         assert counted.tensors is not None
-        stats = store.place(0, "stats", client_app.read_tensors(store.folder, counted.tensors))
-        assert data.unflatten_stats(client_app.read_tensors(store.folder, stats))
+        stats = store.place(0, "stats", read_tensors(store.folder, counted.tensors))
+        assert statistics.unflatten_stats(read_tensors(store.folder, stats))
     initial = executor.run(store.task("init", 0, "server"))
     assert initial.tensors is not None
     state = RoundState(server_round=1, arrays=initial.tensors, stats=stats)
@@ -137,7 +141,7 @@ def prepare(folder: Path, name: str, **changes: Any) -> Fit:
 
 
 def holdout() -> int:
-    from zk0.data import open_metadata
+    from zk0.data.datasets import open_metadata
 
     dataset = validate_config(small_run(Path())).clients[0]
     return int(open_metadata(dataset).total_episodes) - 1

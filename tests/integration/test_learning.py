@@ -13,13 +13,23 @@ from accelerate.state import AcceleratorState
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.utils.random_utils import set_seed
 
-from zk0 import client_app, data, policy, preflight, training
-from zk0.aggregation import ServerRound
+from zk0.aggregation.server_round import ServerRound
+from zk0.client.export import save_policy
+from zk0.client.inputs import read_tensors
+from zk0.client.run import run_task
 from zk0.config import RunConfig
-from zk0.errors import ConfigError
-from zk0.policy import Policy, Processor
-from zk0.records import ClientResult, ClientTask, RoundState
-from zk0.run_store import RunStore
+from zk0.data.datasets import build_dataset, open_metadata, split_episodes
+from zk0.data.statistics import aggregate, episode_statistics, flatten_stats, unflatten_stats
+from zk0.errors import ConfigError, PolicyError
+from zk0.learning import training
+from zk0.learning.evaluation import evaluate
+from zk0.learning.exchange import exchanged_tensors, load_exchanged_tensors
+from zk0.learning.policy import Policy, Processor, base_path, build_policy, load_policy_config
+from zk0.learning.processors import build_processors
+from zk0.preflight import checks
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
+from zk0.work.records import ClientResult, ClientTask
 
 MakeConfig = Callable[..., RunConfig]
 pytestmark = pytest.mark.slow
@@ -28,13 +38,13 @@ pytestmark = pytest.mark.slow
 def load(config: RunConfig, index: int = 0) -> tuple[Policy, Processor, Processor, LeRobotDataset]:
     """The policy, its processors and the training episodes of a client, as `train` makes them."""
     dataset = config.clients[index]
-    meta = data.open_metadata(dataset)
-    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+    meta = open_metadata(dataset)
+    base = load_policy_config(config.policy, base_path(config.policy, Path()))
     set_seed(1)
-    built = policy.build_policy(base, config.peft, meta, dataset.rename_map)
-    before, after = policy.build_processors(base, None, dataset.rename_map)
-    episodes, _ = data.split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
-    return built, before, after, data.build_dataset(dataset, meta, built.config, config.data, episodes)
+    built = build_policy(base, config.peft, meta, dataset.rename_map)
+    before, after = build_processors(base, None, dataset.rename_map)
+    episodes, _ = split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
+    return built, before, after, build_dataset(dataset, meta, built.config, config.data, episodes)
 
 
 def fit(
@@ -49,7 +59,7 @@ def fit(
 
 def run_work(store: RunStore, kind: str, server_round: int, client: str, state: RoundState | None) -> ClientResult:
     task: ClientTask = store.task(kind, server_round, client, state)  # type: ignore[arg-type]
-    return client_app.run_task(task)
+    return run_task(task)
 
 
 def first_state(store: RunStore) -> RoundState:
@@ -70,10 +80,10 @@ def test_the_loss_falls_and_the_frozen_weights_stay(small_config: MakeConfig) ->
 def test_held_out_episodes_are_neither_trained_on_nor_counted(small_config: MakeConfig) -> None:
     config = small_config(evaluation__holdout_episodes=5)
     *_, frames = load(config)
-    meta = data.open_metadata(config.clients[0])
+    meta = open_metadata(config.clients[0])
     seen = {int(episode) for episode in frames.hf_dataset["episode_index"]}
     assert seen == set(range(meta.total_episodes - 5))
-    stats = data.episode_statistics(meta, sorted(seen))
+    stats = episode_statistics(meta, sorted(seen))
     actions = np.stack([np.asarray(action) for action in frames.hf_dataset["action"]])
     np.testing.assert_allclose(stats["action"]["mean"], actions.mean(0), atol=1e-3)
     np.testing.assert_allclose(stats["action"]["std"], actions.std(0), atol=1e-3)
@@ -117,7 +127,7 @@ def test_full_fine_tuning_trains_what_the_policy_says_and_sends_all_of_it(small_
     state = first_state(store)
     update = run_work(store, "train", 1, config.clients[0].name, state).tensors
     assert update is not None
-    start, end = (client_app.read_tensors(store.folder, ref) for ref in (state.arrays, update))
+    start, end = (read_tensors(store.folder, ref) for ref in (state.arrays, update))
     assert start.keys() == end.keys() == trainable
     moved = {name for name in trainable if not np.array_equal(start[name], end[name])}
     assert len(moved) > 0.9 * len(trainable)  # the last layer's text branch feeds nothing
@@ -135,16 +145,16 @@ def test_the_adaptive_factor_scales_the_learning_rate_under_the_schedule(small_c
             lr_scale=0.5,
         )
         assert here.lr == pytest.approx(there.lr)
-        for name, value in policy.exchanged_tensors(expected).items():
-            np.testing.assert_allclose(policy.exchanged_tensors(scaled)[name], value, atol=1e-6, err_msg=name)
+        for name, value in exchanged_tensors(expected).items():
+            np.testing.assert_allclose(exchanged_tensors(scaled)[name], value, atol=1e-6, err_msg=name)
 
 
 def test_a_strong_proximal_term_keeps_the_client_near(small_config: MakeConfig) -> None:
     config = small_config(training__steps=6)
-    start = policy.exchanged_tensors(load(config)[0])
+    start = exchanged_tensors(load(config)[0])
 
     def distance(mu: float) -> float:
-        end = policy.exchanged_tensors(fit(config, mu)[0])
+        end = exchanged_tensors(fit(config, mu)[0])
         return math.sqrt(sum(float(((end[name] - start[name]) ** 2).sum()) for name in start))
 
     assert distance(100.0) < 0.9 * distance(0.0)
@@ -207,7 +217,7 @@ def test_fp16_scales_the_loss_and_unscales_the_gradients(small_config: MakeConfi
 def test_fp16_without_a_gpu_is_refused(small_config: MakeConfig, device: str) -> None:
     config = small_config(training__amp="fp16", policy__device=device)
     with pytest.raises(ConfigError, match=r"training.amp = 'fp16': needs a GPU .* use 'bf16' or 'no'"):
-        preflight.preflight(config)
+        checks.preflight(config)
 
 
 def test_a_client_may_take_steps_of_its_own(small_config: MakeConfig) -> None:
@@ -225,37 +235,37 @@ def test_a_client_may_take_steps_of_its_own(small_config: MakeConfig) -> None:
 
 @pytest.mark.parametrize(("key", "value"), [("lr", 5e-4), ("grad_clip_norm", 1e-3), ("batch_size", 3)])
 def test_training_keys_change_the_result(small_config: MakeConfig, key: str, value: float) -> None:
-    first = policy.exchanged_tensors(fit(small_config())[0])
-    other = policy.exchanged_tensors(fit(small_config(**{f"training__{key}": value}))[0])
+    first = exchanged_tensors(fit(small_config())[0])
+    other = exchanged_tensors(fit(small_config(**{f"training__{key}": value}))[0])
     assert any(not np.array_equal(first[name], other[name]) for name in first)
 
 
 def test_num_workers_changes_nothing_but_the_process(small_config: MakeConfig) -> None:
-    first = policy.exchanged_tensors(fit(small_config())[0])
-    other = policy.exchanged_tensors(fit(small_config(training__num_workers=1))[0])
+    first = exchanged_tensors(fit(small_config())[0])
+    other = exchanged_tensors(fit(small_config(training__num_workers=1))[0])
     assert all(np.array_equal(first[name], other[name]) for name in first)
 
 
 def test_exchanged_tensors_go_in_and_out_by_name(small_config: MakeConfig) -> None:
-    trained = policy.exchanged_tensors(fit(small_config())[0])
+    trained = exchanged_tensors(fit(small_config())[0])
     fresh = load(small_config())[0]
-    policy.load_exchanged_tensors(fresh, dict(reversed(trained.items())))
-    again = policy.exchanged_tensors(fresh)
+    load_exchanged_tensors(fresh, dict(reversed(trained.items())))
+    again = exchanged_tensors(fresh)
     assert list(again) == sorted(trained)
     assert all(np.array_equal(again[name], trained[name]) for name in trained)
 
 
 def test_tensors_of_another_shape_are_refused(small_config: MakeConfig) -> None:
-    tensors = policy.exchanged_tensors(load(small_config(peft__r=8))[0])
-    with pytest.raises(policy.PolicyError, match=r"the global tensor .* has shape"):
-        policy.load_exchanged_tensors(load(small_config(peft__r=4))[0], tensors)
+    tensors = exchanged_tensors(load(small_config(peft__r=8))[0])
+    with pytest.raises(PolicyError, match=r"the global tensor .* has shape"):
+        load_exchanged_tensors(load(small_config(peft__r=4))[0], tensors)
 
 
 def test_target_modules_and_rank_decide_what_travels(small_config: MakeConfig) -> None:
-    default = policy.exchanged_tensors(load(small_config())[0])
-    other = policy.exchanged_tensors(load(small_config(peft__target_modules=r".*lm_expert.*\.(k|o)_proj"))[0])
-    full = policy.exchanged_tensors(load(small_config(peft__enabled=False))[0])
-    saved = policy.exchanged_tensors(load(small_config(peft__full_training_modules=["action_out_proj"]))[0])
+    default = exchanged_tensors(load(small_config())[0])
+    other = exchanged_tensors(load(small_config(peft__target_modules=r".*lm_expert.*\.(k|o)_proj"))[0])
+    full = exchanged_tensors(load(small_config(peft__enabled=False))[0])
+    saved = exchanged_tensors(load(small_config(peft__full_training_modules=["action_out_proj"]))[0])
     assert default.keys() != other.keys()
     assert not any("lora" in name for name in full)
     assert any("action_out_proj" in name and "lora" not in name for name in saved)
@@ -279,16 +289,16 @@ def test_ffa_trains_and_sends_b_alone(small_config: MakeConfig) -> None:
     assert [name for name in trainable if "action_out_proj" in name]
     store = RunStore.create_or_open(config, "ffa")
     state = first_state(store)
-    start = client_app.read_tensors(store.folder, state.arrays)
+    start = read_tensors(store.folder, state.arrays)
     sent = [run_work(store, "train", 1, client.name, state).tensors for client in config.clients]
     for ref in sent:
         assert ref is not None
-        update = client_app.read_tensors(store.folder, ref)
+        update = read_tensors(store.folder, ref)
         assert update.keys() == {name for name in start if "lora_A" not in name}
         assert all(not np.array_equal(value, start[name]) for name, value in update.items() if "lora_B" in name)
     trained, _ = fit(config)
     fresh, *_ = load(config)
-    whole, begun = policy.exchanged_tensors(trained), policy.exchanged_tensors(fresh)
+    whole, begun = exchanged_tensors(trained), exchanged_tensors(fresh)
     assert whole.keys() == start.keys() == begun.keys()
     for name, value in whole.items():
         assert np.array_equal(value, begun[name]) == ("lora_A" in name), name
@@ -311,9 +321,9 @@ def test_evaluation_is_in_the_robots_units(small_config: MakeConfig, tmp_path: P
     """A joint whose recorded actions are moved by 10 degrees has an error that moves with it; the others do not."""
     config = small_config(evaluation__frame_stride=12)
     built, before, after, frames = load(config)
-    first = client_app.evaluate(built, before, after, frames, config.evaluation, seed=5)
-    again = client_app.evaluate(built, before, after, frames, config.evaluation, seed=5)
-    other = client_app.evaluate(built, before, after, frames, config.evaluation, seed=6)
+    first = evaluate(built, before, after, frames, config.evaluation, seed=5)
+    again = evaluate(built, before, after, frames, config.evaluation, seed=5)
+    other = evaluate(built, before, after, frames, config.evaluation, seed=6)
     assert first == again
     assert first["loss"] != other["loss"]
     arm = [value for name, value in first["joint_error"].items() if name != "gripper"]
@@ -336,7 +346,7 @@ def test_the_error_of_a_perfect_prediction_is_zero(small_config: MakeConfig) -> 
 
     inner.forward = remember
     inner.predict_action_chunk = lambda batch, **kwargs: recorded[-1]
-    result = client_app.evaluate(built, before, after, frames, config.evaluation, seed=5)
+    result = evaluate(built, before, after, frames, config.evaluation, seed=5)
     assert max(result["joint_error"].values()) < 1e-3
 
 
@@ -345,34 +355,30 @@ def test_act_from_scratch_with_federated_statistics(small_config: MakeConfig) ->
     small = {"chunk_size": 8, "n_action_steps": 4, "dim_model": 32, "n_heads": 2, "dim_feedforward": 32}
     small |= {"n_encoder_layers": 1, "n_decoder_layers": 1, "pretrained_backbone_weights": None}
     changes = {"policy": {"type": "act", "device": "cpu", "overrides": small}, "peft__enabled": False}
-    config = preflight.preflight(small_config(**changes, data__normalization="federated")).config
+    config = checks.preflight(small_config(**changes, data__normalization="federated")).config
     store = RunStore.create_or_open(config, "act")
     statistics = [run_work(store, "statistics", 0, client.name, None) for client in config.clients]
-    merged = data.aggregate(
-        [
-            data.unflatten_stats(client_app.read_tensors(store.folder, item.tensors))
-            for item in statistics
-            if item.tensors
-        ]
+    merged = aggregate(
+        [unflatten_stats(read_tensors(store.folder, item.tensors)) for item in statistics if item.tensors]
     )
     assert int(merged["action"]["count"][0]) == sum(item.num_examples for item in statistics)
-    stats = store.place(0, "stats", data.flatten_stats(merged))
+    stats = store.place(0, "stats", flatten_stats(merged))
     state = first_state(store).model_copy(update={"stats": stats})
     update = run_work(store, "train", 1, "kitchen", state)
     evaluation = run_work(store, "evaluate", 1, "workshop", state)
     assert update.tensors is not None
-    assert "model.action_head.weight" in client_app.read_tensors(store.folder, update.tensors)
+    assert "model.action_head.weight" in read_tensors(store.folder, update.tensors)
     assert evaluation.metrics["action_error_deg"] > 0
 
 
 def test_a_feature_without_statistics_is_refused(small_config: MakeConfig) -> None:
     config = small_config()
-    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+    base = load_policy_config(config.policy, base_path(config.policy, Path()))
     load(config)
-    stats = data.open_metadata(config.clients[0]).stats
+    stats = open_metadata(config.clients[0]).stats
     del stats["observation.state"]
-    with pytest.raises(policy.PolicyError, match=r"'observation.state' is to be normalised .* no statistics"):
-        policy.build_processors(base, stats, {})
+    with pytest.raises(PolicyError, match=r"'observation.state' is to be normalised .* no statistics"):
+        build_processors(base, stats, {})
 
 
 def test_merged_and_adapted_policies_act_alike(small_config: MakeConfig, tmp_path: Path) -> None:
@@ -390,7 +396,7 @@ def test_merged_and_adapted_policies_act_alike(small_config: MakeConfig, tmp_pat
     actions = []
     for merge in (False, True):
         folder = tmp_path / f"merged-{merge}"
-        client_app.save_policy(work, config, folder, merge=merge)
+        save_policy(work, config, folder, merge=merge)
         written = PreTrainedConfig.from_pretrained(folder)
         written.pretrained_path = folder
         loaded = make_policy(written, ds_meta=frames.meta)
@@ -411,6 +417,6 @@ def test_reading_a_policy_leaves_no_temporary_file(
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     config = small_config()
-    policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+    load_policy_config(config.policy, base_path(config.policy, Path()))
     assert list(scratch.iterdir()) == []
     assert tempfile.gettempdir() == str(scratch)

@@ -13,10 +13,14 @@ from accelerate.state import AcceleratorState
 from lerobot.utils.random_utils import set_seed
 from numpy.typing import NDArray
 
-from zk0 import data, micro_batches, policy, training
 from zk0.config import RunConfig
-from zk0.evaluation import evaluate
-from zk0.micro_batches import MicroBatchedPolicy
+from zk0.data.datasets import build_dataset, open_metadata
+from zk0.learning import micro_batches, training
+from zk0.learning.evaluation import evaluate
+from zk0.learning.exchange import exchanged_tensors
+from zk0.learning.micro_batches import MicroBatchedPolicy
+from zk0.learning.policy import base_path, build_policy, load_policy_config
+from zk0.learning.processors import build_processors
 
 MakeConfig = Callable[..., RunConfig]
 pytestmark = pytest.mark.slow
@@ -26,16 +30,16 @@ STEPS, BATCH = 4, 6
 def fit(config: RunConfig, mu: float = 0.0, micro: int | None = None) -> tuple[dict[str, NDArray[Any]], Any]:
     """Weights and outcome of a few steps; the last frames of episodes, with their padding, are in the batches."""
     dataset = config.clients[0]
-    meta = data.open_metadata(dataset)
-    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+    meta = open_metadata(dataset)
+    base = load_policy_config(config.policy, base_path(config.policy, Path()))
     set_seed(1)
-    built = policy.build_policy(base, config.peft, meta, dataset.rename_map)
-    before, _ = policy.build_processors(base, None, dataset.rename_map)
-    frames = data.build_dataset(dataset, meta, built.config, config.data, [0])
+    built = build_policy(base, config.peft, meta, dataset.rename_map)
+    before, _ = build_processors(base, None, dataset.rename_map)
+    frames = build_dataset(dataset, meta, built.config, config.data, [0])
     set_seed(2)
     local = training.LocalRound(seed=3, first_step=0, total_steps=20, proximal_mu=mu, micro_batch_size=micro)
     outcome = training.fit(built, before, frames, config.training, local)
-    return policy.exchanged_tensors(built), outcome
+    return exchanged_tensors(built), outcome
 
 
 def distance(one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]]) -> float:
@@ -118,11 +122,11 @@ def numbers(node: Any) -> list[float]:
 def test_an_evaluation_in_micro_batches_gives_the_same_figures(small_config: MakeConfig) -> None:
     config = small_config(evaluation__frame_stride=8)
     dataset = config.clients[0]
-    meta = data.open_metadata(dataset)
-    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
-    built = policy.build_policy(base, config.peft, meta, dataset.rename_map)
-    before, after = policy.build_processors(base, None, dataset.rename_map)
-    frames = data.build_dataset(dataset, meta, built.config, config.data, [0, 1])
+    meta = open_metadata(dataset)
+    base = load_policy_config(config.policy, base_path(config.policy, Path()))
+    built = build_policy(base, config.peft, meta, dataset.rename_map)
+    before, after = build_processors(base, None, dataset.rename_map)
+    frames = build_dataset(dataset, meta, built.config, config.data, [0, 1])
 
     def figures(size: int | None, seed: int = 5) -> dict[str, Any]:
         return evaluate(built, before, after, frames, config.evaluation, seed=seed, micro_batch_size=size)

@@ -15,15 +15,17 @@ from safetensors.numpy import load_file
 
 from benchmarks.service import CommandLine, small_run
 from tests.cgroups import limited_cgroup
-from zk0 import findings, guard
-from zk0.attempts import failed_causes
 from zk0.config import RunConfig, validate_config
 from zk0.errors import QuarantineError
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.worker import NO_MEMORY
-from zk0.memory_sampler import read_samples
-from zk0.records import ClientResult, ClientTask, RoundState
-from zk0.run_store import RunStore
+from zk0.memory import client_limits
+from zk0.memory.guard import run_guarded
+from zk0.memory.samples import read_samples
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
+from zk0.work.attempts import failed_causes
+from zk0.work.records import ClientResult, ClientTask
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -41,7 +43,7 @@ def begin(config: RunConfig, name: str) -> tuple[RunStore, ClientTask]:
 
 def fit(config: RunConfig, name: str) -> tuple[ClientTask, ClientResult]:
     store, task = begin(config, name)
-    return task, guard.run_guarded(ProcessExecutor(config.executor).run, task, store.config)
+    return task, run_guarded(ProcessExecutor(config.executor).run, task, store.config)
 
 
 def update_of(result: ClientResult, task: ClientTask) -> dict[str, np.ndarray]:
@@ -88,7 +90,7 @@ def test_a_soft_limit_ends_the_fit_cleanly_and_it_goes_on_in_half_the_micro_batc
     assert re.search(r"The fit goes on after step [12], from its checkpoint", log)
     assert_equal_but_for_rounding(task, result, undisturbed)
     assert {"load", "train"} <= {sample["phase"] for sample in read_samples(task.folder)}
-    known = findings.read(Path(task.run_dir), "kitchen", "train")
+    known = client_limits.read(Path(task.run_dir), "kitchen", "train")
     assert known is not None
     assert known.micro_batch_size == BATCH // 2
     assert "soft limit" in known.notes[0].figures
@@ -155,7 +157,7 @@ def test_a_kill_by_the_kernel_is_recognised_and_survived(
             process.stdin.close()
     assert failed_causes(task.folder, "train") == ["out_of_memory"]
     assert result.metrics["micro_batch_size"] == BATCH // 2
-    known = findings.read(store.folder, "kitchen", "train")
+    known = client_limits.read(store.folder, "kitchen", "train")
     assert known is not None
     assert "killed by the kernel, out of memory" in known.notes[0].figures
     assert "GiB that the cgroup allows" in known.notes[0].figures
@@ -167,7 +169,7 @@ def test_a_sigkill_without_the_kernels_doing_is_no_out_of_memory(small_config: C
     import threading
 
     from tests.integration.test_fit_checkpoint import cause_of
-    from zk0.executors.worker import lock_path
+    from zk0.work.lock import lock_path
 
     config = small_config(training__steps=2000, memory__sample_interval_s=0.1)
     _, task = begin(config, "sigkill")
@@ -210,10 +212,10 @@ def test_below_one_the_client_is_quarantined_and_the_quorum_decides(zk0: Command
     assert "is quarantined: train runs out of memory even with one frame at once" in text
     folder = zk0.outputs / "tiny"
     for client in ("kitchen", "workshop"):
-        known = findings.read(folder, client, "train")
+        known = client_limits.read(folder, client, "train")
         assert known is not None
         assert [note.micro_batch_size for note in known.notes] == [4, 2, 1]
-    findings.path_of(folder, "kitchen", "train").unlink()
+    client_limits.path_of(folder, "kitchen", "train").unlink()
     zk0.run("run", config, "--name", "tiny", "--set", "memory.soft_limit=0")
     for line in zk0.metrics("tiny")[1:]:
         assert set(line["train"]) == {"kitchen"}

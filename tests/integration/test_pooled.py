@@ -7,10 +7,13 @@ import pytest
 import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-from zk0 import data, policy, training
 from zk0.config import RunConfig
+from zk0.data.datasets import build_dataset, open_metadata
+from zk0.data.pooled import PooledDataset
 from zk0.errors import DatasetError
-from zk0.pooled import PooledDataset
+from zk0.learning import training
+from zk0.learning.policy import base_path, build_policy, load_policy_config
+from zk0.learning.processors import build_processors
 
 FRONT, OTHER = "observation.images.front", "observation.images.other"
 MakeConfig = Callable[..., RunConfig]
@@ -25,9 +28,9 @@ def config(small_config: MakeConfig) -> RunConfig:
 @pytest.fixture
 def opened(config: RunConfig) -> list[LeRobotDataset]:
     """Some episodes of two clients' recordings, not the first ones of the second."""
-    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
+    base = load_policy_config(config.policy, base_path(config.policy, Path()))
     return [
-        data.build_dataset(client, data.open_metadata(client), base, config.data, episodes)
+        build_dataset(client, open_metadata(client), base, config.data, episodes)
         for client, episodes in zip(config.clients[:2], ([0, 1], [3]), strict=True)
     ]
 
@@ -60,9 +63,9 @@ def test_other_features_are_refused(opened: list[LeRobotDataset]) -> None:
 def test_a_fit_on_it_sees_the_frames_of_all(
     config: RunConfig, opened: list[LeRobotDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
-    built = policy.build_policy(base, config.peft, opened[0].meta, {})
-    preprocessor, _ = policy.build_processors(base, None, {})
+    base = load_policy_config(config.policy, base_path(config.policy, Path()))
+    built = build_policy(base, config.peft, opened[0].meta, {})
+    preprocessor, _ = build_processors(base, None, {})
     pooled = PooledDataset(opened)
     seen: list[int] = []
     take = PooledDataset.__getitem__

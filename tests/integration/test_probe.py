@@ -6,10 +6,10 @@ import pytest
 
 from benchmarks.service import CommandLine
 from zk0.config import RunConfig
+from zk0.executors.calls import preflight
 from zk0.executors.process import ProcessExecutor
-from zk0.executors.worker import preflight
-from zk0.records import RoundState
-from zk0.run_store import RunStore
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
 
 pytestmark = pytest.mark.slow
 BATCH = 64

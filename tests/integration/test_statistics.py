@@ -13,12 +13,24 @@ from lerobot.datasets.compute_stats import aggregate_stats
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from zk0 import client_app, data, preflight
+from zk0.client.export import save_policy
+from zk0.client.inputs import load_global
+from zk0.client.run import run_task
 from zk0.config import DatasetConfig, RunConfig, resolve_path
+from zk0.data.datasets import open_metadata
+from zk0.data.statistics import (
+    Stats,
+    aggregate,
+    flatten_stats,
+    recorded_statistics,
+    training_statistics,
+    unflatten_stats,
+)
 from zk0.errors import ConfigError, DatasetError
-from zk0.executors import worker
-from zk0.records import RoundState
-from zk0.run_store import RunStore
+from zk0.executors import calls
+from zk0.preflight import checks
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
 
 pytestmark = pytest.mark.slow
 MakeConfig = Callable[..., RunConfig]
@@ -46,8 +58,8 @@ def plain(rows: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     return {"mean": mean, "std": np.sqrt(((rows - mean) ** 2).mean(0)), "min": rows.min(0), "max": rows.max(0)}
 
 
-def statistics(dataset: DatasetConfig) -> data.Stats:
-    return data.training_statistics(data.open_metadata(dataset), HOLDOUT)
+def statistics(dataset: DatasetConfig) -> Stats:
+    return training_statistics(open_metadata(dataset), HOLDOUT)
 
 
 @pytest.fixture
@@ -77,12 +89,12 @@ def test_a_clients_statistics_are_those_of_its_training_frames(name: str, featur
         np.testing.assert_allclose(found[statistic], wanted[statistic], **SAME)
     leaking = plain(training_rows(dataset, feature, holdout=0))
     assert not np.allclose(found["mean"], leaking["mean"], **SAME)
-    np.testing.assert_allclose(data.open_metadata(dataset).stats[feature]["mean"], leaking["mean"], **SAME)
+    np.testing.assert_allclose(open_metadata(dataset).stats[feature]["mean"], leaking["mean"], **SAME)
 
 
 def test_held_out_episodes_never_enter(private: DatasetConfig) -> None:
     before = statistics(private)
-    total = data.open_metadata(private).total_episodes
+    total = open_metadata(private).total_episodes
     for feature in (STATE, ACTION, "observation.images.front"):
         for name in NAMES:
             column = f"stats/{feature}/{name}"
@@ -101,9 +113,9 @@ def test_the_federated_statistics_are_those_of_all_training_frames(tmp_path: Pat
     datasets = [shipped("kitchen"), shipped("unseen")]
     files = []
     for dataset in datasets:
-        save_file(data.flatten_stats(statistics(dataset)), files_path := tmp_path / f"{dataset.name}.safetensors")
+        save_file(flatten_stats(statistics(dataset)), files_path := tmp_path / f"{dataset.name}.safetensors")
         files.append(str(files_path))
-    merged = data.unflatten_stats(worker.aggregate_statistics(files))
+    merged = unflatten_stats(calls.aggregate_statistics(files))
     for feature in (STATE, ACTION):
         parts = [training_rows(dataset, feature) for dataset in datasets]
         wanted = plain(np.concatenate(parts))
@@ -120,11 +132,11 @@ def test_they_are_what_lerobot_aggregates_of_the_same_episodes() -> None:
     datasets = [shipped("kitchen"), shipped("unseen")]
     episodes = []
     for dataset in datasets:
-        meta = data.open_metadata(dataset)
-        recorded = data.recorded_statistics(meta)
+        meta = open_metadata(dataset)
+        recorded = recorded_statistics(meta)
         episodes += [recorded[episode] for episode in range(meta.total_episodes - HOLDOUT)]
     wanted = aggregate_stats(episodes)
-    merged = data.aggregate([statistics(dataset) for dataset in datasets])
+    merged = aggregate([statistics(dataset) for dataset in datasets])
     for feature in (STATE, ACTION):
         for name, value in wanted[feature].items():
             np.testing.assert_allclose(merged[feature][name], value, rtol=1e-9, atol=1e-9)
@@ -141,11 +153,11 @@ def test_a_missing_statistic_is_named(private: DatasetConfig, column: str) -> No
 
 def test_own_statistics_stay_with_their_client(small_config: MakeConfig, tmp_path: Path) -> None:
     unseen = [{"name": "unseen", "repo_id": "zk0/unseen", "root": "asset:datasets/unseen"}]
-    config = preflight.preflight(
+    config = checks.preflight(
         small_config(data__normalization="own", evaluation__datasets=unseen, evaluation__holdout_episodes=HOLDOUT)
     ).config
     store = RunStore.create_or_open(config, "own")
-    initial = client_app.run_task(store.task("init", 0, "server"))
+    initial = run_task(store.task("init", 0, "server"))
     assert initial.tensors is not None
     state = RoundState(server_round=0, arrays=initial.tensors)
     task = store.task("train", 1, "kitchen", state)
@@ -155,14 +167,14 @@ def test_own_statistics_stay_with_their_client(small_config: MakeConfig, tmp_pat
             means_of(store, state, dataset), plain(training_rows(dataset, ACTION))["mean"], rtol=1e-4
         )
     base = means_of(store, state, config.evaluation.datasets[0])
-    client_app.run_task(task)
-    client_app.run_task(store.task("evaluate", 1, "workshop", state))
+    run_task(task)
+    run_task(store.task("evaluate", 1, "workshop", state))
     named = [path.name for path in store.folder.rglob("*") if "stat" in path.name]
     assert named == []
     work = store.task("evaluate", 1, "workshop", state)
     for own, wanted in ((False, base), (True, means_of(store, state, config.clients[1]))):
         folder = tmp_path / f"own-{own}"
-        client_app.save_policy(work, config, folder, merge=False, own=own)
+        save_policy(work, config, folder, merge=False, own=own)
         saved = load_means(folder)
         np.testing.assert_allclose(saved, wanted, rtol=1e-5)
     assert not np.allclose(base, means_of(store, state, config.clients[1]), rtol=1e-2)
@@ -171,7 +183,7 @@ def test_own_statistics_stay_with_their_client(small_config: MakeConfig, tmp_pat
 def means_of(store: RunStore, state: RoundState, dataset: DatasetConfig) -> NDArray[np.float64]:
     """The action means by which a dataset's work is normalised."""
     task = store.task("evaluate", 1, dataset.name, state)
-    loaded = client_app._load_global(task, store.config, dataset, data.open_metadata(dataset))
+    loaded = load_global(task, store.config, dataset, open_metadata(dataset))
     return next(
         step.state_dict()[f"{ACTION}.mean"].numpy() for step in loaded[2].steps if f"{ACTION}.mean" in step.state_dict()
     )

@@ -8,8 +8,8 @@ import pytest
 from scripts.true_size import write_base
 from zk0.config import RunConfig
 from zk0.executors.process import ProcessExecutor
-from zk0.records import RoundState
-from zk0.run_store import RunStore
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
 
 PARAMETERS = 450_000_000
 

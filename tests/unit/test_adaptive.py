@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from benchmarks.service import small_run
-from zk0.adaptive import active, boosted_steps, decide, dynamic_mu, plateau
+from zk0.aggregation.adaptive import active, boosted_steps, decide, dynamic_mu, plateau
 from zk0.config import validate_config
-from zk0.run_store import RunStore
-from zk0.scores import METRICS, Metric
+from zk0.metrics.scores import METRICS, Metric
+from zk0.runs.store import RunStore
 
 ERROR = METRICS["action_error"]
 

@@ -21,11 +21,14 @@ from flwr.serverapp.strategy import (
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
-from zk0 import aggregation, atomic
-from zk0.aggregation import LazyArray, NodeGrid, ServerRound, load_strategy_state, make_strategy, strategy_state
+from zk0.aggregation.admission import check_update
+from zk0.aggregation.flower import LazyArray, NodeGrid, ensure_task_identity, seeded
+from zk0.aggregation.server_round import ServerRound
+from zk0.aggregation.strategies import load_strategy_state, make_strategy, strategy_state
 from zk0.config import FederationConfig, RunConfig
 from zk0.errors import ClientError, QuorumError, StorageError
-from zk0.records import ArtifactRef, ClientFailure, ClientResult
+from zk0.files import atomic
+from zk0.work.records import ArtifactRef, ClientFailure, ClientResult
 
 CLIENTS = ("delta", "alpha", "charlie", "bravo", "echo")
 
@@ -226,7 +229,7 @@ def test_an_update_that_does_not_fit_is_refused_by_name(
     spoil(update)
     bad = result(tmp_path, "delta", update)
     with pytest.raises(ClientError, match=f"client 'delta', round 1: tensor {reason}") as caught:
-        aggregation.check_update(bad, tmp_path, arrays)
+        check_update(bad, tmp_path, arrays)
     assert caught.value.cause == "bad_data"
     others = [result(tmp_path, client) for client in CLIENTS[1:]]
     attempt = ServerRound(make_config(), 1, arrays)
@@ -238,7 +241,7 @@ def test_an_update_that_does_not_fit_is_refused_by_name(
 def test_nothing_trained_is_refused(arrays: Path, tmp_path: Path) -> None:
     for empty in (result(tmp_path, "alpha", num_examples=0), result(tmp_path, "alpha", tensors=None)):
         with pytest.raises(ClientError, match="nothing was trained"):
-            aggregation.check_update(empty, tmp_path, arrays)
+            check_update(empty, tmp_path, arrays)
 
 
 def test_an_update_changed_on_disk_is_a_storage_error(arrays: Path, tmp_path: Path) -> None:
@@ -328,10 +331,10 @@ def rounds(
     strategy: Strategy, start: dict[str, NDArray[Any]], which: range
 ) -> tuple[dict[str, NDArray[Any]], Strategy]:
     """Rounds with three nodes whose updates depend on the weights, the round and the node."""
-    aggregation._ensure_task_identity()
+    ensure_task_identity()
     current = start
     for server_round in which:
-        with aggregation._seeded(server_round):
+        with seeded(server_round):
             messages = list(strategy.configure_train(server_round, eager(current), ConfigRecord(), NodeGrid(3)))
             messages.sort(key=lambda message: message.metadata.dst_node_id)
             replies = []

@@ -8,15 +8,15 @@ import pytest
 from PIL import Image
 
 from benchmarks.service import small_run
-from tasks.artifacts import _message, round_table, summary
-from zk0 import atomic
-from zk0.attempts import failed_causes, note_failure
-from zk0.closed_loop import Success
 from zk0.config import validate_config
 from zk0.errors import ClientError
+from zk0.files import atomic
+from zk0.metrics.success import Success
 from zk0.report.charts import CHARTS, draw_charts
 from zk0.report.joints import draw_joint_charts
-from zk0.run_store import RunStore
+from zk0.report.markdown import round_message, round_table, summary
+from zk0.runs.store import RunStore
+from zk0.work.attempts import failed_causes, note_failure
 
 
 def line(server_round: int, error: float, **changes: Any) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def test_success_in_closed_loop_stands_in_table_summary_and_message(tmp_path: Pa
     assert "| bench | 1/4 = 25.0% [4.6%, 69.9%] | 3/4 = 75.0% [30.1%, 95.4%] |" in text
     assert "| attic | 2/4 = 50.0% [15.0%, 85.0%] |  |" in text
     assert text.index("eval_episode_9.mp4") < text.index("eval_episode_10.mp4")
-    assert "action error  deg, success 3/4 = 75.0%" in _message(config, 1, rounds)
+    assert "action error  deg, success 3/4 = 75.0%" in round_message(config, 1, rounds)
     assert "Success in closed loop" not in summary(store, ROUNDS)
 
 

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from zk0 import atomic
 from zk0.errors import StorageError
+from zk0.files import atomic
 
 
 def test_bytes_and_json_come_back_with_their_digest(tmp_path: Path) -> None:

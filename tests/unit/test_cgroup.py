@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cgroups import limited_cgroup
-from zk0 import cgroup
+from zk0.memory import cgroup
 
 V1_MOUNT = "35 31 0:29 {root} {top} rw,relatime - cgroup cgroup rw,memory\n"
 V2_MOUNT = "41 31 0:38 {root} {top} rw,relatime - cgroup2 cgroup2 rw\n"

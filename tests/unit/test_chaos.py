@@ -11,7 +11,7 @@ from benchmarks.chaos import report
 from benchmarks.chaos.inotify import CREATE, MOVED_TO, OPEN, Event, Tree
 from benchmarks.chaos.phases import AIMS, PHASES, Progress, phase_of
 from benchmarks.chaos.plan import deck, shots
-from zk0 import atomic
+from zk0.files import atomic
 
 CLIENTS = ("kitchen", "workshop")
 DEAD = 4711

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from zk0.closed_loop import Plan, Success, roll_out
+from zk0.learning.closed_loop import Plan, roll_out
+from zk0.metrics.success import Success
 
 
 @pytest.mark.parametrize(

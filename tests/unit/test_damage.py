@@ -17,9 +17,10 @@ from loguru import logger
 
 from tests.unit.test_run_store import commit, fit, make_config
 from zk0.errors import BadInputError, StorageError
-from zk0.records import ClientResult, RoundState
-from zk0.results import find_finished
-from zk0.run_store import RunStore
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
+from zk0.work.records import ClientResult
+from zk0.work.results import find_finished
 
 CLIENTS = ("left", "right")
 BITS = 12

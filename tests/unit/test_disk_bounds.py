@@ -9,13 +9,16 @@ import pytest
 from loguru import logger
 
 from benchmarks.service import small_run
-from zk0 import findings, log_file, logs
-from zk0.attempts import ATTEMPTS_FILE, note_failure
 from zk0.config import LoggingConfig, validate_config
 from zk0.errors import ClientError
-from zk0.executors.left_behind import LONGEST_LINE
 from zk0.executors.process import _outcome
-from zk0.run_store import KEPT_DAMAGED, RunStore
+from zk0.layout import ATTEMPTS_FILE
+from zk0.logs import files as logs_files
+from zk0.logs.setup import KEPT_WORKER_LOGS, complete, setup_worker
+from zk0.memory import client_limits
+from zk0.runs.store import KEPT_DAMAGED, RunStore
+from zk0.work.attempts import note_failure
+from zk0.work.log import LONGEST_LINE
 
 TENSORS = {"weight": np.ones(8, np.float32)}
 
@@ -50,13 +53,13 @@ def test_rounds_do_not_pile_up(store):
 
 
 def test_a_talkative_worker_does_not_fill_the_disk(tmp_path):
-    logs.setup_worker(tmp_path / "client.log", "kitchen", 1, LoggingConfig(rotation="20 KB"))
+    setup_worker(tmp_path / "client.log", "kitchen", 1, LoggingConfig(rotation="20 KB"))
     for index in range(2000):
         logger.info("step {}: {}", index, "x" * 100)
-    logs.complete()
+    complete()
     logger.remove()
     files = list(tmp_path.iterdir())
-    assert len(files) == 1 + logs.KEPT_WORKER_LOGS
+    assert len(files) == 1 + KEPT_WORKER_LOGS
     assert sum(path.stat().st_size for path in files) < 3 * 20_000
     assert "step 1999" in (tmp_path / "client.log").read_text()
 
@@ -99,12 +102,12 @@ def test_what_libraries_write_to_stderr_does_not_fill_the_disk_and_last_words_ar
     for words in ("by Loguru", "the decoder", "by print", "Fatal Python error: Aborted"):
         assert words in text
     files = list(tmp_path.iterdir())
-    assert len(files) == 1 + logs.KEPT_WORKER_LOGS
+    assert len(files) == 1 + KEPT_WORKER_LOGS
     assert sum(path.stat().st_size for path in files) < 5 * 20_000
 
 
 def test_nothing_is_lost_by_a_rotation(tmp_path):
-    logs.setup_worker(tmp_path / "client.log", "kitchen", 1, LoggingConfig(rotation="20 KB"))
+    setup_worker(tmp_path / "client.log", "kitchen", 1, LoggingConfig(rotation="20 KB"))
     for index in range(120):
         logger.info("step {}: {}", index, "x" * 50)
     logger.remove()
@@ -118,8 +121,8 @@ def test_a_log_is_kept_small_though_no_copy_can_be_made(tmp_path, monkeypatch, c
         target.write_text("a part of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(log_file, "_copy", full)
-    logs.setup_worker(tmp_path / "client.log", "kitchen", 1, LoggingConfig(rotation="20 KB"))
+    monkeypatch.setattr(logs_files, "_copy", full)
+    setup_worker(tmp_path / "client.log", "kitchen", 1, LoggingConfig(rotation="20 KB"))
     for index in range(200):
         logger.info("step {}: {}", index, "x" * 100)
     logger.remove()
@@ -131,7 +134,7 @@ def test_a_log_is_kept_small_though_no_copy_can_be_made(tmp_path, monkeypatch, c
 
 @pytest.mark.parametrize("rotation", ["1 day", "00:00"])
 def test_a_log_that_is_rotated_by_age_is_written(tmp_path, rotation):
-    logs.setup_worker(tmp_path / "client.log", "kitchen", 1, LoggingConfig(rotation=rotation))
+    setup_worker(tmp_path / "client.log", "kitchen", 1, LoggingConfig(rotation=rotation))
     logger.info("a line")
     logger.remove()
     assert "a line" in (tmp_path / "client.log").read_text()
@@ -149,7 +152,7 @@ def test_an_endless_line_does_not_get_into_messages(store):
 
 
 def test_notes_of_a_client_do_not_pile_up(store):
-    for number in range(findings.KEPT + 20):
-        findings.ran_out(store.task("train", number, "kitchen"), 16, "figures")
-    notes = findings.read(store.folder, "kitchen", "train").notes
-    assert [note.server_round for note in notes] == list(range(20, findings.KEPT + 20))
+    for number in range(client_limits.KEPT + 20):
+        client_limits.ran_out(store.task("train", number, "kitchen"), 16, "figures")
+    notes = client_limits.read(store.folder, "kitchen", "train").notes
+    assert [note.server_round for note in notes] == list(range(20, client_limits.KEPT + 20))

@@ -16,8 +16,7 @@ from benchmarks.service import small_run
 from tests.conftest import fill
 from zk0.config import RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError, StorageError
-from zk0.executors import worker
-from zk0.executors.checked import CheckedContainers
+from zk0.executors.choice import CheckedContainers
 from zk0.executors.docker import check, visible
 from zk0.executors.docker.check import check_container, settle_places
 from zk0.executors.docker.death import TIMED_OUT, outcome
@@ -25,10 +24,12 @@ from zk0.executors.docker.gpu_turns import all_gpus, gpu_turn
 from zk0.executors.docker.log_tail import LONGEST_LINE, LogTail
 from zk0.executors.docker.mem_limit import held_bytes
 from zk0.executors.docker.settings import OOM_KILLS_LABEL, USER, common_settings, user, wanted_gpus
-from zk0.foreign import LONGEST_WORDS
-from zk0.memory import GIB, container_share
-from zk0.records import ArtifactRef, ClientResult, ClientTask, TaskKind
-from zk0.run_store import PACKAGES, RunStore, package_version
+from zk0.files.untrusted import LONGEST_WORDS
+from zk0.memory.usage import GIB, container_share
+from zk0.runs.store import RunStore
+from zk0.runs.versions import PACKAGES, package_version
+from zk0.work.failure import leave_failure
+from zk0.work.records import ArtifactRef, ClientResult, ClientTask, TaskKind
 
 INCOMING = ArtifactRef(path="rounds/0000/global.safetensors", sha256="0" * 64, size=1)
 STATS = ArtifactRef(path="rounds/0000/stats.safetensors", sha256="0" * 64, size=1)
@@ -372,7 +373,7 @@ def test_a_kill_where_the_machine_is_full_is_out_of_memory(
 def test_a_worker_that_could_tell_is_believed(tmp_path: Path) -> None:
     made = task(config(tmp_path))
     made.folder.mkdir(parents=True)
-    worker.leave_failure(made, ClientError("bad_data", "the loss is nan"))
+    leave_failure(made, ClientError("bad_data", "the loss is nan"))
     with pytest.raises(ClientError, match="train of 'kitchen': the loss is nan") as caught:
         outcome(made, state(3), 9)
     assert caught.value.cause == "bad_data"

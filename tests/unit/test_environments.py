@@ -16,14 +16,16 @@ from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 
 from benchmarks.service import small_run
-from flows.federated_training import rollout_work
-from tasks.fit import make_executor
 from zk0.config import RunConfig, validate_config
-from zk0.environments import check, env_config
 from zk0.errors import ConfigError
+from zk0.executors.choice import make_executor
 from zk0.executors.process import ProcessExecutor
-from zk0.records import ArtifactRef, RoundState
-from zk0.run_store import RunStore
+from zk0.federation.round import rollout_work
+from zk0.learning.environments import env_config
+from zk0.preflight.environments import check
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
+from zk0.work.records import ArtifactRef
 
 BLIND = {"setting": "left", "obs_type": "environment_state_agent_pos"}
 

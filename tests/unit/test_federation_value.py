@@ -8,7 +8,7 @@ import pytest
 from benchmarks.federation_value.benches import BENCHES, Bench
 from benchmarks.federation_value.plan import Options, all_arms
 from benchmarks.federation_value.verdict import Scores, Verdict, over_all
-from zk0.closed_loop import Success
+from zk0.metrics.success import Success
 from zk0.sim import ZONES
 
 
@@ -81,7 +81,7 @@ def test_a_tiny_instance_trains_every_way(name: str, tmp_path: Path) -> None:
     import numpy as np
 
     from benchmarks.federation_value.arms import Federation, record_setting
-    from zk0 import atomic
+    from zk0.files import atomic
 
     bench = BENCHES[name]
     options = Options(name, episodes=1, rounds=2, steps=2, batch_size=4, lr=1e-3, seeds=1, seed=1, work=tmp_path)

@@ -15,8 +15,8 @@ import torch
 from loguru import logger
 from torch import nn
 
-from zk0.fit_checkpoint import MANIFEST, FitCheckpoint, LiveFit
-from zk0.records import ClientTask
+from zk0.learning.checkpoint import MANIFEST, FitCheckpoint, LiveFit
+from zk0.work.records import ClientTask
 
 STEPS = 7
 

@@ -17,25 +17,28 @@ from loguru import logger
 from tests.conftest import fill
 from tests.unit.test_docker_parts import state
 from tests.unit.test_run_store import commit, fit, weights
-from zk0 import atomic, foreign
-from zk0.aggregation import check_update
-from zk0.attempts import ATTEMPTS_FILE, READ_BYTES, failed_causes, note_failure
+from zk0.aggregation.admission import check_update
 from zk0.config import RunConfig
 from zk0.errors import ClientError, StorageError
-from zk0.executors import worker
 from zk0.executors.docker.death import outcome
 from zk0.executors.docker.executor import MOST_WORDS_BYTES, hand_over, keep_words
 from zk0.executors.docker.log_tail import MOST_BYTES, LogTail
 from zk0.executors.docker.settings import bind_mount
 from zk0.executors.docker.visible import Bind
-from zk0.executors.left_behind import client_log, last_line
 from zk0.executors.process import _holder
-from zk0.memory_sampler import MAX_BYTES, killed_for_memory, last_words, read_samples
-from zk0.progress import read_progress, status_json
-from zk0.records import ArtifactRef, ClientTask
+from zk0.executors.worker import FAILURE_EXIT_CODE, STORAGE_EXIT_CODE
+from zk0.files import atomic, untrusted
+from zk0.layout import ATTEMPTS_FILE
+from zk0.memory.samples import MAX_BYTES, killed_for_memory, last_words, read_samples
 from zk0.report.joints import draw_joint_charts
-from zk0.results import ROOM_BYTES, find_finished, write_result
-from zk0.run_store import RunStore
+from zk0.runs.progress import read_progress, status_json
+from zk0.runs.store import RunStore
+from zk0.work.attempts import READ_BYTES, failed_causes, note_failure
+from zk0.work.failure import failure_path, leave_failure, read_failure
+from zk0.work.lock import is_held, lock_path, worker_lock
+from zk0.work.log import client_log, last_line
+from zk0.work.records import ArtifactRef, ClientTask
+from zk0.work.results import ROOM_BYTES, find_finished, write_result
 
 pytestmark = pytest.mark.timeout(60)
 HUGE = 2**40
@@ -75,7 +78,7 @@ def told() -> Iterator[list[str]]:
 
 def put(path: Path, kind: str, outside: Path) -> None:
     """Let something odd have a file's name."""
-    foreign.remove(path)
+    untrusted.remove(path)
     if kind == "fifo":
         os.mkfifo(path)
     elif kind == "folder":
@@ -100,7 +103,7 @@ def test_nothing_odd_is_waited_for_or_read(
     for name in (*names, ATTEMPTS_FILE):
         put(task.folder / name, kind, outside)
     assert find_finished(task) is None
-    assert worker.read_failure(task) is None
+    assert read_failure(task) is None
     tail.forward()
     LogTail(client_log(task), task.client).forward()
     assert last_line(client_log(task)) in ("no output", "?" * 500)
@@ -134,7 +137,7 @@ def test_tensors_that_are_no_plain_file_are_no_result(
     put(path, kind, kept if kind == "link" else outside)
     assert find_finished(task) is None
     assert any("is damaged and will be done again" in line and path.name in line for line in told)
-    foreign.remove(path)
+    untrusted.remove(path)
     kept.rename(path)
     assert find_finished(task) is not None
 
@@ -180,7 +183,7 @@ def test_records_that_no_parser_survives_are_none(task: ClientTask) -> None:
     for name in ("train.json", "train.failed.json", "memory.jsonl", "progress.json", ATTEMPTS_FILE):
         (task.folder / name).write_text("[" * 200_000)
     assert find_finished(task) is None
-    assert worker.read_failure(task) is None
+    assert read_failure(task) is None
     assert read_samples(task.folder) == []
     assert failed_causes(task.folder, "train") == []
     assert read_progress(task.run_dir).clients[0].step is None
@@ -217,17 +220,17 @@ def test_of_a_long_file_the_end_is_read(task: ClientTask) -> None:
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "dangling", "folder"])
 def test_what_is_written_there_goes_through_no_link(task: ClientTask, outside: Path, tmp_path: Path, kind: str) -> None:
-    for path in (client_log(task), task.folder / ATTEMPTS_FILE, worker.lock_path(task)):
+    for path in (client_log(task), task.folder / ATTEMPTS_FILE, lock_path(task)):
         if kind == "dangling":
             path.symlink_to(tmp_path / "made")
         else:
             put(path, kind, outside)
     keep_words(client_log(task), b"a container's own words\n" * MOST_WORDS_BYTES)
     note_failure(task, ClientError("lost", "x"))
-    assert worker.is_held(task) is False
-    with worker.worker_lock(task) as mine:
+    assert is_held(task) is False
+    with worker_lock(task) as mine:
         assert mine
-        assert worker.is_held(task)
+        assert is_held(task)
     assert not (tmp_path / "made").exists()
     assert client_log(task).read_text().endswith("own words\n")
     assert client_log(task).stat().st_size == MOST_WORDS_BYTES
@@ -243,13 +246,13 @@ def test_a_worker_process_does_not_stumble_over_what_a_container_left(task: Clie
         put(task.folder / name, kind, outside.parent if name == "checkpoint" else outside)
     code = f"from zk0.executors.worker import work; work({task.model_dump_json()!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=100)
-    assert done.returncode == worker.FAILURE_EXIT_CODE, (client_log(task).read_text(), done.stderr)
+    assert done.returncode == FAILURE_EXIT_CODE, (client_log(task).read_text(), done.stderr)
     assert not client_log(task).is_symlink()
     assert outside.parent.joinpath("outputs").is_dir()
 
 
 def test_a_checkpoint_by_a_link_is_none(task: ClientTask, tmp_path: Path) -> None:
-    from zk0.fit_checkpoint import FitCheckpoint
+    from zk0.learning.checkpoint import FitCheckpoint
 
     dear = tmp_path / "dear" / "file"
     dear.parent.mkdir()
@@ -272,7 +275,7 @@ def test_what_root_hands_over_is_not_behind_links(task: ClientTask, tmp_path: Pa
     deep(task.folder / "deep", 2100)  # more than a path can name
     hand_over([bind_mount(Bind(str(task.folder), str(task.folder), writable=True))])
     assert [path.stat().st_uid for path in (mine, mine / "file")] == before
-    foreign.remove_tree(task.folder / "deep")
+    untrusted.remove_tree(task.folder / "deep")
     assert not (task.folder / "deep").exists()
 
 
@@ -282,9 +285,9 @@ def test_what_root_hands_over_is_not_behind_links(task: ClientTask, tmp_path: Pa
 @pytest.mark.parametrize("note", [True, False])
 def test_that_the_disk_is_full_is_not_believed_of_a_container_alone(task: ClientTask, note: bool) -> None:
     if note:
-        worker.leave_failure(task, StorageError("no space left, end it all"))
+        leave_failure(task, StorageError("no space left, end it all"))
     with pytest.raises(ClientError, match="only this work has failed") as caught:
-        outcome(task, state(worker.FAILURE_EXIT_CODE if note else worker.STORAGE_EXIT_CODE), 9)
+        outcome(task, state(FAILURE_EXIT_CODE if note else STORAGE_EXIT_CODE), 9)
     assert caught.value.cause == "error"
     assert sorted(path.name for path in task.folder.parent.iterdir()) == ["kitchen"], "the probe is removed"
 
@@ -295,26 +298,26 @@ def test_that_the_disk_is_full_is_believed_where_it_is(
     disk = make_disk("64k")
     task = RunStore.create_or_open(small_config(outputs_dir=str(disk)), "run").task("train", 1, "kitchen")
     task.folder.mkdir(parents=True)
-    worker.leave_failure(task, StorageError("no space left"))
+    leave_failure(task, StorageError("no space left"))
     fill(disk)
     with pytest.raises(StorageError, match="No space left"):
-        outcome(task, state(worker.FAILURE_EXIT_CODE), 9)
+        outcome(task, state(FAILURE_EXIT_CODE), 9)
 
 
 @pytest.mark.parametrize("record", [{"cause": "boredom", "message": "x\ny"}, {}, {"cause": ["error"], "message": 1}])
 def test_a_cause_that_nobody_knows_is_an_error(task: ClientTask, record: dict[str, Any]) -> None:
-    atomic.write_sealed(worker.failure_path(task), record)
-    failure = worker.read_failure(task)
+    atomic.write_sealed(failure_path(task), record)
+    failure = read_failure(task)
     assert isinstance(failure, ClientError)
     assert failure.cause == "error"
     assert "\n" not in str(failure)
 
 
 def test_a_clients_words_are_short_and_steer_no_terminal(task: ClientTask) -> None:
-    atomic.write_sealed(worker.failure_path(task), {"cause": "error", "message": "\x1b[2J\ud800" + "x" * 10**6})
-    text = str(worker.read_failure(task))
+    atomic.write_sealed(failure_path(task), {"cause": "error", "message": "\x1b[2J\ud800" + "x" * 10**6})
+    text = str(read_failure(task))
     assert text.isprintable()
-    assert len(text) < foreign.LONGEST_WORDS + 100
+    assert len(text) < untrusted.LONGEST_WORDS + 100
 
 
 def test_of_a_flood_of_lines_the_last_are_told(task: ClientTask, told: list[str]) -> None:
@@ -338,14 +341,14 @@ def test_of_a_flood_of_lines_the_last_are_told(task: ClientTask, told: list[str]
 
 def test_a_process_that_a_lock_names_and_that_does_not_hold_it_is_left_alone(task: ClientTask) -> None:
     """It would be adopted, and killed at the time limit."""
-    with subprocess.Popen(["sleep", "60"]) as bystander, worker.lock_path(task).open("w") as lock:
+    with subprocess.Popen(["sleep", "60"]) as bystander, lock_path(task).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             lock.write(str(bystander.pid))
             lock.flush()
-            assert worker.is_held(task)
+            assert is_held(task)
             assert _holder(task) is None
-            worker.lock_path(task).write_text(str(os.getpid()))
+            lock_path(task).write_text(str(os.getpid()))
             holder = _holder(task)
             assert holder is not None
             assert holder.pid == os.getpid()
@@ -455,7 +458,7 @@ def test_a_disk_that_was_full_and_is_nearly_so_ends_the_run(
     store = RunStore.create_or_open(small_config(outputs_dir=str(disk)), "run")
     made = store.task("train", 1, "kitchen", commit(store, 0))
     made.folder.mkdir(parents=True)
-    worker.leave_failure(made, StorageError("update.safetensors: No space left on device"))
+    leave_failure(made, StorageError("update.safetensors: No space left on device"))
     with pytest.raises(ClientError, match="only this work has failed"):
         outcome(made, state(3), 9)
     fill(disk, but=2**19)

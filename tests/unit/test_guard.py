@@ -5,11 +5,13 @@ import json
 import pytest
 
 from benchmarks.service import small_run
-from zk0 import attempts, findings, guard
 from zk0.config import validate_config
 from zk0.errors import ClientError, QuarantineError
-from zk0.records import ClientResult
-from zk0.run_store import RunStore
+from zk0.memory import client_limits
+from zk0.memory.guard import run_guarded
+from zk0.runs.store import RunStore
+from zk0.work import attempts
+from zk0.work.records import ClientResult
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ class Executor:
 
 
 def run(store, executor, client="kitchen", server_round=1, kind="train"):
-    return guard.run_guarded(executor.run, store.task(kind, server_round, client), store.config)
+    return run_guarded(executor.run, store.task(kind, server_round, client), store.config)
 
 
 def test_half_the_micro_batch_until_it_fits_and_the_same_work(store):
@@ -72,7 +74,7 @@ def test_below_one_the_client_is_quarantined_with_the_figures(store):
     with pytest.raises(QuarantineError):
         run(store, again, server_round=2)
     assert again.tried == [], "it sits out the further rounds"
-    findings.path_of(store.folder, "kitchen", "train").unlink()
+    client_limits.path_of(store.folder, "kitchen", "train").unlink()
     run(store, again, server_round=3)
 
 
@@ -82,7 +84,7 @@ def test_other_deaths_are_left_to_the_retries(store):
         run(store, executor)
     assert caught.value.cause == "lost"
     assert executor.tried == [None]
-    assert findings.read(store.folder, "kitchen", "train") is None
+    assert client_limits.read(store.folder, "kitchen", "train") is None
 
 
 def test_a_killed_orchestrator_does_not_forget(store):
@@ -104,7 +106,7 @@ def test_a_killed_orchestrator_does_not_forget(store):
 @pytest.mark.parametrize("text", ["", "{", '{"client": "kitchen"}', "\x00\x00", "[]"])
 def test_a_damaged_finding_costs_the_knowledge_alone(store, text):
     run(store, Executor(room=4))
-    findings.path_of(store.folder, "kitchen", "train").write_text(text)
+    client_limits.path_of(store.folder, "kitchen", "train").write_text(text)
     executor = Executor(room=4)
     run(store, executor, server_round=2)
     assert executor.tried == [None, 8, 4]
@@ -129,12 +131,12 @@ def test_a_micro_batch_in_the_config_is_where_it_begins(tmp_path):
 
 
 def test_an_estimate_never_overrules_experience(store):
-    note = findings.Note(micro_batch_size=16, server_round=0, figures="estimate", at="now")
-    findings.expect(store.folder, "workshop", "train", 2, note)
-    assert findings.read(store.folder, "workshop", "train").micro_batch_size == 2
+    note = client_limits.Note(micro_batch_size=16, server_round=0, figures="estimate", at="now")
+    client_limits.expect(store.folder, "workshop", "train", 2, note)
+    assert client_limits.read(store.folder, "workshop", "train").micro_batch_size == 2
     run(store, Executor(room=4))
-    findings.expect(store.folder, "kitchen", "train", 2, note)
-    assert findings.read(store.folder, "kitchen", "train").micro_batch_size == 4
+    client_limits.expect(store.folder, "kitchen", "train", 2, note)
+    assert client_limits.read(store.folder, "kitchen", "train").micro_batch_size == 4
 
 
 def test_the_micro_batch_is_no_part_of_the_key(store):
@@ -144,6 +146,6 @@ def test_the_micro_batch_is_no_part_of_the_key(store):
 
 def test_the_file_says_what_happened(store):
     run(store, Executor(room=8))
-    record = json.loads(findings.path_of(store.folder, "kitchen", "train").read_text())
+    record = json.loads(client_limits.path_of(store.folder, "kitchen", "train").read_text())
     assert record["micro_batch_size"] == 8
     assert [(note["micro_batch_size"], note["server_round"]) for note in record["notes"]] == [(16, 1)]

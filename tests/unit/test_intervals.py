@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from zk0.intervals import Episodes, changes, mean_interval, of_round
+from zk0.metrics.intervals import Episodes, changes, mean_interval, of_round
 
 GENERATOR = np.random.default_rng(3)
 MANY = Episodes([int(steps) for steps in GENERATOR.integers(5, 60, 12)], GENERATOR.lognormal(1, 0.5, 12).tolist())

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from benchmarks.service import small_run
-from tasks import checkpoint
-from tasks.aggregate import Aggregated
-from zk0 import atomic
+from tasks import commit as commit_
 from zk0.config import validate_config
 from zk0.executors.docker import visible
-from zk0.records import ClientFailure, ClientResult, RoundState
-from zk0.results import find_finished, write_result
-from zk0.run_store import RunStore
+from zk0.federation.server import Aggregated
+from zk0.files import atomic
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
+from zk0.work.records import ClientFailure, ClientResult
+from zk0.work.results import find_finished, write_result
 
 KITCHEN, WORKSHOP = "kitchen", "workshop"
 
@@ -50,7 +51,7 @@ def commit(
     arrays = store.place(server_round, "global", {"w": np.full(2, server_round, np.float32)})
     store.save_strategy_state(server_round, {}, {})
     aggregated = Aggregated(arrays=arrays, metrics={}, failures=failures)
-    return checkpoint.commit.fn(str(store.folder), server_round, aggregated, None, results, [], 0.0)
+    return commit_.commit.fn(str(store.folder), server_round, aggregated, None, results, [], 0.0)
 
 
 def marks(store: RunStore, state: RoundState) -> dict[str, float]:

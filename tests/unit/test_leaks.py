@@ -9,7 +9,7 @@ import psutil
 import pytest
 from loguru import logger
 
-from zk0 import leaks
+from zk0.memory import leaks
 
 MIB = 2**20
 LEVEL = 300 * MIB

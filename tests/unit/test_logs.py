@@ -16,9 +16,20 @@ import pytest
 from loguru import logger
 
 from tests.conftest import fill
-from zk0 import logs
 from zk0.config import LoggingConfig
 from zk0.errors import ConfigError, StorageError
+from zk0.logs.setup import (
+    _OWN_HANDLERS,
+    InterceptHandler,
+    _memory_fields,
+    add_sink,
+    bridge_stdlib,
+    complete,
+    remove_sink,
+    setup_orchestrator,
+    setup_worker,
+)
+from zk0.memory import usage
 
 LINE = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \| INFO \| kitchen \| round 3 \| PID:(\d+) \| "
@@ -35,16 +46,16 @@ def _restore():
     logger.configure(extra={}, patcher=lambda record: None)
     logging.captureWarnings(False)
     root.setLevel(level)
-    for name in (None, *logs._OWN_HANDLERS):
+    for name in (None, *_OWN_HANDLERS):
         bridged = logging.getLogger(name)
-        bridged.handlers = [h for h in bridged.handlers if not isinstance(h, logs.InterceptHandler)]
+        bridged.handlers = [h for h in bridged.handlers if not isinstance(h, InterceptHandler)]
     root.handlers = handlers
 
 
 @pytest.fixture
 def worker_log(tmp_path):
     path = tmp_path / "clients" / "kitchen" / "client.log"
-    logs.setup_worker(path, "kitchen", 3, LoggingConfig())
+    setup_worker(path, "kitchen", 3, LoggingConfig())
     return path
 
 
@@ -61,11 +72,11 @@ def test_a_line_has_every_field(worker_log):
 
 
 def test_context_names_client_and_round(tmp_path):
-    logs.setup_orchestrator(tmp_path, LoggingConfig())
+    setup_orchestrator(tmp_path, LoggingConfig())
     logger.info("plain")
     with logger.contextualize(client="workshop", server_round=7):
         logger.info("in context")
-    logs.complete()
+    complete()
     plain, in_context = (tmp_path / "run.log").read_text().splitlines()
     assert "| server | round - |" in plain
     assert "| workshop | round 7 |" in in_context
@@ -93,7 +104,7 @@ def test_braces_and_percent_signs_pass_unread(worker_log):
 
 def test_flower_logs_once_and_not_to_the_console(worker_log, capfd):
     flwr = pytest.importorskip("flwr.common.logger")
-    logs.bridge_stdlib("INFO")
+    bridge_stdlib("INFO")
     flwr.log(logging.INFO, "from flower")
     assert worker_log.read_text().count("from flower") == 1
     assert "test_flower_logs_once" in worker_log.read_text()
@@ -103,7 +114,7 @@ def test_flower_logs_once_and_not_to_the_console(worker_log, capfd):
 def test_transformers_logs_once_and_not_to_the_console(worker_log, capfd):
     transformers = pytest.importorskip("transformers.utils.logging")
     library = transformers.get_logger("transformers.models.smolvlm")
-    logs.bridge_stdlib("INFO")
+    bridge_stdlib("INFO")
     library.warning("from transformers")
     assert worker_log.read_text().count("from transformers") == 1
     assert "from transformers" not in "".join(capfd.readouterr())
@@ -147,16 +158,16 @@ def test_tracebacks_are_written_without_the_values_of_variables(worker_log):
 
 def test_setup_twice_doubles_nothing(tmp_path):
     for _ in range(2):
-        logs.setup_orchestrator(tmp_path, LoggingConfig())
+        setup_orchestrator(tmp_path, LoggingConfig())
     logger.info("own")
     logging.getLogger("other").info("foreign")
-    logs.complete()
+    complete()
     assert len((tmp_path / "run.log").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(("level", "kept"), [("DEBUG", 4), ("INFO", 3), ("WARNING", 2), ("ERROR", 1)])
 def test_level_has_an_effect(tmp_path, level, kept):
-    logs.setup_worker(tmp_path / "client.log", "kitchen", 1, LoggingConfig(level=level))
+    setup_worker(tmp_path / "client.log", "kitchen", 1, LoggingConfig(level=level))
     for name in ("DEBUG", "INFO", "WARNING", "ERROR"):
         logger.log(name, "own")
         logging.getLogger("other").log(getattr(logging, name), "foreign")
@@ -164,20 +175,20 @@ def test_level_has_an_effect(tmp_path, level, kept):
 
 
 def test_stderr_is_terse_and_for_what_matters(tmp_path, capsys):
-    logs.setup_orchestrator(tmp_path, LoggingConfig())
+    setup_orchestrator(tmp_path, LoggingConfig())
     logger.info("progress")
     logger.warning("look here")
     assert re.fullmatch(r"\d\d:\d\d:\d\d WARNING look here\n", capsys.readouterr().err)
 
 
 def test_rotation_and_retention_have_an_effect(tmp_path):
-    logs.setup_orchestrator(tmp_path, LoggingConfig(rotation="2 KB", retention="10 days"))
+    setup_orchestrator(tmp_path, LoggingConfig(rotation="2 KB", retention="10 days"))
     old = tmp_path / "run.2020-01-01_00-00-00_000000.log.zip"
     old.write_bytes(b"")
     os.utime(old, (0, 0))
     for _ in range(40):
         logger.info("x" * 100)
-    logs.complete()
+    complete()
     assert list(tmp_path.glob("run.*.log.zip"))
     assert (tmp_path / "run.log").stat().st_size <= 2000
     assert not old.exists()
@@ -186,13 +197,13 @@ def test_rotation_and_retention_have_an_effect(tmp_path):
 @pytest.mark.parametrize("key", ["rotation", "retention"])
 def test_a_bad_spelling_is_named(tmp_path, key):
     with pytest.raises(ConfigError, match=f"logging.{key}"):
-        logs.setup_orchestrator(tmp_path, LoggingConfig(**{key: "a while"}))
+        setup_orchestrator(tmp_path, LoggingConfig(**{key: "a while"}))
 
 
 def test_a_log_that_cannot_be_written_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot write the log"):
-        logs.setup_worker(tmp_path / "file" / "client.log", "kitchen", 1, LoggingConfig())
+        setup_worker(tmp_path / "file" / "client.log", "kitchen", 1, LoggingConfig())
 
 
 @pytest.mark.skipif(not Path("/proc/self/fdinfo").is_dir(), reason="reads Linux's /proc")
@@ -224,7 +235,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_memory_is_read_once_a_second(worker_log, monkeypatch):
     calls = []
-    monkeypatch.setattr(logs.memory, "snapshot", lambda real=logs.memory.snapshot: calls.append(1) or real())
+    monkeypatch.setattr(usage, "snapshot", lambda real=usage.snapshot: calls.append(1) or real())
     start = time.monotonic()
     for _ in range(50):
         logger.info("line")
@@ -235,22 +246,22 @@ def test_memory_is_read_once_a_second(worker_log, monkeypatch):
 def test_memory_is_shown_as_a_share_of_what_the_process_can_have(worker_log, monkeypatch, capacity, shown):
     sizes = {"tree_rss_bytes": int(2.94 * 2**30), "capacity_bytes": capacity, "ram_percent": 50.0}
     gpu = {"vram_allocated_bytes": int(1.2 * 2**30), "vram_total_bytes": 4 * 2**30}
-    now = replace(logs.memory.snapshot(), **sizes, **gpu)
-    monkeypatch.setattr(logs.memory, "snapshot", lambda: now)
-    logs._memory_fields.cache_clear()
+    now = replace(usage.snapshot(), **sizes, **gpu)
+    monkeypatch.setattr(usage, "snapshot", lambda: now)
+    _memory_fields.cache_clear()
     logger.info("a line")
-    logs._memory_fields.cache_clear()
+    _memory_fields.cache_clear()
     assert f"| {shown} | VRAM 1.20 GiB 30% |" in worker_log.read_text()
 
 
 def test_added_sinks_see_own_records_only(tmp_path):
-    logs.setup_orchestrator(tmp_path, LoggingConfig())
+    setup_orchestrator(tmp_path, LoggingConfig())
     seen = []
-    handle = logs.add_sink(lambda message: seen.append(message.record["message"]))
+    handle = add_sink(lambda message: seen.append(message.record["message"]))
     logger.info("own")
     logging.getLogger("prefect.flow_runs").info("foreign")
-    logs.remove_sink(handle)
-    logs.remove_sink(handle)
+    remove_sink(handle)
+    remove_sink(handle)
     logger.info("after")
     assert seen == ["own"]
 
@@ -262,7 +273,7 @@ def test_prefect_gets_own_records_once_and_nothing_loops(tmp_path, prefect_envir
 
     from tasks.prefect_logs import forward_logs
 
-    logs.setup_orchestrator(tmp_path, LoggingConfig())
+    setup_orchestrator(tmp_path, LoggingConfig())
     sent = []
 
     class Record(logging.Handler):
@@ -282,7 +293,7 @@ def test_prefect_gets_own_records_once_and_nothing_loops(tmp_path, prefect_envir
             a_flow()
     finally:
         logging.getLogger("prefect.flow_runs").removeHandler(handler)
-    logs.complete()
+    complete()
     text = (tmp_path / "run.log").read_text()
     ours = [item for item in sent if "own 100% {x}" in item[1]]
     assert [item[0] for item in ours] == ["INFO"]
@@ -291,10 +302,10 @@ def test_prefect_gets_own_records_once_and_nothing_loops(tmp_path, prefect_envir
 
 
 def test_prefects_tracebacks_stay_off_the_terminal(tmp_path, capsys):
-    logs.setup_orchestrator(tmp_path, LoggingConfig())
+    setup_orchestrator(tmp_path, LoggingConfig())
     logging.getLogger("prefect.client").error("a task failed")
     logger.error("fit failed")
-    logs.complete()
+    complete()
     shown = capsys.readouterr().err
     assert "fit failed" in shown
     assert "a task failed" not in shown
@@ -303,14 +314,14 @@ def test_prefects_tracebacks_stay_off_the_terminal(tmp_path, capsys):
 
 def test_a_full_disk_costs_lines_and_no_traceback(make_disk, capfd):
     disk = make_disk("64k")
-    logs.setup_orchestrator(disk, LoggingConfig())
+    setup_orchestrator(disk, LoggingConfig())
     filler = fill(disk)
     for _ in range(2000):  # more than is left of the last page
         logger.info("a line that finds no space")
-    logs.complete()
+    complete()
     filler.unlink()
     logger.info("with space again")
-    logs.complete()
+    complete()
     assert "with space again" in (disk / "run.log").read_text()
     fill(disk)
     for _ in range(2000):

@@ -10,10 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.unit.test_aggregation import CLIENTS, digest, failure, result
-from zk0 import atomic, lora
-from zk0.aggregation import ServerRound, check_update
+from zk0.aggregation import lora
+from zk0.aggregation.admission import check_update
+from zk0.aggregation.server_round import ServerRound
 from zk0.config import RunConfig
 from zk0.errors import ClientError
+from zk0.files import atomic
 
 Tensors = dict[str, NDArray[Any]]
 RANK = 3

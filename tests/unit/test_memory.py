@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.cgroups import limited_cgroup
-from zk0 import memory
+from zk0.memory.usage import gib, peak_rss_bytes, snapshot
 
 HOLD = "import sys; block = bytearray(b'x') * (64 << 20); print('ready', flush=True); sys.stdin.read()"
 
@@ -20,13 +20,13 @@ def child():
 
 
 def test_the_tree_includes_children(child):
-    now = memory.snapshot()
+    now = snapshot()
     assert now.tree_rss_bytes - now.rss_bytes >= 64 << 20
-    assert memory.snapshot(child.pid).rss_bytes >= 64 << 20
+    assert snapshot(child.pid).rss_bytes >= 64 << 20
 
 
 def test_host_figures_fit_together():
-    now = memory.snapshot()
+    now = snapshot()
     assert 0 < now.rss_bytes < now.ram_total_bytes
     assert 0 < now.ram_available_bytes <= now.ram_total_bytes
     assert 0 <= now.ram_percent <= 100
@@ -43,15 +43,15 @@ def test_what_a_process_can_have_is_the_limit_of_its_cgroup():
 def test_a_process_that_is_gone_counts_nothing(child):
     child.kill()
     child.wait()
-    assert memory.snapshot(child.pid).tree_rss_bytes == 0
+    assert snapshot(child.pid).tree_rss_bytes == 0
 
 
 def test_peak_is_in_bytes_and_stays():
     block = bytearray(b"x") * (64 << 20)
-    with_block = memory.peak_rss_bytes()
+    with_block = peak_rss_bytes()
     assert with_block >= len(block)
     del block
-    assert memory.peak_rss_bytes() >= with_block
+    assert peak_rss_bytes() >= with_block
 
 
 def test_torch_is_never_imported():
@@ -66,9 +66,9 @@ def test_vram_of_this_process():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     block = torch.zeros(1 << 20, device="cuda")
-    now = memory.snapshot()
+    now = snapshot()
     assert block.nbytes <= now.vram_allocated_bytes <= now.vram_total_bytes
 
 
 def test_gib():
-    assert memory.gib(1320702444) == "1.23 GiB"
+    assert gib(1320702444) == "1.23 GiB"

@@ -12,8 +12,12 @@ import psutil
 import pytest
 from loguru import logger
 
-from zk0 import memory, memory_sampler
-from zk0.memory_sampler import MEMORY_FILE, MemorySampler, Peak, last_words, peak_metrics, read_samples
+from zk0.layout import MEMORY_FILE
+from zk0.memory import sampler as memory_sampler
+from zk0.memory import samples as memory_samples
+from zk0.memory.sampler import MemorySampler
+from zk0.memory.samples import Peak, last_words, peak_metrics, read_samples
+from zk0.memory.usage import peak_rss_bytes
 
 MIB = 2**20
 
@@ -53,7 +57,7 @@ def test_a_peak_between_two_samples_is_kept_and_counted_to_its_phase(tmp_path):
     assert set(peaks) == {"quiet", "busy", "after"}
     assert 190 * MIB < peaks["busy"].ram - peaks["quiet"].ram < 260 * MIB
     assert peaks["after"].ram < peaks["busy"].ram - 150 * MIB
-    assert memory.peak_rss_bytes() >= before + 150 * MIB, "the process's own peak was forgotten"
+    assert peak_rss_bytes() >= before + 150 * MIB, "the process's own peak was forgotten"
 
 
 def test_descendants_count(tmp_path):
@@ -72,7 +76,7 @@ def test_the_file_stays_small_and_keeps_its_oldest_and_newest_samples(tmp_path, 
     with MemorySampler(tmp_path, 60, "x") as sampler:
         begin = sampler.newest.at
         limit = 238 * (len(json.dumps(sampler.newest.line())) + 4)  # about 64 KiB; a line's length is the machine's
-        monkeypatch.setattr(memory_sampler, "MAX_BYTES", limit)
+        monkeypatch.setattr(memory_samples, "MAX_BYTES", limit)
         for index in range(1500):
             sampler._write(replace(sampler.newest, at=begin + index, phase=str(index)))
             assert (tmp_path / MEMORY_FILE).stat().st_size <= limit + 1024
@@ -107,7 +111,7 @@ def test_every_sample_is_flushed_and_the_file_synced_every_few_seconds(tmp_path,
     synced = []
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(time.monotonic()) or fsync(descriptor))
-    monkeypatch.setattr(memory_sampler, "SYNC_INTERVAL_S", 0.2)
+    monkeypatch.setattr(memory_samples, "SYNC_INTERVAL_S", 0.2)
     with MemorySampler(tmp_path, 0.05, "x"):
         wait_for(lambda: len(synced) >= 3)
     assert min(later - earlier for earlier, later in pairwise(synced)) >= 0.19
@@ -127,7 +131,7 @@ def test_the_samples_of_a_killed_process_remain(tmp_path):
 
 def test_nothing_is_known_where_there_was_no_sampler(tmp_path):
     assert last_words(tmp_path) == "no sample of its memory"
-    assert not memory_sampler.killed_for_memory(tmp_path)
+    assert not memory_samples.killed_for_memory(tmp_path)
 
 
 def test_only_a_kill_since_the_last_sample_counts(tmp_path):
@@ -136,7 +140,7 @@ def test_only_a_kill_since_the_last_sample_counts(tmp_path):
     (tmp_path / MEMORY_FILE).write_text(json.dumps({"pid": 1, "oom_kills": 3, "cgroup": str(group)}) + "\n")
     for kills, told in ((3, False), (4, True)):
         (group / "memory.events").write_text(f"oom_kill {kills}\n")
-        assert memory_sampler.killed_for_memory(tmp_path) is told
+        assert memory_samples.killed_for_memory(tmp_path) is told
 
 
 def test_a_process_that_lost_a_child_looks_back_to_its_beginning(tmp_path):
@@ -145,8 +149,8 @@ def test_a_process_that_lost_a_child_looks_back_to_its_beginning(tmp_path):
     (group / "memory.events").write_text("oom_kill 4\n")
     lines = [{"pid": pid, "oom_kills": kills, "cgroup": str(group)} for pid, kills in ((1, 2), (2, 3), (2, 4))]
     (tmp_path / MEMORY_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert not memory_sampler.killed_for_memory(tmp_path)
-    assert memory_sampler.killed_for_memory(tmp_path, ever=True)
+    assert not memory_samples.killed_for_memory(tmp_path)
+    assert memory_samples.killed_for_memory(tmp_path, ever=True)
 
 
 ATTEMPT = """
@@ -172,7 +176,7 @@ def test_a_kill_in_the_attempt_before_is_none_of_this_one(tmp_path):
     (group / "memory.events").write_text("oom_kill 1\n")
     lines = [{"pid": 7, "started": start, "oom_kills": start, "cgroup": str(group)} for start in (0, 1)]
     (tmp_path / MEMORY_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert not memory_sampler.killed_for_memory(tmp_path, ever=True)
+    assert not memory_samples.killed_for_memory(tmp_path, ever=True)
 
 
 def test_files_from_before_the_start_times_are_read_by_pid(tmp_path):
@@ -216,6 +220,6 @@ def test_the_orchestrators_figures(tmp_path):
 
 
 def test_a_sampler_without_a_gpu_is_harmless():
-    from zk0.gpu import read_gpus
+    from zk0.memory.gpu import read_gpus
 
     assert all(0 <= gpu.used_bytes <= gpu.total_bytes for gpu in read_gpus())

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from zk0 import atomic, optimizer_state
 from zk0.errors import PolicyError
+from zk0.files import atomic
+from zk0.learning import optimizer_state
 
 Make = Callable[..., torch.optim.Optimizer]
 

@@ -17,11 +17,12 @@ import pytest
 from tests.conftest import fill
 from zk0.config import ExecutorConfig, RunConfig
 from zk0.errors import ClientError, StorageError
-from zk0.executors import worker
 from zk0.executors.process import ProcessExecutor, _outcome
-from zk0.records import ClientResult, ClientTask
-from zk0.results import find_finished, write_result
-from zk0.run_store import RunStore
+from zk0.executors.worker import STORAGE_EXIT_CODE, work
+from zk0.runs.store import RunStore
+from zk0.work.lock import lock_path
+from zk0.work.records import ClientResult, ClientTask
+from zk0.work.results import find_finished, write_result
 
 
 class LightExecutor(ProcessExecutor):
@@ -66,7 +67,7 @@ def finish(task: ClientTask) -> ClientResult:
 def test_a_worker_that_comes_late_does_nothing(task: ClientTask) -> None:
     """Its fork server died when it had not taken its lock yet, so a second worker was started and has finished."""
     result = finish(task)
-    worker.work(task.model_dump_json())
+    work(task.model_dump_json())
     assert find_finished(task) == result
     assert not (task.folder / "client.log").exists()
 
@@ -85,11 +86,11 @@ def test_a_worker_whose_disk_is_full_says_so_without_a_traceback(
     disk = make_disk("64k")
     task = RunStore.create_or_open(small_config(outputs_dir=str(disk)), "run").task("train", 1, "kitchen")
     task.folder.mkdir(parents=True)
-    worker.lock_path(task).touch()
+    lock_path(task).touch()
     fill(disk)
     code = f"from zk0.executors.worker import work; work({task.model_dump_json()!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == worker.STORAGE_EXIT_CODE, done.stderr
+    assert done.returncode == STORAGE_EXIT_CODE, done.stderr
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
     with pytest.raises(StorageError, match="free some space"):

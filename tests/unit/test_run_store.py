@@ -17,12 +17,14 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from tests.conftest import fill
-from zk0 import atomic
 from zk0.config import RunConfig
 from zk0.errors import ConfigError, RunNameError, StorageError
-from zk0.records import ArtifactRef, ClientResult, RoundState
-from zk0.results import find_finished, write_result
-from zk0.run_store import RunStore, check_free_space
+from zk0.files import atomic
+from zk0.preflight.disk import check_free_space
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
+from zk0.work.records import ArtifactRef, ClientResult
+from zk0.work.results import find_finished, write_result
 
 
 def make_config(outputs: Path, **changes: Any) -> RunConfig:

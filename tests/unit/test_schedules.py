@@ -8,7 +8,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from zk0.config import TrainingConfig
-from zk0.schedules import go_to, scheduler_config
+from zk0.learning.schedules import go_to, scheduler_config
 
 PEAK, TOTAL = 0.1, 40
 

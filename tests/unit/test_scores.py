@@ -6,7 +6,7 @@ import typing
 import pytest
 
 from zk0.config import EvaluationConfig
-from zk0.scores import METRICS, Best, Metric, as_quick, best, best_round, comparable, scores
+from zk0.metrics.scores import METRICS, Best, Metric, as_quick, best, best_round, comparable, scores
 
 CONFIG = {"clients": [{"name": "a"}, {"name": "b"}], "evaluation": {"datasets": [{"name": "c"}]}}
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from benchmarks.service import small_run
-from zk0 import findings
 from zk0.config import RunConfig, validate_config
 from zk0.errors import ConfigError
-from zk0.records import MemoryEstimate, Preflight
-from zk0.run_store import RunStore
-from zk0.start import is_finished, new_run, origin_tensors, settle_origin, unfinished
+from zk0.federation.start import new_run, unfinished
+from zk0.memory import client_limits
+from zk0.memory.estimate import MemoryEstimate
+from zk0.preflight.records import Preflight
+from zk0.runs.origin import origin_tensors, settle_origin
+from zk0.runs.store import RunStore, is_finished
 
 TENSORS = {"lora_A": np.ones((2, 3), np.float32)}
 
@@ -48,7 +50,7 @@ def test_a_run_begins_with_the_micro_batch_that_is_expected_to_fit(
         config, "small", "sim", lambda config: check(config).model_copy(update={"memory": estimate(budget)})
     )
     for client in config.clients:
-        known = findings.read(store.folder, client.name, "train")
+        known = client_limits.read(store.folder, client.name, "train")
         assert (known and known.micro_batch_size) == size
         if known is not None:
             assert "estimate before the run: needs 2.54 GiB" in known.notes[0].figures

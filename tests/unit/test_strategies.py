@@ -11,11 +11,12 @@ import pytest
 from flwr.serverapp.strategy import FedAdam, FedAvgM, FedYogi
 from numpy.typing import NDArray
 
-from zk0 import atomic
-from zk0.aggregation import ServerRound, make_strategy
+from zk0.aggregation.server_round import ServerRound
+from zk0.aggregation.strategies import make_strategy
 from zk0.config import STRATEGY_KEYS, FederationConfig, RunConfig
-from zk0.records import ArtifactRef, ClientResult
-from zk0.run_store import RunStore
+from zk0.files import atomic
+from zk0.runs.store import RunStore
+from zk0.work.records import ArtifactRef, ClientResult
 
 Tensors = dict[str, NDArray[Any]]
 CLIENTS = ("delta", "alpha", "charlie")

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 import pytest
 from rich.console import Console
 
-from zk0.closed_loop import Success
-from zk0.progress import read_progress, status_json
-from zk0.view import LiveView, closing_view, events, status_view, summary_table
+from zk0.metrics.success import Success
+from zk0.report.live import LiveView, events
+from zk0.report.terminal import closing_view, status_view, summary_table
+from zk0.runs.progress import read_progress, status_json
 
 CLIENTS = ("kitchen", "workshop")
 

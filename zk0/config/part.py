@@ -61,3 +61,8 @@ def size_in_bytes(text: str) -> int:
     if found is None or not float(found[1]):
         raise ValueError(f'{text!r} is no size; write a number with k, m or g, such as "6g"')
     return int(float(found[1]) * 1024 ** "bkmgt".index(found[2] or "b"))
+
+
+def absolute_path(folder: str | Path) -> Path:
+    """A folder that a config names, absolute and with `~` and `asset:` resolved."""
+    return resolve_path(str(folder)).absolute()

@@ -8,7 +8,7 @@ import gc
 import importlib
 
 gc.disable()
-for name in ("zk0.client_app", "zk0.logs", "zk0.memory_sampler", "zk0.preflight", "zk0.probe"):
+for name in ("zk0.client.run", "zk0.logs.setup", "zk0.memory.sampler", "zk0.preflight.checks", "zk0.preflight.probe"):
     importlib.import_module(name)
 gc.freeze()
 gc.enable()

@@ -19,16 +19,18 @@ from typing import Any, TypeVar
 import psutil
 from loguru import logger
 
-from zk0 import foreign
-from zk0.atomic import storage_errors
-from zk0.cgroup import machine_oom_kills
 from zk0.config import ExecutorConfig
 from zk0.errors import ClientError
-from zk0.executors import worker
-from zk0.executors.left_behind import client_log, last_line, unwritable, what
-from zk0.memory_sampler import killed_for_memory, last_words
-from zk0.records import ClientResult, ClientTask
-from zk0.results import find_finished
+from zk0.executors.worker import HELD_EXIT_CODE, STORAGE_EXIT_CODE, work
+from zk0.files import untrusted
+from zk0.files.atomic import storage_errors
+from zk0.memory.cgroup import machine_oom_kills
+from zk0.memory.samples import killed_for_memory, last_words
+from zk0.work.failure import read_failure, unwritable
+from zk0.work.lock import is_held, lock_path, wait_until_free
+from zk0.work.log import client_log, last_line, what
+from zk0.work.records import ClientResult, ClientTask
+from zk0.work.results import find_finished
 
 ADOPTED_POLL_S = 0.5
 FORK_SERVER_GONE = 255
@@ -92,7 +94,7 @@ class ProcessExecutor:
         adopted = _live_worker(task)
         if adopted is not None:
             return self._adopt(task, adopted)
-        ended = worker.is_held(task) and worker.wait_until_free(task, self._config.timeout_s)
+        ended = is_held(task) and wait_until_free(task, self._config.timeout_s)
         if ended and find_finished(task) is not None:
             return self.run(task)  # a container did it: the executor was changed while it worked
         return self._start(task)
@@ -109,7 +111,7 @@ class ProcessExecutor:
         survivor = None
         if exit_code == FORK_SERVER_GONE:
             survivor = _process(pid)  # which may have no lock yet
-        elif exit_code == worker.HELD_EXIT_CODE:
+        elif exit_code == HELD_EXIT_CODE:
             survivor = _live_worker(task)
         return _outcome(task, exit_code) if survivor is None else self._adopt(task, survivor)
 
@@ -118,7 +120,7 @@ class ProcessExecutor:
         for _ in range(STARTS):
             self.warm_up()
             name = f"zk0-{task.client}"
-            process = self._context.Process(target=worker.work, args=(task.model_dump_json(),), name=name)
+            process = self._context.Process(target=work, args=(task.model_dump_json(),), name=name)
             try:
                 process.start()
                 return process
@@ -131,7 +133,7 @@ class ProcessExecutor:
         logger.info("{} of {} in round {}: adopted PID {}", task.kind, task.client, task.server_round, process.pid)
         deadline = process.create_time() + self._config.timeout_s
         while time.time() < deadline:
-            if not _runs(process) and not worker.is_held(task):  # a process that it started may have it still
+            if not _runs(process) and not is_held(task):  # a process that it started may have it still
                 return _outcome(task, None)
             time.sleep(ADOPTED_POLL_S)
         _kill_tree(process.pid)
@@ -146,7 +148,7 @@ class ProcessExecutor:
 
 def _live_worker(task: ClientTask) -> psutil.Process | None:
     """The worker that does this task now, whoever started it."""
-    return _holder(task) if worker.is_held(task) else None
+    return _holder(task) if is_held(task) else None
 
 
 def _runs(process: psutil.Process) -> bool:
@@ -159,10 +161,10 @@ def _runs(process: psutil.Process) -> bool:
 
 def _holder(task: ClientTask) -> psutil.Process | None:
     """The live worker that holds the task's lock; None where it ended in the meantime, or is in a container."""
-    with storage_errors(worker.lock_path(task), "read"):
-        text = foreign.tail(worker.lock_path(task), LONGEST_NAME)
+    with storage_errors(lock_path(task), "read"):
+        text = untrusted.tail(lock_path(task), LONGEST_NAME)
     process = _process(int(text)) if text.isdigit() else None
-    return process if process is not None and _has_open(process, worker.lock_path(task)) else None
+    return process if process is not None and _has_open(process, lock_path(task)) else None
 
 
 def _has_open(process: psutil.Process, path: Path) -> bool:
@@ -190,14 +192,14 @@ def _outcome(task: ClientTask, exit_code: int | None) -> ClientResult:
     """
     if (found := find_finished(task)) is not None:
         return found
-    if (failure := worker.read_failure(task)) is not None:
+    if (failure := read_failure(task)) is not None:
         raise failure
     log = client_log(task)
     if exit_code in (None, FORK_SERVER_GONE, -signal.SIGKILL) and killed_for_memory(task.folder):
         raise ClientError(
             "out_of_memory", f"{what(task)}: killed by the kernel, out of memory; {last_words(task.folder)}"
         )
-    if exit_code == worker.STORAGE_EXIT_CODE:
+    if exit_code == STORAGE_EXIT_CODE:
         unwritable(task)
     if exit_code is None:
         raise ClientError("lost", f"{what(task)}: the adopted worker ended without a result; see {log}")

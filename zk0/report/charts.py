@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from zk0 import atomic
-from zk0.figures import Json, mapping, number
+from zk0.files import atomic
+from zk0.metrics.values import Json, mapping, number
 
 SIZE_INCHES = (8.0, 4.5)
 DPI = 100

@@ -5,10 +5,10 @@ from typing import Any
 
 from rich.table import Table
 
-from zk0 import atomic
-from zk0.comparison import FEDERATED, FOLDER, ArmResult, Comparison
-from zk0.figures import in_brackets
+from zk0.files import atomic
+from zk0.metrics.arms import FEDERATED, FOLDER, ArmResult, Comparison
 from zk0.report.bars import Bar, bar_chart
+from zk0.report.text import in_brackets
 
 
 def comparison_table(found: Comparison) -> Table:

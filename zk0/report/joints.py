@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from zk0 import atomic, foreign
 from zk0.errors import StorageError
-from zk0.figures import Json, mapping
+from zk0.files import atomic, untrusted
+from zk0.metrics.values import Json, mapping
 
 COLUMNS = 2
 PANEL_INCHES = (5.0, 2.1)
@@ -78,7 +78,7 @@ def _read(folder: Path, server_round: int, name: str) -> Tensors | None:
     """A round's evaluation of a dataset; None where there is none, or what a client left is no such thing."""
     path = folder / "rounds" / f"{server_round:04d}" / "clients" / name / "evaluate.safetensors"
     with atomic.storage_errors(path, "read"):
-        if not foreign.is_there(path):
+        if not untrusted.is_there(path):
             return None
     try:
         tensors = atomic.read_tensors(path, MOST_BYTES)

@@ -17,7 +17,7 @@ from zk0.errors import ConfigError
 from zk0.executors.docker import engine, visible
 from zk0.executors.docker.mem_limit import mem_limit
 from zk0.executors.docker.settings import bind_mount, common_settings, gpu_requests, user, wanted_gpus
-from zk0.run_store import PACKAGES, package_version
+from zk0.runs.versions import PACKAGES, package_version
 
 CHECK_TIMEOUT_S = 120
 CPU = "policy.device = 'cpu' and gpus = []"

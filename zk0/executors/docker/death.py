@@ -4,14 +4,15 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
-from zk0.cgroup import machine_oom_kills
 from zk0.errors import ClientError
-from zk0.executors import worker
 from zk0.executors.docker.settings import OOM_KILLS_LABEL
-from zk0.executors.left_behind import check_writable, client_log, last_line, what
-from zk0.memory_sampler import read_samples
-from zk0.records import ClientResult, ClientTask
-from zk0.results import find_finished
+from zk0.executors.worker import STORAGE_EXIT_CODE
+from zk0.memory.cgroup import machine_oom_kills
+from zk0.memory.samples import read_samples
+from zk0.work.failure import check_writable, read_failure
+from zk0.work.log import client_log, last_line, what
+from zk0.work.records import ClientResult, ClientTask
+from zk0.work.results import find_finished
 
 TIMED_OUT = 128 + signal.SIGALRM
 """Exit code of a worker that ended itself at its time limit, which no orchestrator was there to keep."""
@@ -50,7 +51,7 @@ def outcome(task: ClientTask, attributes: Mapping[str, Any], limit_s: float) -> 
             f"{what(task)}: ended by the kernel at its container's limit of {_limit_gib(attributes):.2f} GiB "
             "(executor.docker.mem_limit)",
         )
-    if (failure := worker.read_failure(task)) is not None:
+    if (failure := read_failure(task)) is not None:
         raise failure if isinstance(failure, ClientError) else _alone(task, str(failure))
     code = int(state["ExitCode"])
     if code == KILLED and _machine_ran_out(task, attributes):
@@ -59,7 +60,7 @@ def outcome(task: ClientTask, attributes: Mapping[str, Any], limit_s: float) -> 
             f"{what(task)}: ended by the kernel, for the machine ran out of memory before the container reached its "
             f"limit of {_limit_gib(attributes):.2f} GiB (executor.docker.mem_limit)",
         )
-    if code == worker.STORAGE_EXIT_CODE:
+    if code == STORAGE_EXIT_CODE:
         raise _alone(task, f"{what(task)}: {last_line(log)} (exit code {code}; see {log})")
     if code == TIMED_OUT:
         raise timed_out(task, limit_s)

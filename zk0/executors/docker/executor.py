@@ -15,20 +15,22 @@ from docker.models.containers import Container
 from docker.types import Mount
 from loguru import logger
 
-from zk0 import foreign
-from zk0.atomic import storage_errors
 from zk0.config import RunConfig
 from zk0.errors import ClientError
-from zk0.executors import STOPPED, worker
 from zk0.executors.docker import engine
 from zk0.executors.docker.death import outcome, timed_out
 from zk0.executors.docker.gpu_turns import gpu_turn, is_among, slots
 from zk0.executors.docker.log_tail import LogTail
 from zk0.executors.docker.mem_limit import mem_limit
 from zk0.executors.docker.settings import container_settings, user, wanted_gpus
-from zk0.executors.left_behind import client_log, what
-from zk0.records import ClientResult, ClientTask
-from zk0.results import find_finished
+from zk0.files import untrusted
+from zk0.files.atomic import storage_errors
+from zk0.work.executor import STOPPED
+from zk0.work.failure import failure_path
+from zk0.work.lock import is_held, lock_path, wait_until_free
+from zk0.work.log import client_log, what
+from zk0.work.records import ClientResult, ClientTask
+from zk0.work.results import find_finished
 
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 MOST_WORDS_BYTES = 256 * 1024
@@ -113,13 +115,13 @@ class DockerExecutor:
 
     def _wait_for_a_process(self, task: ClientTask) -> None:
         """A worker process of an earlier orchestrator may be at it, where the executor was changed since."""
-        if worker.is_held(task) and not worker.wait_until_free(task, self._limit_s):
-            raise ClientError("lost", f"{what(task)}: a worker process holds {worker.lock_path(task)}; end it")
+        if is_held(task) and not wait_until_free(task, self._limit_s):
+            raise ClientError("lost", f"{what(task)}: a worker process holds {lock_path(task)}; end it")
 
     def _start(self, client: docker.DockerClient, task: ClientTask, gpu: str | None) -> Container:
         _go_on(task)
         with storage_errors(task.folder, "tidied"):
-            foreign.remove(worker.failure_path(task))
+            untrusted.remove(failure_path(task))
         limit = engine.patiently(lambda: mem_limit(client, self._config, task.run_dir))
         settings = container_settings(task, self._config, gpu, limit)
         hand_over(settings["mounts"])
@@ -219,7 +221,7 @@ def keep_words(log: Path, words: bytes) -> None:
     """Put into a client's log what its container said before the worker took its output over."""
     if not words:
         return
-    with storage_errors(log, "written"), os.fdopen(foreign.open_ours(log, APPEND), "ab") as file:
+    with storage_errors(log, "written"), os.fdopen(untrusted.open_ours(log, APPEND), "ab") as file:
         file.write(words[-MOST_WORDS_BYTES:])
 
 
@@ -230,7 +232,7 @@ def hand_over(mounts: list[Mount]) -> None:
         with storage_errors(folder, "handed over"):
             folder.mkdir(parents=True, exist_ok=True)
             if os.getuid() == 0:
-                for path in [folder, *foreign.below(folder, OURS_DEEPEST)]:
+                for path in [folder, *untrusted.below(folder, OURS_DEEPEST)]:
                     os.chown(path, uid, gid, follow_symlinks=False)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from zk0 import foreign
+from zk0.files import untrusted
 
 MOST_BYTES = 256 * 1024
 """Told at once, and many times what a worker writes between two looks; what is before that stays in the file alone."""
@@ -40,12 +40,12 @@ class LogTail:
             text = line.decode(errors="replace").rstrip()
             ours = _OURS.match(text)
             if text and not (ours and ours["level"] == "DEBUG"):
-                logger.info("{}: {}", self._name, foreign.printable(ours["message"] if ours else text))
+                logger.info("{}: {}", self._name, untrusted.printable(ours["message"] if ours else text))
 
     def _read(self, most: int) -> bytes:
         """What was added, or its end where that is longer; nothing of what is no plain file."""
         try:
-            with foreign.reader(self._path) as file:
+            with untrusted.reader(self._path) as file:
                 now = os.fstat(file.fileno())
                 if now.st_ino != self._inode or now.st_size < self._position:  # it was rotated
                     self._inode, self._position, self._rest = now.st_ino, 0, b""

@@ -9,7 +9,7 @@ from docker.models.containers import Container
 
 from zk0.config import RunConfig, size_in_bytes
 from zk0.executors.docker.engine import labelled
-from zk0.memory import container_share
+from zk0.memory.usage import container_share
 
 
 def mem_limit(client: docker.DockerClient, config: RunConfig, run_dir: str | None = None) -> int:

@@ -8,12 +8,12 @@ from typing import Any
 
 from docker.types import DeviceRequest, LogConfig, Mount
 
-from zk0.cgroup import machine_oom_kills
 from zk0.config import RunConfig, size_in_bytes
 from zk0.executors.docker import visible
 from zk0.executors.docker.gpu_turns import all_gpus
-from zk0.executors.worker import CONTAINER_MARK
-from zk0.records import ClientTask
+from zk0.memory.cgroup import machine_oom_kills
+from zk0.work.lock import CONTAINER_MARK
+from zk0.work.records import ClientTask
 
 USER = 65532
 """User and group of the containers where the orchestrator is root; the number that distroless images use."""
@@ -63,7 +63,7 @@ def common_settings(config: RunConfig, gpu: str | None, mem_limit: int) -> dict[
     in_memory = f"rw,exec,nosuid,nodev,mode=0700,uid={uid},gid={gid}"
     return {
         "image": settings.image,
-        "entrypoint": ["python", "-m", "zk0.executors.container"],
+        "entrypoint": ["python", "-m", "zk0.executors.docker.inside"],
         "environment": environment,
         "user": f"{uid}:{gid}",
         "group_add": [] if os.getuid() == 0 else [str(number) for number in os.getgroups()],

@@ -10,8 +10,8 @@ from huggingface_hub import constants
 
 from zk0.config import ASSET_PREFIX, DatasetConfig, RunConfig, resolve_path
 from zk0.errors import ClientError
-from zk0.records import ClientTask
-from zk0.run_store import RUN_FILE
+from zk0.layout import RUN_FILE
+from zk0.work.records import ClientTask
 
 LEROBOT_HOME = "/data/lerobot"
 """HF_LEROBOT_HOME inside a container: it holds the one dataset that the work is about."""

@@ -1,0 +1,1 @@
+"""One round on the server as a pure function of the updates."""

@@ -1,0 +1,103 @@
+"""Flower outside its runtime: the only place that knows of its private parts."""
+
+import random
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from zk0.files import atomic, untrusted
+
+WEIGHT_KEY = "num-examples"
+
+
+class NodeGrid(Grid):
+    """The clients as Flower's nodes 1..N in config order: all that a strategy's configure step asks of a grid."""
+
+    def __init__(self, num_nodes: int) -> None:
+        """Name the nodes."""
+        self._num_nodes = num_nodes
+
+    def get_node_ids(self) -> Iterable[int]:
+        """1..N."""
+        return range(1, self._num_nodes + 1)
+
+    def _unused(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise NotImplementedError("work is sent to clients by zk0's executors, not through Flower's grid")
+
+    set_run = create_message = push_messages = pull_messages = send_and_receive = _unused
+    run = property(_unused)
+
+
+class LazyArray(Array):
+    """A tensor that stays in its safetensors file: a strategy then holds one client's tensor at a time, not all."""
+
+    def __init__(self, path: Path, name: str, dtype: str, shape: tuple[int, ...]) -> None:
+        """Say where it lies. Past Array's own __init__ and __setattr__, which want the bytes."""
+        self.__dict__.update(path=path, name=name, dtype=dtype, shape=shape, stype="numpy.ndarray", data=b"")
+
+    def numpy(self) -> NDArray[Any]:
+        """Read the tensor."""
+        path, name = self.__dict__["path"], self.__dict__["name"]
+        with _opened(path) as file:
+            tensor: NDArray[Any] = file.get_tensor(name)
+        return tensor
+
+
+def ensure_task_identity() -> None:
+    """Let Messages be made outside Flower's runtime.
+
+    Since 1.38 a Message asks the private TaskIdentity of its process who sends it, and raises where no runtime has
+    set it; no strategy reads it. Inside a ServerApp it is set and left alone. Hence the pin and
+    tests/unit/test_flower_contract.py.
+    """
+    try:
+        _ = (TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id)
+    except RuntimeError:
+        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Flower draws from the global generators: seed them, and give them back as they were."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the one Flower draws from
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file whose tensors are read one by one; StorageError where it cannot be."""
+    with (
+        atomic.storage_errors(path, "read"),
+        untrusted.opened(path) as name,
+        safe_open(name, framework="numpy") as file,
+    ):
+        yield file
+
+
+def lazy_record(path: Path, without: Collection[str] = ()) -> ArrayRecord:
+    """A record of LazyArrays, by sorted name; filled item by item, as ArrayRecord(dict) would copy them to Arrays."""
+    record = ArrayRecord()
+    with _opened(path) as file:
+        for name in sorted({*file.keys()} - {*without}):
+            view = file.get_slice(name)
+            record[name] = LazyArray(path, name, _numpy_dtype(view.get_dtype()), tuple(view.get_shape()))
+    return record
+
+
+def _numpy_dtype(code: str) -> str:
+    """From safetensors' F32 to numpy's float32; unknown ones (BF16) stay as they are and are refused when read."""
+    return {short: name for name, short in atomic.DTYPES.items()}.get(code, code)

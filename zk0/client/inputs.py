@@ -1,0 +1,134 @@
+"""What a piece of work starts from: config, tensors, policy, frames."""
+
+from pathlib import Path
+from typing import Any
+
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from lerobot.envs.configs import EnvConfig
+from lerobot.policies import make_policy, make_pre_post_processors
+from lerobot.utils.random_utils import set_seed
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from zk0.config import DatasetConfig, EnvironmentConfig, RunConfig, validate_config
+from zk0.data.datasets import build_dataset, open_metadata, split_episodes
+from zk0.data.pooled import PooledDataset
+from zk0.data.statistics import training_statistics, unflatten_stats
+from zk0.errors import ClientError, ConfigError
+from zk0.files import atomic
+from zk0.files.atomic import file_sha256
+from zk0.learning.exchange import load_exchanged_tensors
+from zk0.learning.policy import (
+    Policy,
+    Processor,
+    base_config,
+    base_path,
+    build_policy,
+    load_policy_config,
+    save_pretrained,
+)
+from zk0.learning.processors import build_processors
+from zk0.runs.origin import origin_tensors
+from zk0.seeding import derive_seed
+from zk0.work.records import POOLED, ArtifactRef, ClientTask
+
+Source = DatasetConfig | EnvironmentConfig
+"""What the policy's inputs come from."""
+
+
+def read_config(run_dir: Path) -> RunConfig:
+    """The frozen config of a run, from its run.json."""
+    return validate_config(atomic.read_sealed(run_dir / "run.json")["config"])
+
+
+def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:
+    """Read a safetensors file of the run after checking its digest.
+
+    Raises:
+        ClientError: the file is not what the task names (cause `lost`).
+    """
+    path = run_dir / ref.path
+    if file_sha256(path) != ref.sha256:
+        raise ClientError("lost", f"{path}: its SHA-256 is not {ref.sha256[:12]}...; the file was damaged or replaced")
+    tensors: dict[str, NDArray[Any]] = load_file(path)
+    return tensors
+
+
+def load_global(
+    task: ClientTask, config: RunConfig, dataset: Source, meta: LeRobotDatasetMetadata | EnvConfig, *, own: bool = True
+) -> tuple[Policy, Processor, Processor]:
+    """The policy with the round's global tensors in it, and its processors.
+
+    Args:
+        task: names the tensors and, where they are federated, the statistics.
+        config: the run's config.
+        dataset: the client's, or what no client trains on: another one, or an environment.
+        meta: of the dataset; or LeRobot's config of the environment.
+        own: whether a client's own statistics may be used, where the config asks for them.
+    """
+    run_dir = Path(task.run_dir)
+    built, base = load_policy(task, config, dataset, meta)
+    if task.incoming is not None:
+        load_exchanged_tensors(built, read_tensors(run_dir, task.incoming))
+    stats = None  # the base's
+    if task.stats is not None:
+        stats = unflatten_stats(read_tensors(run_dir, task.stats))
+    elif own and config.data.normalization == "own" and dataset in config.clients:
+        stats = training_statistics(meta, config.evaluation.holdout_episodes)
+    return built, *build_processors(base, stats, dataset.rename_map)
+
+
+def load_policy(
+    task: ClientTask, config: RunConfig, dataset: Source, meta: LeRobotDatasetMetadata | EnvConfig
+) -> tuple[Policy, PreTrainedConfig]:
+    """The base policy with the run's adapters at their first values, and LeRobot's config of it."""
+    path = base_path(config.policy, Path(task.run_dir))
+    base = load_policy_config(config.policy, path)
+    # The adapters' random start must not depend on who builds them.
+    set_seed(derive_seed(config.seed, 0, "", "init"))
+    return build_policy(base, config.peft, meta, dataset.rename_map), base
+
+
+def continued_tensors(config: RunConfig, fresh: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The tensors of the run that this one continues from, if they are the same ones by name and shape."""
+    store, ref = origin_tensors(config)
+    tensors = read_tensors(store.folder, ref)
+    for name in sorted(fresh.keys() | tensors.keys()):
+        here, there = (f"of shape {group[name].shape}" if name in group else "missing" for group in (fresh, tensors))
+        if here != there:
+            raise ConfigError(
+                f"continue_from = {config.continue_from!r}: {name} is {there} there and {here} here; "
+                "give the same policy and peft keys, or another run"
+            )
+    return tensors
+
+
+def create_base(task: ClientTask, config: RunConfig, meta: LeRobotDatasetMetadata) -> None:
+    """A policy made from scratch becomes the run's own base, in the run directory."""
+    base = base_config(config, meta)
+    set_seed(derive_seed(config.seed, 0, "", "base"))
+    built = make_policy(base, ds_meta=meta, rename_map=config.clients[0].rename_map)
+    preprocessor, postprocessor = make_pre_post_processors(base)
+    save_pretrained(built, preprocessor, postprocessor, Path(task.run_dir) / "base")
+
+
+def training_frames(
+    config: RunConfig, client: DatasetConfig, meta: LeRobotDatasetMetadata, built: PreTrainedConfig
+) -> Any:
+    """The training episodes of a client; a LeRobotDataset."""
+    episodes, _ = split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
+    return build_dataset(client, meta, built, config.data, episodes)
+
+
+def pooled_frames(config: RunConfig, built: PreTrainedConfig) -> Any:
+    """Those of all clients as one dataset."""
+    opened = [training_frames(config, client, open_metadata(client), built) for client in config.clients]
+    return PooledDataset(opened, [client.rename_map for client in config.clients])
+
+
+def dataset_of(config: RunConfig, name: str) -> DatasetConfig:
+    """The dataset of that name; where all are pooled the first, which stands for the policy's features."""
+    if name == POOLED:
+        return config.clients[0]
+    return next(item for item in [*config.clients, *config.evaluation.datasets] if item.name == name)

@@ -1,0 +1,1 @@
+"""LeRobot datasets: open, split, statistics, checks, copies."""

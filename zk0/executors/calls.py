@@ -1,0 +1,83 @@
+"""What the light orchestrator asks of a process that has torch: each a function for `ProcessExecutor.call`."""
+
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from zk0.config import RunConfig
+from zk0.data.findings import DataReport
+from zk0.executors.worker import die_first, quiet
+from zk0.files import atomic
+from zk0.metrics.success import Success
+from zk0.preflight.records import Preflight
+from zk0.work.records import ClientTask
+
+
+def preflight(config: RunConfig) -> Preflight:
+    """`preflight.preflight` in a worker process, and the estimate of a fit's memory where the config asks for it."""
+    die_first()
+    quiet()
+    from zk0.preflight import checks, probe
+
+    found = checks.preflight(config)
+    return found.model_copy(update={"memory": probe.estimate(found.config)}) if config.memory.probe else found
+
+
+def check_environments(config: RunConfig) -> None:
+    """`preflight.check_environments` in a worker process, whose memory a simulator does not spoil for `preflight`."""
+    die_first()
+    quiet()
+    from zk0.preflight import checks
+
+    checks.check_environments(config)
+
+
+def check_data(config: RunConfig, fix_to: Path | None) -> DataReport:
+    """`preflight.check_data` in a worker process."""
+    die_first()
+    quiet()
+    from zk0.preflight import checks
+
+    return checks.check_data(config, fix_to)
+
+
+def fetch(config: RunConfig) -> None:
+    """`fetch.fetch` in a worker process."""
+    quiet()
+    from zk0.preflight import fetch
+
+    fetch.fetch(config)
+
+
+def aggregate_statistics(files: list[str]) -> dict[str, NDArray[Any]]:
+    """LeRobot's `aggregate_stats` over the clients' statistics files, in a worker process; in and out flat tensors."""
+    from zk0.data.statistics import aggregate, flatten_stats, unflatten_stats
+
+    return flatten_stats(aggregate([unflatten_stats(atomic.read_tensors(Path(file))) for file in files]))
+
+
+def intervals(
+    base: dict[str, Any] | None,
+    now: dict[str, Any],
+    clients: list[str],
+    bootstrap_seed: int,
+    success: Success | None = None,
+) -> dict[str, Any]:
+    """`intervals.of_round`, and success over all environments, in a worker: scipy would stay in the orchestrator."""
+    from zk0.metrics import intervals
+
+    found = intervals.of_round(base, now, clients, bootstrap_seed)
+    if success is not None:
+        found["interval_95"] |= success.figures()["interval_95"]
+    return found
+
+
+def save_policy(payload: str, folder: str, merge: bool, own: bool) -> None:
+    """`client_app.save_policy` in a worker process; `payload` is a ClientTask as JSON."""
+    quiet()
+    from zk0.client import export
+    from zk0.client.inputs import read_config
+
+    task = ClientTask.model_validate_json(payload)
+    export.save_policy(task, read_config(Path(task.run_dir)), Path(folder), merge=merge, own=own)

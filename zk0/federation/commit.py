@@ -1,0 +1,131 @@
+"""Making a round durable, with what it is worth beside the rounds before."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from loguru import logger
+
+from zk0.aggregation import adaptive
+from zk0.config import RunConfig
+from zk0.errors import ClientError
+from zk0.executors import calls
+from zk0.executors.process import ProcessExecutor
+from zk0.federation.server import Aggregated
+from zk0.metrics.scores import FULL, QUICK, comparable
+from zk0.metrics.success import Success
+from zk0.runs.store import RunStore
+from zk0.seeding import derive_seed
+from zk0.work import attempts
+from zk0.work.records import ArtifactRef, ClientFailure, ClientResult, TaskKind
+
+
+def kept_optimizers(
+    store: RunStore, number: int, aggregated: Aggregated, results: Iterable[ClientResult]
+) -> dict[str, ArtifactRef]:
+    """Client -> the optimizer's state that its next fit goes on from.
+
+    That of this round's fit; of an earlier round's for a client that sat out, failed, or whose update was refused.
+    """
+    if store.config.training.optimizer_state == "fresh" or number == 0:
+        return {}
+    refused = {failure.client for failure in aggregated.failures}
+    own = {result.client: result.optimizer for result in results if result.optimizer and result.client not in refused}
+    return store.state(number - 1).optimizers | own
+
+
+def round_metrics(
+    config: RunConfig, aggregated: Aggregated, results: Iterable[ClientResult], failures: Iterable[ClientFailure]
+) -> dict[str, Any]:
+    """What metrics.json says of a round, its time aside."""
+    by_kind: dict[str, dict[str, dict[str, Any]]] = {"train": {}, "evaluate": {}}  # and rollouts, where there are any
+    for result in results:
+        if result.kind in ("train", "evaluate", "rollout"):
+            by_kind.setdefault(result.kind, {})[result.client] = {
+                **result.metrics,
+                "num_examples": result.num_examples,
+                "duration_s": result.duration_s,
+                "peak_rss_bytes": result.peak_rss_bytes,
+                "update_bytes": result.tensors.size if result.tensors else 0,
+            }
+    evaluations = by_kind["evaluate"]
+    summary = {**_summary(config, evaluations), "train_loss": aggregated.metrics.get("loss")}
+    if "rollout" in by_kind:
+        total = success_of(by_kind["rollout"])
+        summary |= {"success_rate": total.rate, "successes": total.successes, "episodes": total.episodes}
+    if quick := {name: item[QUICK] for name, item in evaluations.items() if QUICK in item}:
+        summary[QUICK] = _summary(config, quick)
+    return {
+        **by_kind,
+        "summary": summary,
+        "evaluation": next((item["evaluation"] for item in evaluations.values()), FULL),
+        "failures": [failure.model_dump(mode="json") for failure in failures],
+        "global_sha256": aggregated.arrays.sha256,
+        **({"lora": aggregated.lora} if aggregated.lora else {}),
+    }
+
+
+def success_of(rollouts: Mapping[str, Any]) -> Success:
+    """Success over the episodes of all environments."""
+    parts = [Success(item["successes"], item["episodes"]) for item in rollouts.values()]
+    return sum(parts, start=Success(0, 0))
+
+
+def _summary(config: RunConfig, evaluations: Mapping[str, Any]) -> dict[str, Any]:
+    """Means over the clients' hold-outs, and over the settings that no client trains on."""
+    clients = [evaluations[item.name] for item in config.clients if item.name in evaluations]
+    unseen = [evaluations[item.name] for item in config.evaluation.datasets if item.name in evaluations]
+    return {
+        "action_error_deg": _mean(clients, "action_error_deg"),
+        "gripper_error": _mean(clients, "gripper_error"),
+        "loss": _mean(clients, "loss"),
+        "unseen_action_error_deg": _mean(unseen, "action_error_deg"),
+        "unseen_loss": _mean(unseen, "loss"),
+    }
+
+
+def with_history(store: RunStore, number: int, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Add what a round's metrics say beside the rounds before: intervals, change since round 0, adaptive decisions.
+
+    Figures are not worth a run: where the process that computes intervals cannot live, they are left out.
+    """
+    config, rounds = store.config, store.read_metrics()
+    first = rounds[0] if number and rounds and rounds[0]["server_round"] == 0 else {}
+    (base, _), frames = comparable([first, metrics])
+    seed = derive_seed(config.seed, 0, "", "bootstrap")
+    names = [client.name for client in config.clients]
+    success = success_of(metrics["rollout"]) if "rollout" in metrics else None
+    try:
+        found = ProcessExecutor(config.executor).call(
+            calls.intervals, base.get("evaluate"), metrics["evaluate"], names, seed, success
+        )
+    except ClientError as error:
+        logger.warning("round {}: no intervals of the means: {}", number, error)
+        found = {"interval_95": {}, "change": None}
+    added: dict[str, Any] = {"summary": {**metrics["summary"], "interval_95": found["interval_95"]}}
+    if found["change"] is not None:
+        added["change"] = {**found["change"], "frames": frames}
+    if number and adaptive.active(config.adaptive):
+        added["adaptive"] = adaptive.decide(config, rounds, number).record()
+    return {**metrics, **added}
+
+
+def with_attempts(store: RunStore, number: int, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Add how often each fit was tried, and what went wrong before."""
+
+    def causes(client: str, kind: TaskKind) -> list[str]:
+        return attempts.failed_causes(store.round_folder(number) / "clients" / client, kind)
+
+    fits = {
+        client: {**figures, "attempts": 1 + len(causes(client, "train")), "failed_attempts": causes(client, "train")}
+        for client, figures in metrics["train"].items()
+    }
+    failures = [
+        {**failure, "attempts": max(1, len(causes(failure["client"], failure["kind"])))}
+        for failure in metrics["failures"]
+    ]
+    return {**metrics, "train": fits, "failures": failures}
+
+
+def _mean(items: list[dict[str, Any]], key: str) -> float | None:
+    values = [item[key] for item in items if item.get(key) is not None]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,150 @@
+"""`zk0 compare`: a finished run beside each client alone and all data pooled, with the same budget and hold-outs.
+
+Every arm is trained by the work that a run consists of, into `<run>/compare/<arm>/`: what is finished there is found
+again, so that a comparison that was killed goes on, and one that was made is only read.
+"""
+
+import shutil
+import statistics
+from collections.abc import Callable, Sequence
+
+from zk0.aggregation.server_round import ServerRound
+from zk0.config import FederationConfig, RunConfig
+from zk0.errors import RunNameError
+from zk0.executors import calls
+from zk0.executors.choice import own_executor
+from zk0.executors.process import ProcessExecutor
+from zk0.memory.guard import run_guarded
+from zk0.metrics.arms import ERROR, FEDERATED, FOLDER, ArmResult, Comparison, Json
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore, is_finished
+from zk0.seeding import derive_seed
+from zk0.work.executor import Executor
+from zk0.work.records import POOLED, ArtifactRef, ClientResult, ClientTask
+
+
+def compare(store: RunStore, processes: ProcessExecutor, say: Callable[[str], None] = lambda _: None) -> Comparison:
+    """Train what is missing for a comparison, and evaluate it.
+
+    One client's arm is trained and evaluated where the run's clients are; the pooled one, which reads everybody's
+    recordings, in processes.
+
+    Args:
+        store: a finished run.
+        processes: where what no container is for is done.
+        say: told of every arm that is about to be trained or looked up.
+
+    Raises:
+        RunNameError: the run is not finished.
+        ConfigError: the run's clients are in containers, and none can be made.
+        ClientError: an arm's work died; what is finished is kept, and the same call goes on.
+    """
+    if not is_finished(store):
+        raise RunNameError(
+            f"run {store.info.name!r} is not finished; go on with it first: zk0 resume {store.info.name}"
+        )
+    clients = [client.name for client in store.config.clients]
+    unseen = [dataset.name for dataset in store.config.evaluation.datasets]
+    own = own_executor(store.config, processes)
+
+    def learned(name: str, folder: str, learner: str) -> ArmResult:
+        say(name)
+        arm = Arm(store, folder, learner, processes if learner == POOLED else own, processes)
+        return ArmResult(name, _known(arm.evaluations([*clients, *unseen])))
+
+    alone = [learned(f"{client} alone", f"alone-{client}", client) for client in clients]
+    pooled = learned("pooled", "pooled", POOLED)
+    rounds = {line["server_round"]: line["evaluate"] for line in store.read_metrics()}
+    base, federated = (
+        ArmResult(name, _known({key: rounds[number].get(key, {}) for key in [*clients, *unseen]}))
+        for name, number in (("base", 0), (FEDERATED, store.config.federation.num_rounds))
+    )
+    arms = [base, *alone, _mean_of(alone), federated, pooled]
+    return Comparison(store.info.name, derive_seed(store.config.seed, 0, "", "bootstrap"), clients, unseen, arms)
+
+
+class Arm:
+    """One learner without a federation: a client alone, or one that has all recordings.
+
+    It makes as many rounds as the run, from the run's own first tensors, with its optimizer fresh or kept as the run's
+    clients have it; a round's result is the next one's start. What `peft.aggregation` does to adapters is done to it
+    too; the adaptive schedules are not.
+
+    Args:
+        run: the run that it is compared with.
+        name: of its folder.
+        learner: the client, or POOLED.
+        executor: where its work is done.
+        processes: where the statistics of several clients are made one.
+    """
+
+    def __init__(self, run: RunStore, name: str, learner: str, executor: Executor, processes: ProcessExecutor) -> None:
+        folder = run.folder / FOLDER
+        self.store = RunStore.create_or_open(run.config.model_copy(update={"outputs_dir": str(folder)}), name)
+        self._run = run
+        self._learner = learner
+        self._executor = executor
+        self._processes = processes
+
+    def evaluations(self, datasets: Sequence[str]) -> dict[str, Json]:
+        """Dataset -> its evaluation after the last round; trains what is not done yet."""
+        with self.store.lock():
+            state = self._begin()
+            for server_round in range(1, self.store.config.federation.num_rounds + 1):
+                state = self._round(server_round, state)
+            return {name: self._evaluate(name, state) for name in datasets}
+
+    def _begin(self) -> RoundState:
+        first = self._run.state(0)
+        if (base := self._run.folder / "base").is_dir():  # of a policy made from scratch
+            shutil.copytree(base, self.store.folder / "base", dirs_exist_ok=True)
+        arrays = self.store.place(0, "global", self._run.path(first.arrays))
+        return RoundState(server_round=0, arrays=arrays, stats=self._statistics())
+
+    def _statistics(self) -> ArtifactRef | None:
+        """Of the learner's own training episodes; None where the base's are used."""
+        if self.store.config.data.normalization == "base":
+            return None
+        members = [client.name for client in self.store.config.clients if self._learner in (client.name, POOLED)]
+        results = [self._work(self.store.task("statistics", 0, name)) for name in members]
+        files = [str(self.store.path(result.tensors)) for result in results if result.tensors is not None]
+        return self.store.place(0, "stats", self._processes.call(calls.aggregate_statistics, files))
+
+    def _round(self, server_round: int, before: RoundState) -> RoundState:
+        result = self._work(self.store.task("train", server_round, self._learner, before))
+        config = _federation_of_one(self.store.config, self._learner)
+        server = ServerRound(config, server_round, self.store.path(before.arrays))
+        arrays = self.store.place(server_round, "global", server.aggregate([result], self.store.folder).tensors)
+        kept = {} if result.optimizer is None else {self._learner: result.optimizer}
+        return RoundState(server_round=server_round, arrays=arrays, stats=before.stats, optimizers=kept)
+
+    def _evaluate(self, dataset: str, state: RoundState) -> Json:
+        return self._work(self.store.task("evaluate", state.server_round, dataset, state)).metrics
+
+    def _work(self, task: ClientTask) -> ClientResult:
+        """As in a run, what runs out of memory is done again in smaller micro-batches."""
+        return run_guarded(self._executor.run, task, self.store.config)
+
+
+def _federation_of_one(config: RunConfig, learner: str) -> RunConfig:
+    """The run's config with FedAvg over one client, whose average is its own update."""
+    only = config.clients[0].model_copy(update={"name": learner})
+    plain = FederationConfig(num_rounds=config.federation.num_rounds)
+    return config.model_copy(update={"clients": [only], "federation": plain})
+
+
+def _mean_of(arms: Sequence[ArmResult]) -> ArmResult:
+    """Their mean, episode by episode."""
+    means: dict[str, Json] = {}
+    for name in arms[0].figures:
+        episodes = [arm.figures[name]["episodes"] for arm in arms]
+        errors = [statistics.fmean(known) for known in zip(*(item[ERROR] for item in episodes), strict=True)]
+        error = statistics.fmean(arm.errors[name] for arm in arms)
+        means[name] = {ERROR: error, "episodes": {"steps": episodes[0]["steps"], ERROR: errors}}
+    return ArmResult("mean of the clients alone", means)
+
+
+def _known(evaluations: dict[str, Json]) -> dict[str, Json]:
+    if lacking := [name for name, figures in evaluations.items() if figures.get(ERROR) is None]:
+        raise RunNameError(f"there is no action error on {lacking[0]!r} to compare with: its evaluation failed")
+    return evaluations

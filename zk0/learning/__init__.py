@@ -1,0 +1,1 @@
+"""What torch does: policy, local steps, evaluation, closed loop."""

@@ -1,0 +1,212 @@
+"""Held-out evaluation: action error in the robot's own units, with intervals, and the seeded training loss."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.utils.constants import ACTION
+from lerobot.utils.random_utils import seeded_context
+from numpy.typing import NDArray
+
+from zk0.config import EvaluationConfig
+from zk0.learning.micro_batches import divide, predict
+from zk0.learning.policy import Policy, Processor
+from zk0.learning.training import prepare_batch
+from zk0.metrics.intervals import Episodes, mean_interval
+
+
+def evaluate(
+    policy: Policy,
+    preprocessor: Processor,
+    postprocessor: Processor,
+    dataset: LeRobotDataset,
+    evaluation: EvaluationConfig,
+    *,
+    seed: int,
+    micro_batch_size: int | None = None,
+    quick: bool = False,
+) -> dict[str, Any]:
+    """Compare predicted with recorded actions on held-out frames.
+
+    For each frame the policy predicts a chunk; the first `n_action_steps` of it, which are what a robot would carry
+    out, are compared with the recorded actions of the same steps, steps past the end of the episode left out. Noise
+    comes from the seed, which must be the same in every round, so that rounds differ by the weights alone.
+
+    Where memory is short, `micro_batch_size` frames go through the policy at once; the draws stay those of the batch.
+
+    Args:
+        policy: the policy.
+        preprocessor: LeRobot's input pipeline.
+        postprocessor: its output pipeline.
+        dataset: the held-out episodes.
+        evaluation: batch size and frames.
+        seed: of all noise, and of the resampling behind the intervals.
+        micro_batch_size: frames at once; the whole batch when None.
+        quick: take every `quick_stride`-th of the frames.
+
+    Returns:
+        `action_error_deg`: mean absolute error over the arm's joints, in degrees; `gripper_error`: the same for the
+        gripper, in its units of 0-100; `joint_error`: per joint by name; `joints`: their names in order;
+        `interval_95`: the same three errors as [low, high] by `zk0.intervals.mean_interval`, or null; `episodes`: by
+        held-out episode the compared `steps` and the first two errors; `loss`: the policy's own training loss;
+        `num_examples`: frames evaluated. Units are the dataset's: degrees where it was recorded in degrees.
+    """
+    frames = range(0, len(dataset), evaluation.frame_stride * (evaluation.quick_stride if quick else 1))
+    parts: list[_Batch] = []
+    policy.eval()
+    with torch.no_grad(), seeded_context(seed):
+        for raw in _loader(dataset, frames, evaluation.batch_size, seed):
+            batch = prepare_batch(dict(raw), preprocessor, dataset)
+            loss = _loss(policy, batch, micro_batch_size or len(raw[ACTION]))
+            predicted = _predict(policy, postprocessor, batch, micro_batch_size or len(raw[ACTION]))
+            parts.append(_compared(raw, predicted, _horizon(policy), loss))
+    error = np.concatenate([part.errors for part in parts]).astype(np.float64)
+    names = joint_names(dataset.meta.features[ACTION], error.shape[1])
+    return {
+        **_by_joint(error.mean(axis=0), names),
+        **_by_episode(error, np.concatenate([part.episodes for part in parts]), names, seed),
+        "joints": names,
+        "loss": sum(part.loss * part.frames for part in parts) / len(frames),
+        "num_examples": len(frames),
+    }
+
+
+class _Batch(NamedTuple):
+    """A batch of frames, evaluated."""
+
+    errors: NDArray[Any]
+    """Absolute errors of the steps that count: shape (steps, action dimension)."""
+    episodes: NDArray[Any]
+    """The episode of each step: shape (steps,)."""
+    loss: float
+    """The policy's own, a mean over the frames."""
+    frames: int
+    """Their number."""
+
+
+def _compared(raw: dict[str, Any], predicted: torch.Tensor, horizon: int, loss: float) -> _Batch:
+    recorded, valid = raw[ACTION][:, :horizon], ~raw[f"{ACTION}_is_pad"][:, :horizon]
+    owner = raw["episode_index"].reshape(-1, 1).expand_as(valid)
+    errors = (predicted[:, :horizon] - recorded).abs()[valid]
+    return _Batch(errors.numpy(), owner[valid].numpy(), loss, len(recorded))
+
+
+def replay(
+    policy: Policy,
+    preprocessor: Processor,
+    postprocessor: Processor,
+    dataset: LeRobotDataset,
+    *,
+    batch_size: int,
+    seed: int,
+    micro_batch_size: int | None = None,
+) -> dict[str, NDArray[Any]]:
+    """The first held-out episode as the policy would have gone on from what was recorded.
+
+    At every `n_action_steps`-th frame it sees that frame, and predicts the actions up to the next one, as a robot
+    would carry them out between two looks.
+
+    Args:
+        policy: the policy.
+        preprocessor: LeRobot's input pipeline.
+        postprocessor: its output pipeline.
+        dataset: the held-out episodes.
+        batch_size: frames at once.
+        seed: of the noise.
+        micro_batch_size: frames at once where memory is short.
+
+    Returns:
+        `predicted` and `recorded`: shape (frames of the episode, action dimension), in the dataset's units.
+    """
+    policy.eval()
+    first = dataset.episodes[0] if dataset.episodes else 0
+    frames = range(0, int(dataset.meta.episodes["length"][first]), _horizon(policy))
+    predicted, recorded = [], []
+    with torch.no_grad(), seeded_context(seed):
+        for raw in _loader(dataset, frames, batch_size, seed):
+            truth, valid = raw[ACTION][:, : frames.step], ~raw[f"{ACTION}_is_pad"][:, : frames.step]
+            batch = prepare_batch(dict(raw), preprocessor, dataset)
+            chunks = _predict(policy, postprocessor, batch, micro_batch_size or len(truth))[:, : frames.step]
+            predicted.append(chunks[valid].numpy())
+            recorded.append(truth[valid].numpy())
+    return {"predicted": np.concatenate(predicted), "recorded": np.concatenate(recorded)}
+
+
+def _loader(dataset: LeRobotDataset, frames: range, batch_size: int, seed: int) -> Iterable[dict[str, Any]]:
+    return torch.utils.data.DataLoader(
+        torch.utils.data.Subset(dataset, list(frames)),
+        batch_size=batch_size,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _horizon(policy: Policy) -> int:
+    """Actions that a robot carries out before the policy looks again."""
+    return int(getattr(policy.config, "n_action_steps", 1))
+
+
+def _loss(policy: Policy, batch: dict[str, Any], size: int) -> float:
+    if size >= len(batch[ACTION]):
+        return float(policy.forward(dict(batch))[0].item())
+    parts = divide(policy, batch, size)
+    return sum(float(policy.forward(part.batch, **part.draws)[0].item()) * part.share for part in parts)
+
+
+def _predict(policy: Policy, postprocessor: Processor, batch: dict[str, Any], size: int) -> torch.Tensor:
+    """A chunk of actions per frame in the dataset's units: shape (batch, chunk_size, action dimension)."""
+    policy.reset()
+    frames = len(batch[ACTION])
+    observation = {key: value for key, value in batch.items() if not key.startswith(ACTION)}
+    whole = size >= frames
+    chunks = policy.predict_action_chunk(observation) if whole else predict(policy, observation, frames, size)
+    return torch.as_tensor(postprocessor(chunks)).to("cpu", torch.float32)
+
+
+def _by_joint(error: NDArray[Any], names: list[str]) -> dict[str, Any]:
+    """Mean errors: of the arm, of the gripper, and of each joint; `error` has one per joint."""
+    arm, gripper = _arm_and_gripper(names)
+    return {
+        "action_error_deg": float(error[arm].mean()) if arm else None,
+        "gripper_error": float(error[gripper].mean()) if gripper else None,
+        "joint_error": {name: float(value) for name, value in zip(names, error, strict=True)},
+    }
+
+
+def _by_episode(error: NDArray[Any], owner: NDArray[Any], names: list[str], seed: int) -> dict[str, Any]:
+    """`interval_95` and `episodes` of `evaluate`.
+
+    Args:
+        error: absolute errors, shape (compared steps, joints).
+        owner: the episode of each step.
+        names: of the joints.
+        seed: of the resampling.
+    """
+    arm, gripper = _arm_and_gripper(names)
+    episodes, steps = np.unique(owner, return_counts=True)
+    means = np.stack([error[owner == episode].mean(axis=0) for episode in episodes])  # (episodes, joints)
+    groups = {"action_error_deg": arm, "gripper_error": gripper}
+    by_group = {key: means[:, group].mean(axis=1).tolist() if group else None for key, group in groups.items()}
+    weights = steps.tolist()
+    joints = {name: mean_interval([Episodes(weights, means[:, i].tolist())], seed) for i, name in enumerate(names)}
+    known = {key: mean_interval([Episodes(weights, values or [])], seed) for key, values in by_group.items()}
+    return {"interval_95": {**known, "joint_error": joints}, "episodes": {"steps": weights, **by_group}}
+
+
+def _arm_and_gripper(names: list[str]) -> tuple[list[int], list[int]]:
+    gripper = [index for index, name in enumerate(names) if "gripper" in name.lower()]
+    return [index for index in range(len(names)) if index not in gripper], gripper
+
+
+def joint_names(feature: dict[str, Any], dimension: int) -> list[str]:
+    """Names of the action's dimensions as the dataset gives them, `joint_<i>` where it gives none.
+
+    LeRobot datasets write them as a list, or as a mapping with one list (`{"motors": [...]}`).
+    """
+    names = feature.get("names")
+    if isinstance(names, dict):
+        names = next(iter(names.values()), None)
+    if not isinstance(names, list) or len(names) != dimension:
+        return [f"joint_{index}" for index in range(dimension)]
+    return [str(name).removesuffix(".pos") for name in names]

@@ -1,0 +1,1 @@
+"""Loguru set up once; log files that outlive a full disk."""

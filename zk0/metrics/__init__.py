@@ -1,0 +1,1 @@
+"""What is reckoned from a round's figures, without torch."""

@@ -1,0 +1,1 @@
+"""Everything tried before anything of a run is written."""

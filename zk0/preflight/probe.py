@@ -1,0 +1,107 @@
+"""The estimate before a run: what a fit will need, from real steps of one and of a few frames that were tried."""
+
+from pathlib import Path
+
+import torch
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.utils.random_utils import set_seed
+
+from zk0.config import RunConfig, size_in_bytes
+from zk0.data.datasets import build_dataset, open_metadata, split_episodes
+from zk0.data.statistics import training_statistics
+from zk0.errors import ConfigError
+from zk0.learning import training
+from zk0.learning.policy import Policy, Processor, base_path, build_policy, load_policy_config
+from zk0.learning.processors import build_processors
+from zk0.memory.cgroup import of_process
+from zk0.memory.estimate import MemoryEstimate
+from zk0.memory.usage import TreeMeter, container_share, high_water_bytes, peak_vram, reset_high_water, snapshot
+
+FRAMES = (1, 1, 4)
+"""Frames of the steps tried; the first one only warms up, and two sizes tell what is fixed from what grows."""
+
+
+def estimate(config: RunConfig) -> MemoryEstimate | None:
+    """Try small steps of the first client's fit, in this process, and read what they cost.
+
+    What is counted is the GPU's memory where the fit uses one, else that of this process.
+
+    Returns:
+        The estimate; None for a policy made from scratch, whose base is not there yet.
+
+    Raises:
+        ConfigError: not even one frame fits.
+        DatasetError, PolicyError: the data or the policy cannot be used.
+    """
+    if config.policy.path is None:
+        return None
+    try:
+        built, preprocessor, frames = _load(config)
+        peaks = [_peak_of_a_step(built, preprocessor, frames, config, size) for size in FRAMES]
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ConfigError(
+            f"memory: one frame at once does not fit ({str(error).splitlines()[0] if str(error) else 'no memory'}); "
+            "free some memory, use a smaller policy, or lower peft.r"
+        ) from error
+    growth = max(0, peaks[2] - peaks[1]) // (FRAMES[2] - FRAMES[1])
+    budget, whose = _budget(config)
+    return MemoryEstimate(fixed=max(0, peaks[1] - growth), per_frame=growth, budget=budget, whose=whose)
+
+
+def _load(config: RunConfig) -> tuple[Policy, Processor, LeRobotDataset]:
+    dataset = config.clients[0]
+    meta: LeRobotDatasetMetadata = open_metadata(dataset)
+    episodes, _ = split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
+    base = load_policy_config(config.policy, base_path(config.policy, Path()))
+    set_seed(0)
+    built = build_policy(base, config.peft, meta, dataset.rename_map)
+    stats = None
+    if config.data.normalization != "base":
+        stats = training_statistics(meta, config.evaluation.holdout_episodes)
+    preprocessor, _ = build_processors(base, stats, dataset.rename_map)
+    return built, preprocessor, build_dataset(dataset, meta, built.config, config.data, episodes)
+
+
+def _peak_of_a_step(
+    built: Policy, preprocessor: Processor, frames: LeRobotDataset, config: RunConfig, size: int
+) -> int:
+    """Bytes that one optimizer step of `size` frames needs at its highest."""
+    changes = {"steps": 1, "batch_size": size, "micro_batch_size": None, "num_workers": 0}
+    torch.set_num_threads(config.training.num_threads)
+    reset_high_water()
+    local = training.LocalRound(seed=0, first_step=0, total_steps=1)
+    training.fit(built, preprocessor, frames, config.training.model_copy(update=changes), local)
+    if config.policy.device == "cuda":
+        return peak_vram() or 0
+    tree, rss, _ = TreeMeter().read()
+    return tree + max(0, high_water_bytes() - rss)
+
+
+def _budget(config: RunConfig) -> tuple[int, str]:
+    """What one fit may use, of what there is now for all that run at the same time."""
+    share, whose = _share(config)
+    limit = config.memory.soft_limit
+    if isinstance(limit, str):
+        return min(share, size_in_bytes(limit)), whose
+    return int(share * (limit or 1)), whose
+
+
+def _share(config: RunConfig) -> tuple[int, str]:
+    """One place's part of what there is, without the soft limit, and whose it is."""
+    in_container, places = config.executor.kind == "docker", config.executor.places
+    if config.policy.device == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        there = free + torch.cuda.memory_reserved()
+        return there // (1 if in_container else places), "of the GPU"  # a container has its GPU to itself
+    tree, _, _ = TreeMeter().read()  # of this process, which will be gone
+    if in_container:
+        if config.executor.docker.mem_limit is not None:
+            return size_in_bytes(config.executor.docker.mem_limit), "of the container"
+        now = snapshot()
+        share = container_share(now.ram_total_bytes, now.ram_available_bytes + tree, places)
+        return share, "of the container"
+    group = of_process()
+    usage = group.usage() if group else None
+    there = tree + (usage[1] - usage[0] if usage else snapshot().ram_available_bytes)
+    return there // places, "of the cgroup" if usage else "of this machine"

@@ -1,0 +1,229 @@
+"""A run in Markdown, and its tables: for pages that somebody else shows."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from zk0.config import RunConfig
+from zk0.metrics.scores import QUICK, best_round, comparable
+from zk0.metrics.values import Json, mapping, number
+from zk0.report.text import change_of, in_brackets, success_text
+from zk0.runs.progress import failures, videos
+from zk0.runs.store import RunStore
+
+MIB = 2**20
+NOTHING = ""
+"""A dash would become a bullet: the UI takes a cell for Markdown."""
+
+
+def round_table(config: RunConfig, server_round: int, rounds: Sequence[Json]) -> list[dict[str, Any]]:
+    """One row per client, then one per unseen setting: attempts, examples, losses, errors before and after, costs.
+
+    The error before and after are of the same frames: of the quick ones, where one of the two rounds has no others.
+    Where there are simulated environments they have rows, too, and success a column.
+    """
+    lines = {line["server_round"]: line for line in rounds}
+    line = mapping(lines.get(server_round))
+    (before, evaluated), frames = comparable([mapping(lines.get(server_round - 1)), line])
+    why = failures(line)
+    attempts = {item["client"]: item.get("attempts") for item in line.get("failures", ())}
+    rows = []
+    for dataset in [*config.clients, *config.evaluation.datasets]:
+        name = dataset.name
+        fit = mapping(mapping(line.get("train")).get(name))
+        after = mapping(mapping(evaluated.get("evaluate")).get(name))
+        earlier = mapping(mapping(before.get("evaluate")).get(name))
+        sat_out = [past for past, entry in lines.items() if past <= server_round and _sat_out(entry, name)]
+        rows.append(
+            {
+                "client": name if dataset in config.clients else f"{name} (unseen)",
+                "attempts": fit.get("attempts") or attempts.get(name) or NOTHING,
+                "retried after": ", ".join(fit.get("failed_attempts", ())) or NOTHING,
+                "failure": why.get(name, NOTHING),
+                "rounds sat out": ", ".join(map(str, sat_out)) or NOTHING,
+                "examples": fit.get("num_examples", NOTHING),
+                "steps": fit.get("steps", NOTHING),
+                "learning rate": _exponent(fit.get("lr")),
+                "training loss": _figure(fit.get("loss"), 4),
+                "action error before, deg": _figure(earlier.get("action_error_deg"), 2),
+                "action error after, deg": _figure(after.get("action_error_deg"), 2),
+                "95 % interval, deg": in_brackets(mapping(after.get("interval_95")).get("action_error_deg"), 2).strip(),
+                "change since round 0, deg": change_of(line, name, "action_error_deg", 2),
+                "held-out loss": _figure(after.get("loss"), 4),
+                "frames": frames if after else NOTHING,
+                "duration, s": _figure(fit.get("duration_s"), 1),
+                "peak RAM, MiB": _figure(fit.get("peak_ram_bytes"), 0, MIB),
+                "peak RAM, %": _figure(fit.get("peak_ram_percent"), 1),
+                "peak VRAM, MiB": _figure(fit.get("peak_vram_bytes"), 0, MIB),
+                "peak VRAM, %": _figure(fit.get("peak_vram_percent"), 1),
+                "micro-batch": fit.get("micro_batch_size", NOTHING),
+                "sent, MiB": _figure(fit.get("update_bytes"), 2, MIB),
+            }
+        )
+    return _with_environments(config, line, rows)
+
+
+def _with_environments(config: RunConfig, line: Json, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with success as a column, and one more for every simulated environment; as they are without any."""
+    if not config.evaluation.environments:
+        return rows
+    empty, why = dict.fromkeys(rows[0], NOTHING), failures(line)
+    attempts = {item["client"]: item.get("attempts") for item in line.get("failures", ())}
+    table = [{**row, "success": NOTHING} for row in rows]
+    for name in (environment.name for environment in config.evaluation.environments):
+        figures = mapping(mapping(line.get("rollout")).get(name))
+        row = {
+            "client": f"{name} (simulated)",
+            "attempts": attempts.get(name) or NOTHING,
+            "failure": why.get(name, NOTHING),
+            "duration, s": _figure(figures.get("duration_s"), 1),
+            "peak RAM, MiB": _figure(figures.get("peak_ram_bytes"), 0, MIB),
+            "peak RAM, %": _figure(figures.get("peak_ram_percent"), 1),
+            "success": success_text(figures),
+        }
+        table.append(empty | row)
+    return table
+
+
+def summary(store: RunStore, rounds: Sequence[Json]) -> str:
+    """Markdown: round 0, the base, beside the newest round, and where everything lies."""
+    newest = int(rounds[-1]["server_round"]) if rounds else 0
+    (base, line), frames = comparable([rounds[0], rounds[-1]] if rounds else [{}, {}])
+    how = ", on the quick frames" if frames == QUICK else ""
+    parts = [
+        f"# {store.info.name}",
+        f"Round {newest} of {store.config.federation.num_rounds} is committed.{_best(store, rounds)}",
+        "",
+        f"Action errors are mean absolute errors in degrees{how}, with the 95 % interval over held-out episodes.",
+        "",
+        f"| held-out episodes of | round 0 (the base), deg | round {newest}, deg | change | loss, 0 | loss, {newest} |",
+        "|---|---:|---:|---:|---:|---:|",
+        *_summary_rows(store.config, base, line),
+        *_joint_rows(store.config, base, line),
+        *_success_rows(store, rounds),
+        "",
+        "## Where it is",
+        "",
+        f"- run directory: `{store.folder}` ([open](file://{store.folder}))",
+        f"- log of the run: `{store.folder / 'run.log'}` ([open](file://{store.folder / 'run.log'}))",
+        f"- log of a client: `{store.folder}/rounds/<round>/clients/<client>/client.log`",
+        f"- charts: `{store.folder / 'charts'}`",
+        f"- from a terminal: `zk0 status {store.info.name} --outputs {store.folder.parent}`",
+    ]
+    decided = [(line, change) for line in rounds for change in mapping(line.get("adaptive")).get("changes", ())]
+    lists = {
+        "Adaptive schedules": [f"round {line['server_round']}: {change}" for line, change in decided],
+        "Clients that sat out a round": [
+            f"round {line['server_round']}: {name}, {why}" for line in rounds for name, why in _lost(line)
+        ],
+        "Files found damaged": store.damage,
+    }
+    for title, items in lists.items():
+        if items:
+            parts += ["", f"## {title}", "", *(f"- {text}" for text in items)]
+    return "\n".join(parts)
+
+
+def _best(store: RunStore, rounds: Sequence[Json]) -> str:
+    best = best_round(store.info.config, rounds)
+    if best is None:
+        return ""
+    on = ", on the quick frames" if best.frames == QUICK else ""
+    return f" The best so far is round {best.server_round} ({best.label}: {best.value:.4g}{on}), which is kept."
+
+
+def _datasets(config: RunConfig, base: Json, line: Json) -> Iterator[tuple[str, str, Json, Json]]:
+    """Name, label, figures of round 0 and figures of the newest round, of every dataset."""
+    first, last = mapping(base.get("evaluate")), mapping(line.get("evaluate"))
+    for dataset in [*config.clients, *config.evaluation.datasets]:
+        label = dataset.name if dataset in config.clients else f"{dataset.name} (unseen)"
+        yield dataset.name, label, mapping(first.get(dataset.name)), mapping(last.get(dataset.name))
+
+
+def _summary_rows(config: RunConfig, base: Json, line: Json) -> Iterator[str]:
+    for name, label, first, last in _datasets(config, base, line):
+        old, new = number(first.get("action_error_deg")), number(last.get("action_error_deg"))
+        errors = [
+            f"{_figure(item.get('action_error_deg'), 2)}"
+            f"{in_brackets(mapping(item.get('interval_95')).get('action_error_deg'), 2)}"
+            for item in (first, last)
+        ]
+        change = f"{(new - old) / old:+.1%}" if old and new is not None else "-"
+        if known := change_of(line, name, "action_error_deg", 2):
+            change += f" ({known} deg)"
+        losses = f"{_figure(first.get('loss'), 4)} | {_figure(last.get('loss'), 4)}"
+        yield f"| {label} | {errors[0]} | {errors[1]} | {change} | {losses} |"
+
+
+def _joint_rows(config: RunConfig, base: Json, line: Json) -> Iterator[str]:
+    """Every joint's error in round 0 and the newest, with its interval; a table for each set of joints."""
+    tables: dict[tuple[str, ...], list[str]] = {}
+    for _, label, first, last in _datasets(config, base, line):
+        joints = tuple(map(str, last.get("joints", ())))
+        spread = mapping(mapping(last.get("interval_95")).get("joint_error"))
+        before, after = mapping(first.get("joint_error")), mapping(last.get("joint_error"))
+        cells = [
+            f"{_figure(before.get(joint), 2)} -> {_figure(after.get(joint), 2)}{in_brackets(spread.get(joint), 2)}"
+            for joint in joints
+        ]
+        if joints:
+            tables.setdefault(joints, []).append(f"| {label} | {' | '.join(cells)} |")
+    for joints, rows in tables.items():
+        yield from ("", "## By joint, in degrees (a gripper: 0-100)", "")
+        yield f"| held-out episodes of | {' | '.join(joints)} |"
+        yield "|---|" + "---:|" * len(joints)
+        yield from rows
+
+
+def _success_rows(store: RunStore, rounds: Sequence[Json]) -> Iterator[str]:
+    """Success in closed loop in round 0 and in the newest round that has it, and where that round's videos are."""
+    lines = [line for line in rounds if mapping(line.get("rollout"))]
+    if not lines:
+        return
+    first, last = (mapping(line["rollout"]) for line in (lines[0], lines[-1]))
+    names = [environment.name for environment in store.config.evaluation.environments]
+    newest = int(lines[-1]["server_round"])
+    yield from ("", "## Success in closed loop, with Wilson's 95 % interval", "")
+    yield f"| environment | round {lines[0]['server_round']} | round {newest} |"
+    yield "|---|---:|---:|"
+    for name in names:
+        yield f"| {name} | {success_text(first.get(name))} | {success_text(last.get(name))} |"
+    if len(names) > 1:
+        yield f"| all episodes | {success_text(lines[0].get('summary'))} | {success_text(lines[-1].get('summary'))} |"
+    kept = [path for name in names for path in videos(store.folder, newest, name)]
+    if kept:
+        yield ""
+        yield from (f"- video of round {newest}: `{path}` ([open](file://{path}))" for path in kept)
+
+
+def round_message(config: RunConfig, server_round: int, rounds: Sequence[Json]) -> str:
+    """A committed round in one line: its error, success, and who sat it out."""
+    line = next((line for line in rounds if line["server_round"] == server_round), {})
+    lost = [f"{name} sat out ({why})" for name, why in _lost(line)]
+    figures = mapping(line.get("summary"))
+    error = _figure(figures.get("action_error_deg"), 2)
+    error += in_brackets(mapping(figures.get("interval_95")).get("action_error_deg"), 2)
+    head = f"round {server_round} of {config.federation.num_rounds} committed, action error {error} deg"
+    if success := success_text(figures):
+        head += f", success {success}"
+    return "; ".join([head, *lost])
+
+
+def _lost(line: Json) -> Iterator[tuple[str, str]]:
+    for name, why in failures(line).items():
+        if _sat_out(line, name):
+            yield name, why
+
+
+def _sat_out(line: Json, name: str) -> bool:
+    """Whether a client was to train in the round and gave nothing."""
+    return any(item.get("client") == name and item.get("kind") == "train" for item in line.get("failures", ()))
+
+
+def _figure(value: object, digits: int, unit: int = 1) -> str:
+    known = number(value)
+    return NOTHING if known is None else f"{known / unit:.{digits}f}"
+
+
+def _exponent(value: object) -> str:
+    known = number(value)
+    return NOTHING if known is None else f"{known:.2e}"

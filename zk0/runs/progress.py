@@ -1,0 +1,345 @@
+"""How a run stands, read from its run directory alone, so that any process can tell."""
+
+import fcntl
+import json
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from zk0.files import untrusted
+from zk0.layout import VIDEOS_FOLDER
+from zk0.memory.usage import snapshot
+from zk0.metrics import scores
+from zk0.metrics.values import Json, interval, mapping, number
+
+State = Literal["starting", "running", "interrupted", "finished"]
+Phase = Literal["waiting", "preparing", "training", "trained", "evaluating", "rolling out", "done", "failed"]
+MOST_STEPS = 2**53
+"""A greater number is no number of steps, and cannot be reckoned with."""
+SUCCESS = ("successes", "episodes", "success_rate", "interval_95")
+"""Figures of a rollout that are shown."""
+_PHASE_OF_KIND: dict[str, Phase] = {
+    "init": "preparing",
+    "statistics": "preparing",
+    "train": "training",
+    "evaluate": "evaluating",
+}
+
+
+@dataclass(frozen=True)
+class ClientProgress:
+    """One dataset's part in the round: a client's, or that of a setting that no client trains on."""
+
+    name: str
+    """The dataset's name."""
+    unseen: bool
+    """True for `evaluation.datasets`: evaluated, never trained on."""
+    phase: Phase
+    """What happens with it in the current round; `failed` is how the last committed round went for it."""
+    step: int | None = None
+    """Steps done of the work under way, or None."""
+    steps: int | None = None
+    """All steps of that work."""
+    loss: float | None = None
+    """Training loss now, or of the last fit."""
+    action_error_deg: float | None = None
+    """Action error of the last evaluation, in degrees."""
+    action_error_interval: list[float] | None = None
+    """Its 95 % interval, [low, high]."""
+    evaluation: str | None = None
+    """How it was evaluated: `full` or `quick`."""
+    failure: str | None = None
+    """Cause and message of its failure in the last committed round."""
+
+
+@dataclass(frozen=True)
+class EnvironmentProgress:
+    """A simulated environment: what happens there in the round, and what the last rollout gave."""
+
+    name: str
+    """The environment's name."""
+    phase: Phase
+    """`waiting`, `rolling out`, `done` or `failed`; it waits in a round that is evaluated quickly."""
+    server_round: int | None = None
+    """The round of its last rollout; None before the first one."""
+    success: Json = field(default_factory=dict)
+    """What that gave: `successes`, `episodes`, `success_rate`, `interval_95`."""
+    videos: tuple[str, ...] = ()
+    """Its videos, as far as that round is kept: absolute paths."""
+    failure: str | None = None
+    """Cause and message of its failure in the last committed round."""
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """A run directory at one moment."""
+
+    name: str
+    """The run's name."""
+    state: State
+    """`finished`: every round is committed and `final/` written; `interrupted`: not so, and nobody holds the lock."""
+    server_round: int
+    """The round under way, or the last one when the run is finished."""
+    num_rounds: int
+    """Rounds of the whole run; 0 while run.json is not there yet."""
+    elapsed_s: float
+    """Time worked, in seconds: committed rounds and, while running, the current one."""
+    eta_s: float | None
+    """Time still to go, in seconds; None while nothing is known."""
+    pid: int | None
+    """The process that advances the run; None when none does, or it is on another host."""
+    clients: tuple[ClientProgress, ...]
+    """Clients, then the unseen settings, in the config's order."""
+    best: scores.Best | None
+    """The best round so far."""
+    rounds: tuple[Json, ...] = field(repr=False)
+    """The committed rounds: the lines of metrics.jsonl, by server_round."""
+    environments: tuple[EnvironmentProgress, ...] = ()
+    """The simulated environments, in the config's order."""
+
+
+def read_progress(run_dir: str | Path) -> RunProgress:
+    """Read how a run stands.
+
+    Files may appear, vanish or be half written meanwhile: what cannot be read counts as not there.
+
+    Args:
+        run_dir: the run directory; need not exist yet.
+    """
+    folder = Path(run_dir)
+    identity = _read_json(folder / "run.json")
+    config = mapping(identity.get("config"))
+    rounds = _read_rounds(folder / "metrics.jsonl")
+    num_rounds = _whole(mapping(config.get("federation")).get("num_rounds")) or 0
+    committed = int(rounds[-1]["server_round"]) if rounds else -1
+    complete = committed >= num_rounds > 0
+    finished = complete and (folder / "final").is_dir()
+    running = not finished and _is_locked(folder / "run.lock")
+    current = committed if complete else committed + 1
+    clients = tuple(_read_clients(folder, config, rounds, current, complete))
+    in_round_s = _round_age(folder) if running else 0.0
+    return RunProgress(
+        name=folder.name,
+        state="finished" if finished else "running" if running else "interrupted" if identity else "starting",
+        server_round=current,
+        num_rounds=num_rounds,
+        elapsed_s=sum(number(line.get("duration_s")) or 0.0 for line in rounds) + in_round_s,
+        eta_s=0.0 if complete else _eta(rounds, num_rounds - committed, in_round_s, clients),
+        pid=_lock_holder(folder / "run.lock") if running else None,
+        clients=clients,
+        best=scores.best_round(config, rounds),
+        rounds=rounds,
+        environments=tuple(_read_environments(folder, config, rounds, current, complete)),
+    )
+
+
+def status_json(run_dir: str | Path) -> dict[str, Any]:
+    """Give a run's standing as plain data, for `zk0 status --json`.
+
+    Args:
+        run_dir: the run directory.
+
+    Returns:
+        `name`, `state` (starting, running, interrupted, finished), `server_round`, `num_rounds`, `committed_rounds`,
+        `elapsed_s`, `eta_s` (or null), `pid` (or null), `memory` (Snapshot's fields, or null when no process runs),
+        `best` (Best's fields, or null), `clients` (ClientProgress' fields), `environments` (EnvironmentProgress'
+        fields) and `rounds` (the lines of metrics.jsonl).
+    """
+    progress = read_progress(run_dir)
+    now = snapshot(progress.pid) if progress.pid else None
+    return {
+        "name": progress.name,
+        "state": progress.state,
+        "server_round": progress.server_round,
+        "num_rounds": progress.num_rounds,
+        "committed_rounds": len(progress.rounds),
+        "elapsed_s": progress.elapsed_s,
+        "eta_s": progress.eta_s,
+        "pid": progress.pid,
+        "memory": asdict(now) if now else None,
+        "best": asdict(progress.best) if progress.best else None,
+        "clients": [asdict(client) for client in progress.clients],
+        "environments": [asdict(environment) for environment in progress.environments],
+        "rounds": [dict(line) for line in progress.rounds],
+    }
+
+
+def _read_json(path: Path) -> Json:
+    try:
+        return mapping(json.loads(untrusted.read(path)))
+    except (OSError, ValueError, RecursionError):  # not there, no longer there, or half written; not JSON, not UTF-8
+        return {}
+
+
+def _read_rounds(path: Path) -> tuple[Json, ...]:
+    """Read the committed rounds, by number; of a line written twice around a crash the last one counts."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ()
+    rounds: dict[int, Json] = {}
+    for raw in text.splitlines():
+        try:
+            line = mapping(json.loads(raw))
+        except ValueError:
+            continue  # a torn line
+        if isinstance(line.get("server_round"), int):
+            rounds[line["server_round"]] = line
+    return tuple(rounds[key] for key in sorted(rounds))
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back as the file closes
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _lock_holder(path: Path) -> int | None:
+    holder = _read_json(path)
+    return _whole(holder.get("pid")) if holder.get("host") == socket.gethostname() else None
+
+
+def _round_age(folder: Path) -> float:
+    """Seconds that this round has been worked on: since the last commit, or since this process took the lock."""
+    times = [_modified(folder / name) for name in ("run.lock", "metrics.jsonl")]
+    started = max((moment for moment in times if moment is not None), default=None)
+    return max(0.0, time.time() - started) if started is not None else 0.0
+
+
+def _modified(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _read_clients(
+    folder: Path, config: Json, rounds: tuple[Json, ...], current: int, complete: bool
+) -> Iterator[ClientProgress]:
+    last = rounds[-1] if rounds else {}
+    work = folder / "rounds" / f"{current:04d}" / "clients"
+    groups = ((config.get("clients"), False), (mapping(config.get("evaluation")).get("datasets"), True))
+    for datasets, unseen in groups:
+        for name in _names(datasets):
+            failure = failures(last).get(name)
+            phase, progress = _phase(work / name, unseen)
+            if complete:
+                phase, progress = "done", {}
+            if failure and phase in ("waiting", "done"):
+                phase = "failed"
+            loss = number(progress.get("loss")) if phase == "training" else None
+            evaluated = _last_evaluation(rounds, name)
+            yield ClientProgress(
+                name=name,
+                unseen=unseen,
+                phase=phase,
+                step=_whole(progress.get("step")),
+                steps=_whole(progress.get("steps")),
+                loss=_last_loss(rounds, name) if loss is None else loss,
+                action_error_deg=number(evaluated.get("action_error_deg")),
+                action_error_interval=interval(mapping(evaluated.get("interval_95")).get("action_error_deg")),
+                evaluation=evaluated.get("evaluation"),
+                failure=failure,
+            )
+
+
+def _read_environments(
+    folder: Path, config: Json, rounds: tuple[Json, ...], current: int, complete: bool
+) -> Iterator[EnvironmentProgress]:
+    lost = failures(rounds[-1] if rounds else {})
+    for name in _names(mapping(config.get("evaluation")).get("environments")):
+        work = folder / "rounds" / f"{current:04d}" / "clients" / name
+        begun: Phase = "rolling out" if (work / "rollout.lock").exists() else "waiting"
+        phase: Phase = "done" if complete or (work / "rollout.json").exists() else begun
+        if name in lost and phase in ("waiting", "done"):
+            phase = "failed"
+        line = next((line for line in reversed(rounds) if name in mapping(line.get("rollout"))), None)
+        if line is None:
+            yield EnvironmentProgress(name, phase, failure=lost.get(name))
+            continue
+        server_round = int(line["server_round"])
+        yield EnvironmentProgress(
+            name,
+            phase,
+            server_round,
+            {key: mapping(line["rollout"][name]).get(key) for key in SUCCESS},
+            tuple(map(str, videos(folder, server_round, name))),
+            lost.get(name),
+        )
+
+
+def videos(folder: Path, server_round: int, environment: str) -> list[Path]:
+    """The videos of a rollout, in the order of their episodes; none where the round is pruned or has none."""
+    found = (folder / "rounds" / f"{server_round:04d}" / "clients" / environment / VIDEOS_FOLDER).glob("*.mp4")
+    return sorted(found, key=lambda path: (len(path.name), path.name))
+
+
+def _phase(work: Path, unseen: bool) -> tuple[Phase, Json]:
+    """Tell from the files of one client's folder what it is at; a result outlives the progress file beside it."""
+    progress = _read_json(work / "progress.json")
+    kind = str(progress.get("kind"))
+    if kind in _PHASE_OF_KIND and not _is_there(work / f"{kind}.json"):
+        return _PHASE_OF_KIND[kind], progress
+    if _is_there(work / "evaluate.json"):
+        return "done", {}
+    return ("trained" if not unseen and _is_there(work / "train.json") else "waiting"), {}
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return untrusted.is_there(path)
+    except OSError:
+        return False
+
+
+def failures(line: Json) -> dict[str, str]:
+    """Client -> cause and message, of a line of metrics.jsonl."""
+    listed = line.get("failures")
+    items = [mapping(item) for item in listed] if isinstance(listed, list) else []
+    return {str(item.get("client")): f"{item.get('cause')}: {item.get('message')}" for item in items}
+
+
+def _last_loss(rounds: tuple[Json, ...], name: str) -> float | None:
+    fits = (mapping(mapping(line.get("train")).get(name)) for line in reversed(rounds))
+    return next((loss for fit in fits if (loss := number(fit.get("loss"))) is not None), None)
+
+
+def _last_evaluation(rounds: tuple[Json, ...], name: str) -> Json:
+    evaluations = (mapping(mapping(line.get("evaluate")).get(name)) for line in reversed(rounds))
+    return next((item for item in evaluations if number(item.get("action_error_deg")) is not None), {})
+
+
+def _names(datasets: object) -> list[str]:
+    return [str(mapping(item).get("name")) for item in datasets] if isinstance(datasets, list) else []
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and abs(value) < MOST_STEPS else None
+
+
+def _eta(
+    rounds: tuple[Json, ...], rounds_left: int, in_round_s: float, clients: Iterable[ClientProgress]
+) -> float | None:
+    """Estimate the seconds to go from the mean training round; before there is one, from the steps of this round."""
+    durations = [number(line.get("duration_s")) or 0.0 for line in rounds if line["server_round"] > 0]
+    if durations:
+        return max(0.0, rounds_left * sum(durations) / len(durations) - in_round_s)
+    shares = [_share(client) for client in clients if not client.unseen]
+    done = sum(shares) / len(shares) if shares else 0.0
+    if not rounds or done <= 0:  # round 0 has no steps to count
+        return None
+    return max(0.0, (rounds_left / done - 1) * in_round_s)
+
+
+def _share(client: ClientProgress) -> float:
+    if client.phase == "training" and client.step is not None and client.steps:
+        return client.step / client.steps
+    return 1.0 if client.phase in ("trained", "evaluating", "done") else 0.0

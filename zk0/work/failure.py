@@ -1,0 +1,87 @@
+"""What an ended worker left in its folder, whichever executor ran it: the reason in its own words, its last line."""
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from loguru import logger
+
+from zk0.errors import CAUSES, ClientError, StorageError
+from zk0.files import atomic, untrusted
+from zk0.work.log import what
+from zk0.work.records import ClientTask
+
+CHECKPOINT_TIMES = 9
+"""What a fit has on the disk at most, in sizes of the tensors it starts from: two checkpoints with two moments of every
+weight, the update, the optimizer's state."""
+ROOM_BYTES = 2**20
+"""For records and logs."""
+
+
+def unwritable(task: ClientTask) -> NoReturn:
+    """Say why a worker could not write into the run directory, not even its reason.
+
+    Raises:
+        StorageError: always.
+    """
+    why = StorageError(f"{what(task)}: the run directory could not be written; free some space, then resume the run")
+    leave_failure(task, why)  # where it still cannot be written, this raises the very reason
+    raise why
+
+
+def check_writable(task: ClientTask) -> None:
+    """Try to have the room that the work may need, on its disk and where no container could have spoiled anything.
+
+    A worker whose disk was full has made room again: what it could not write whole is gone.
+
+    Raises:
+        StorageError: the run directory cannot be written, or has not the room.
+    """
+    probe = task.folder.parent / f".{task.client}-{task.kind}.tmp"  # swept with the temporaries
+    needed = ROOM_BYTES + CHECKPOINT_TIMES * (task.incoming.size if task.incoming else 0)
+    with atomic.storage_errors(probe, "written"):
+        try:
+            with probe.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, needed)
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+STORAGE = "storage"
+"""Cause of a worker that could not write or read the run directory: the run's fault, not the client's."""
+
+
+def failure_path(task: ClientTask) -> Path:
+    """Where a worker writes why it ended, when it can tell."""
+    return task.folder / f"{task.kind}.failed.json"
+
+
+def read_failure(task: ClientTask) -> ClientError | StorageError | None:
+    """Why the last worker ended, as far as it could tell; a damaged note is named in the log and tells nothing.
+
+    These are the worker's own words: a cause that nobody knows is an `error`.
+    """
+    path = failure_path(task)
+    try:
+        with atomic.storage_errors(path, "read"):
+            if not untrusted.is_there(path):
+                return None
+        record = atomic.read_sealed(path, untrusted.SMALL_BYTES)
+    except StorageError as error:
+        logger.warning("{}", error)
+        return None
+    cause = record.get("cause")
+    message = f"{task.kind} of {task.client!r}: {untrusted.words(record.get('message'))}"
+    if cause == STORAGE:
+        return StorageError(message)
+    return ClientError(cause if cause in CAUSES else "error", message)
+
+
+def leave_failure(task: ClientTask, error: ClientError | StorageError) -> None:
+    """Write down why the work of a task failed.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    cause = error.cause if isinstance(error, ClientError) else STORAGE
+    atomic.write_sealed(failure_path(task), {"cause": cause, "message": str(error)})
