@@ -105,6 +105,11 @@ class RunStore:
             raise RunNameError(f"{folder}: made by zk0 {made_by}, use that version; here: {error}") from error
 
     @classmethod
+    def exists(cls, outputs_dir: str | Path, name: str) -> bool:
+        """Whether a folder of runs has a run of that name."""
+        return exists(absolute_path(outputs_dir) / name / RUN_FILE)
+
+    @classmethod
     def list_runs(cls, outputs_dir: str | Path) -> list[Self]:
         """Every run in a folder, newest first; one that cannot be read is named in the log and left out."""
         root = absolute_path(outputs_dir)
