@@ -12,7 +12,7 @@ from typing import Any, Literal
 from zk0.errors import StorageError
 from zk0.files import untrusted
 from zk0.layout import (
-    FINAL_FOLDER,
+    FINAL,
     LOCK_FILE,
     METRICS_LINES,
     PROGRESS_FILE,
@@ -129,7 +129,7 @@ def read_progress(run_dir: str | Path) -> RunProgress:
     num_rounds = _whole(mapping(config.get("federation")).get("num_rounds")) or 0
     committed = int(rounds[-1]["server_round"]) if rounds else -1
     complete = committed >= num_rounds > 0
-    finished = complete and (folder / FINAL_FOLDER).is_dir()
+    finished = complete and (folder / FINAL).is_dir()
     holder = None if finished else _holder(folder)
     running = holder is not None
     current = committed if complete else committed + 1

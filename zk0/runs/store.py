@@ -15,7 +15,7 @@ from zk0.config.part import absolute_path
 from zk0.errors import ConfigError, RunNameError, StorageError
 from zk0.files import atomic
 from zk0.files.atomic import exists, listdir
-from zk0.layout import FINAL_FOLDER, ROUNDS_FOLDER, RUN_FILE
+from zk0.layout import FINAL, ROUNDS_FOLDER, RUN_FILE
 from zk0.runs import lock
 from zk0.runs.records import RoundState, RunInfo, now
 from zk0.runs.rounds import Rounds
@@ -81,6 +81,11 @@ class RunStore(Rounds):
         except ConfigError as error:
             made_by = info.versions.get("zk0", "unknown")
             raise RunNameError(f"{folder}: made by zk0 {made_by}, use that version; here: {error}") from error
+
+    @classmethod
+    def exists(cls, outputs_dir: str | Path, name: str) -> bool:
+        """Whether a folder of runs has a run of that name."""
+        return exists(absolute_path(outputs_dir) / name / RUN_FILE)
 
     @classmethod
     def list_runs(cls, outputs_dir: str | Path) -> list[Self]:
@@ -236,4 +241,4 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def is_finished(store: RunStore) -> bool:
     """Whether every round is committed and the final policy written."""
-    return store.config.federation.num_rounds in store.committed_rounds() and (store.folder / FINAL_FOLDER).is_dir()
+    return store.config.federation.num_rounds in store.committed_rounds() and (store.folder / FINAL).is_dir()
