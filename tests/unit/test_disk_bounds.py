@@ -16,7 +16,8 @@ from zk0.layout import ATTEMPTS_FILE
 from zk0.logs import files as logs_files
 from zk0.logs.setup import KEPT_WORKER_LOGS, complete, setup_worker
 from zk0.memory import client_limits
-from zk0.runs.store import KEPT_DAMAGED, RunStore
+from zk0.runs.rounds import KEPT_DAMAGED
+from zk0.runs.store import RunStore
 from zk0.work.attempts import note_failure
 from zk0.work.log import LONGEST_LINE
 
