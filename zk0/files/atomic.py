@@ -1,6 +1,6 @@
 """Durable files: written whole or not at all, read back or refused, every fault as one StorageError.
 
-Only plain files are read and appended to, never through a link: see `foreign`.
+Only plain files are read and appended to, never through a link: see `untrusted`.
 """
 
 import errno
