@@ -16,7 +16,7 @@ def end_slot_services() -> None:
 
     A task's tags name its round, so every round leaves threads behind that nobody asks again: with four clients six of
     them, six descriptors and some MiB a round, until the process ends. Prefect offers no way to end just these; what is
-    used here of its insides is held by tests/unit/test_slots.py.
+    used here of its insides is held by tests/unit/tasks/test_slots.py.
     """
     known: list[Any] = list(SlotService._instances.values())  # type: ignore[misc]  # noqa: SLF001
     ended = {service._drain(): service for service in known if isinstance(service, SlotService)}  # noqa: SLF001
