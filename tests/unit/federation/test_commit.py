@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from benchmarks.service import small_run
-from tasks import commit as commit_
 from zk0.config import validate_config
 from zk0.executors.docker import visible
+from zk0.federation import commit as federation
+from zk0.federation.outcomes import Outcomes
 from zk0.federation.server import Aggregated
 from zk0.files import atomic
 from zk0.runs.records import RoundState
@@ -47,11 +48,13 @@ def fit(store: RunStore, server_round: int, client: str, state: RoundState) -> C
 def commit(
     store: RunStore, server_round: int, results: list[ClientResult], failures: tuple[ClientFailure, ...] = ()
 ) -> RoundState:
-    """What the flow does at the end of a round, pruning included."""
+    """What is done at the end of a round, pruning included."""
     arrays = store.place(server_round, "global", {"w": np.full(2, server_round, np.float32)})
     store.save_strategy_state(server_round, {}, {})
     aggregated = Aggregated(arrays=arrays, metrics={}, failures=failures)
-    return commit_.commit.fn(str(store.folder), server_round, aggregated, None, results, [], 0.0)
+    before = store.resume_point() if server_round else None
+    after = RoundState(server_round=server_round, arrays=arrays)
+    return federation.commit(store, before, after, aggregated, Outcomes(results), 0.0)
 
 
 def marks(store: RunStore, state: RoundState) -> dict[str, float]:

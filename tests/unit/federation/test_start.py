@@ -8,7 +8,7 @@ import pytest
 from tests.unit.runs.test_origin import committed, config_of
 from zk0.config import RunConfig
 from zk0.errors import ConfigError
-from zk0.federation.start import new_run, unfinished
+from zk0.federation.start import begin, unfinished
 from zk0.memory import client_limits
 from zk0.memory.estimate import MemoryEstimate
 from zk0.preflight.records import Preflight
@@ -31,8 +31,8 @@ def test_a_run_begins_with_the_micro_batch_that_is_expected_to_fit(
     tmp_path: Path, budget: int, size: int | None
 ) -> None:
     config = config_of(tmp_path, training__batch_size=16)
-    store = new_run(
-        config, "small", "sim", lambda config: check(config).model_copy(update={"memory": estimate(budget)})
+    store = begin(
+        config, "small", "sim", check=lambda config: check(config).model_copy(update={"memory": estimate(budget)})
     )
     for client in config.clients:
         known = client_limits.read(store.folder, client.name, "train")
@@ -44,7 +44,7 @@ def test_a_run_begins_with_the_micro_batch_that_is_expected_to_fit(
 def test_a_run_that_cannot_fit_is_refused_and_nothing_is_created(tmp_path: Path) -> None:
     config = config_of(tmp_path / "outputs", training__batch_size=16)
     with pytest.raises(ConfigError, match=r"needs about 1.07 GiB even with one frame .* may use 1.07 GiB of this"):
-        new_run(config, "none", "sim", lambda config: check(config).model_copy(update={"memory": estimate(1099)}))
+        begin(config, "none", "sim", check=lambda config: check(config).model_copy(update={"memory": estimate(1099)}))
     assert not (tmp_path / "outputs").exists()
 
 
@@ -53,12 +53,12 @@ def test_an_unfinished_run_goes_on_from_where_it_was_settled_to_begin(tmp_path: 
     (finished.folder / "final").mkdir()
     assert is_finished(finished)
     wanted = config_of(tmp_path, continue_from="latest")
-    first = new_run(wanted, None, "nightly", check)
+    first = begin(wanted, None, "nightly", check=check)
     committed(config_of(tmp_path, seed=8), "newer", 2)
     assert first.config.continue_from == "old@2"
     assert unfinished(wanted) is not None
-    assert new_run(wanted, None, "nightly", check).info == first.info
-    assert new_run(wanted, first.info.name, "nightly", check).info == first.info
+    assert begin(wanted, None, "nightly", check=check).info == first.info
+    assert begin(wanted, first.info.name, "nightly", check=check).info == first.info
 
 
 @pytest.mark.parametrize("strategy", ["fedavgm", "fedadam", "fedyogi"])
@@ -70,6 +70,6 @@ def test_the_disk_must_have_room_for_a_strategys_state(tmp_path: Path, strategy:
     def large(config: RunConfig) -> Preflight:
         return Preflight(config=config, frames={}, exchanged_bytes=size)
 
-    new_run(config_of(tmp_path), "plain", "sim", large)
+    begin(config_of(tmp_path), "plain", "sim", check=large)
     with pytest.raises(ConfigError, match="free some space"):
-        new_run(config_of(tmp_path, federation__strategy=strategy), "stateful", "sim", large)
+        begin(config_of(tmp_path, federation__strategy=strategy), "stateful", "sim", check=large)

@@ -19,7 +19,8 @@ from tests.unit.runs.made import commit, fit, make_config, weights
 from zk0.errors import StorageError
 from zk0.files import atomic
 from zk0.runs.records import RoundState
-from zk0.runs.store import KEPT_DAMAGED, RunStore
+from zk0.runs.rounds import KEPT_DAMAGED
+from zk0.runs.store import RunStore
 from zk0.work.records import ArtifactRef
 
 # -- commit and resume
