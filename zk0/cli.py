@@ -205,6 +205,7 @@ def _train(config: "RunConfig", prepare: "Callable[[], RunStore]") -> None:
 
     server = ensure_server()
     from flows.federated_training import federated_training
+    from zk0.federation.start import advancing
     from zk0.logs.setup import complete
     from zk0.report.live import LiveView
     from zk0.report.terminal import closing_view
@@ -212,7 +213,7 @@ def _train(config: "RunConfig", prepare: "Callable[[], RunStore]") -> None:
     with ExitStack() as held:
         try:
             store = prepare()
-            held.enter_context(store.lock())  # says now if another process has the run
+            held.enter_context(advancing(store))  # says now if another process has the run
         except Zk0Error:
             server.discard()
             raise
