@@ -1,1 +1,4 @@
-"""Core functions of zk0 as Prefect tasks: retries, names, what the UI shows. No algorithm lives here."""
+"""The steps of a round as Prefect tasks: retries, names, what the UI shows. No algorithm lives here.
+
+Task runs bear no tags: for every new set of tags Prefect starts a service that asks for slots, about 2 s each.
+"""

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-FOLDER = "compare"
 ERROR = "action_error_deg"
 FEDERATED = "federated"
 Json = Mapping[str, Any]
