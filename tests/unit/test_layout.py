@@ -24,8 +24,6 @@ NUMBER = "04d"
 """How a round's number is written in the name of its folder."""
 ALLOWED = {
     "zk0/layout.py": FILES | FOLDERS | {NUMBER},
-    "zk0/federation/commit.py": {layout.CLIENTS_FOLDER},
-    "zk0/federation/comparison.py": {layout.BASE_FOLDER},
 }
 
 
