@@ -32,6 +32,7 @@ LATER_KEYS: dict[str, dict[str, Any]] = {
     },
     "federation": {
         "weighting": "examples",
+        "strategy_options": {},
         **dict.fromkeys(("server_learning_rate", "server_momentum", "eta", "beta_1", "beta_2", "tau")),
     },
     "peft": {"aggregation": "average"},
