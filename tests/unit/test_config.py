@@ -389,6 +389,7 @@ LATER = [
     ({"federation": {"strategy": "fedadam", "eta": 0.5}}, ("federation", "eta")),
     ({"federation": {"strategy": "fedavgm", "server_momentum": 0.5}}, ("federation", "server_momentum")),
     ({"federation": {"strategy": "a.b:C", "strategy_options": {"x": 1}}}, ("federation", "strategy_options")),
+    ({"policy": {"path": "o/policy", "plugin": "my.policies"}}, ("policy", "plugin")),
     ({"peft": {"aggregation": "exact"}}, ("peft", "aggregation")),
     ({"federation": {"weighting": "uniform"}}, ("federation", "weighting")),
     ({"training": {"amp": "bf16"}}, ("training", "amp")),

@@ -17,7 +17,7 @@ from tests.conftest import fill
 from zk0.config import RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError, StorageError
 from zk0.executors.choice import CheckedContainers
-from zk0.executors.docker import check, visible
+from zk0.executors.docker import check, inside, visible
 from zk0.executors.docker.check import check_container, settle_places
 from zk0.executors.docker.death import TIMED_OUT, outcome
 from zk0.executors.docker.gpu_turns import all_gpus, gpu_turn
@@ -218,6 +218,17 @@ def test_gpus_that_torch_cannot_use_are_refused(tmp_path: Path) -> None:
         check.judge_versions(settings, ["0"], printed(torch="1.0", cuda=""))
     with pytest.raises(ConfigError, match=r"zk0 does not start in it \(no output\)"):
         check.judge_versions(settings, ["0"], "")
+    check.judge_versions(settings, [], printed(plugin=""))
+    with pytest.raises(ConfigError, match=r"policy\.plugin.*image = 'zk0:latest' has no package 'mine'.*an image FROM"):
+        check.judge_versions(settings, [], printed(plugin="mine"))
+
+
+@pytest.mark.parametrize(("plugin", "lacking"), [("json.tool", ""), ("mine.policies", "mine")])
+def test_a_container_says_which_package_of_a_policy_it_lacks(
+    plugin: str, lacking: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside.main(["versions", f"plugin={plugin}"])
+    assert json.loads(capsys.readouterr().out)["plugin"] == lacking
 
 
 def test_memory_is_shared_out_less_a_reserve() -> None:

@@ -25,7 +25,10 @@ STRATEGY_ARGUMENTS = {
 }
 """Argument that zk0 itself gives to every strategy which takes it -> where its value comes from."""
 
-CLASS_PATTERN = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
+MODULE_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+"""An importable package or module."""
+
+CLASS_PATTERN = MODULE_PATTERN[1:-1] + r":[A-Za-z_]\w*"
 """A class of an importable module: `package.module:Class`."""
 
 SCHEDULER_KEYS: dict[str, tuple[str, ...]] = {
@@ -114,6 +117,10 @@ class PolicyConfig(Part):
     """Hub revision of `path`."""
     type: str | None = None
     """LeRobot policy type (`act`, `smolvla`, ...) of a policy made from scratch; read from `path` otherwise."""
+    plugin: str | None = Field(default=None, pattern=MODULE_PATTERN)
+    """Python package or module that registers the policy's type with LeRobot when it is imported, see
+    [extending.md](extending.md); not needed for LeRobot's own types, nor for installed packages whose name begins with
+    `lerobot_policy_`. Its code runs with your rights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where clients train; `auto` becomes `cuda` where a GPU is seen at the first start, and stays so for the run."""
     overrides: dict[str, Any] = Field(default_factory=dict)
