@@ -37,7 +37,7 @@ from flows import FLOW, ROUND
 from flows.advance import RUN_DIR_LABEL
 from flows.register import deployment_id
 from zk0 import errors
-from zk0.layout import LOCK_FILE
+from zk0.layout import CLIENTS_FOLDER, LOCK_FILE, result_file
 from zk0.runs.store import RunStore, is_finished
 
 GRACE_S = 6.0
@@ -47,7 +47,7 @@ MAX_ATTEMPTS = 5
 FIRST_PAUSE_S = 10.0
 LONGEST_PAUSE_S = 900.0
 DISK_PAUSE_S = 15.0
-FINISHED = ("train.json", "evaluate.json", "rollout.json")
+FINISHED = tuple(result_file(kind) for kind in ("train", "evaluate", "rollout"))
 """Files that say that a piece of a round's work is finished."""
 FORGET_AFTER = timedelta(days=7)
 """Crashed and failed flow runs older than this are history."""
@@ -234,7 +234,7 @@ def _progress(flow_run: FlowRun) -> str:
     if store is None:
         return "-"
     committed = max(store.committed_rounds(), default=-1)
-    clients = store.round_folder(committed + 1) / "clients"
+    clients = store.round_folder(committed + 1) / CLIENTS_FOLDER
     finished = [entry for entry in clients.glob("*/*.json") if entry.name in FINISHED]
     return f"{committed}.{len(finished)}"
 

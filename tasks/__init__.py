@@ -1,6 +1,6 @@
-"""Core functions of zk0 as Prefect tasks: retries, names, what the UI shows. No algorithm lives here.
+"""The steps of a round as Prefect tasks: retries, names, what the UI shows. No algorithm lives here.
 
-Importing this package sets the defaults of Prefect's settings that a run of days needs; a user's own environment wins.
+Task runs bear no tags: for every new set of tags Prefect starts a service that asks for slots, about 2 s each.
 """
 
 import os

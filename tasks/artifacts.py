@@ -6,28 +6,27 @@ from collections.abc import Sequence
 
 import httpx
 from loguru import logger
-from prefect import task
 from prefect.artifacts import (
     create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
 )
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
 from prefect.states import Completed
 
+from tasks.step import step
 from zk0.errors import StorageError
 from zk0.metrics.values import Json
-from zk0.report.charts import CHARTS, draw_charts
+from zk0.report.charts import CHARTS
 from zk0.report.joints import TITLE as JOINTS_TITLE
-from zk0.report.joints import draw_joint_charts
 from zk0.report.markdown import round_message, round_table, summary
+from zk0.report.pictures import draw_all
 from zk0.runs.store import RunStore
 
 
-@task(task_run_name="show-{server_round:03d}", cache_policy=NO_CACHE, persist_result=False)
+@step("show-{server_round:03d}")
 def show(run_dir: str, server_round: int) -> State[None]:
     """Show a committed round; its state message names the clients that sat it out.
 
@@ -53,7 +52,6 @@ def publish(store: RunStore, server_round: int, rounds: Sequence[Json]) -> None:
     config, name = store.config, store.info.name
     key = _key(name)
     total = config.federation.num_rounds
-    unseen = [dataset.name for dataset in config.evaluation.datasets]
     create_progress_artifact(
         100.0 * server_round / total, f"{key}-progress", f"{name}: round {server_round} of {total} committed"
     )
@@ -62,9 +60,7 @@ def publish(store: RunStore, server_round: int, rounds: Sequence[Json]) -> None:
         f"{key}-round-{server_round:03d}",
         f"{name}, round {server_round}: what each client did",
     )
-    charts = draw_charts(store.folder, rounds, unseen)
-    charts |= draw_joint_charts(store.folder, rounds, [*(client.name for client in config.clients), *unseen])
-    for chart, path in charts.items():
+    for chart, path in draw_all(store.folder, config, rounds).items():
         picture = base64.b64encode(path.read_bytes()).decode()
         title = CHARTS[chart][0] if chart in CHARTS else JOINTS_TITLE
         create_image_artifact(f"data:image/png;base64,{picture}", f"{key}-{_key(chart)}", f"{name}: {title}")

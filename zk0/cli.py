@@ -1,7 +1,7 @@
 """The one door: `zk0 run`, `serve`, `status` and the rest. Light to import; the work is behind the commands."""
 
 import sys
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zk0.config import RunConfig
-    from zk0.federation.start import Check
     from zk0.runs.store import RunStore
 
 INTERRUPTED = 130
@@ -37,10 +36,15 @@ def run(
 ) -> None:
     """Train a federation: a new run, or an unfinished one of the same config from where it stopped."""
     from zk0.config import load_config
-    from zk0.federation.start import new_run, stem_of
 
     wanted = load_config(config, overrides or [])
-    _train(wanted, partial(new_run, wanted, name, stem_of(config), going_on=_going_on))
+
+    def begun() -> "RunStore":
+        from zk0.federation.start import begin, stem_of
+
+        return begin(wanted, name, stem_of(config), going_on=_going_on)
+
+    _train(wanted, begun)
 
 
 @app.command()
@@ -70,9 +74,10 @@ def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) 
     """Go on with an unfinished run from its last committed round."""
     store = _open(outputs, name)
 
-    def again(check: "Check") -> "RunStore":
-        # What its fits need is known from those that it did.
-        check(store.config.model_copy(update={"memory": store.config.memory.model_copy(update={"probe": False})}))
+    def again() -> "RunStore":
+        from zk0.federation.start import check_again
+
+        check_again(store)
         return store
 
     _train(store.config, again)
@@ -128,20 +133,10 @@ def export(
     outputs: OutputsOption = Path("outputs"),
 ) -> None:
     """Write a round's policy as a LeRobot pretrained_model folder."""
-    from zk0.federation.export import export as write
+    from zk0.federation.export import export_round
 
-    store = _open(outputs, name)
-    committed = store.committed_rounds()
-    if not committed or (number is not None and number not in committed):
-        kept = ", ".join(map(str, committed)) or "none"
-        raise RunNameError(f"--round {number}: run {name!r} has no such round; committed and kept: {kept}")
-    if client is not None and client not in (known := [item.name for item in store.config.clients]):
-        raise RunNameError(f"--client {client!r}: the run has no such client; it has {', '.join(known)}")
-    if out.exists():
-        raise RunNameError(f"--out {str(out)!r}: exists; choose a folder that does not")
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    last = committed[-1] if number is None else number
-    console.print(f"written: {write(store, last, out.absolute(), merge=merge, client=client)}")
+    written = export_round(_open(outputs, name), out, number, merge=merge, client=client)
+    console.print(f"written: {written}")
 
 
 @app.command(name="check-data")
@@ -200,38 +195,35 @@ def main() -> None:
     sys.exit(code)
 
 
-def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
+def _train(config: "RunConfig", prepare: "Callable[[], RunStore]") -> None:
     """Check everything, bring up the workers and the server meanwhile, and run the flow under the live view."""
     _warm_up(config)
     import tasks  # noqa: F401, I001 - sets Prefect's defaults, before Prefect is imported
-    from prefect.settings import PREFECT_API_URL
-    from prefect.settings import temporary_settings
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.server import ensure_server
-    from flows.server import ui_url
+    from flows.server import ensure_server, ui_url
 
     server = ensure_server()
     from flows.federated_training import federated_training
-    from zk0.federation.before_run import check
-    from zk0.logs.setup import complete, setup_orchestrator
+    from zk0.logs.setup import complete
     from zk0.report.live import LiveView
     from zk0.report.terminal import closing_view
 
-    try:
-        store = prepare(check)
-        with store.lock():  # says now if another process has the run, and takes over what may change in its config
-            setup_orchestrator(store.folder, store.config.logging)
-    except Zk0Error:
-        server.discard()
-        raise
-    api = server.wait()
-    console.print(f"run [bold]{store.info.name}[/]: {store.folder}\nPrefect UI: {ui_url(api)}", highlight=False)
-    try:
-        with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, ui_url(api), console):
-            final = federated_training(str(store.folder))
-    except KeyboardInterrupt:
-        store.mark_stopped()
-        raise
+    with ExitStack() as held:
+        try:
+            store = prepare()
+            held.enter_context(store.lock())  # says now if another process has the run
+        except Zk0Error:
+            server.discard()
+            raise
+        api = server.wait()
+        console.print(f"run [bold]{store.info.name}[/]: {store.folder}\nPrefect UI: {ui_url(api)}", highlight=False)
+        try:
+            with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, ui_url(api), console):
+                final = federated_training(str(store.folder))
+        except KeyboardInterrupt:
+            store.mark_stopped()
+            raise
     complete()
     console.print(closing_view(store.folder))
     console.print(f"final policy: {final}", highlight=False)

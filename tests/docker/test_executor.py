@@ -29,8 +29,8 @@ STEPS = 30
 ORCHESTRATOR = """
 import sys
 from zk0.executors.docker.executor import DockerExecutor
-from zk0.records import ClientTask
-from zk0.run_store import RunStore
+from zk0.runs.store import RunStore
+from zk0.work.records import ClientTask
 task = ClientTask.model_validate_json(sys.argv[1])
 DockerExecutor(RunStore.open(task.run_dir).config).run(task)
 """

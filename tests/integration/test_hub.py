@@ -24,9 +24,9 @@ COMMIT = hashlib.sha1(b"commit").hexdigest()
 SOURCE = resolve_path("asset:datasets/unseen")
 FETCH = """
 import sys
-from zk0 import hub
-from zk0.preflight import check_data
 from zk0.config import validate_config
+from zk0.data import hub
+from zk0.preflight.checks import check_data
 hub.FIRST_WAIT_S = float(sys.argv[1])
 client = {"name": "mine", "repo_id": "someone/kitchen"}
 config = validate_config({"clients": [client], "policy": {"path": "asset:base", "device": "cpu"}})

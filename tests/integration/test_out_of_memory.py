@@ -102,10 +102,10 @@ from pathlib import Path
 
 def main(group, limit_file, config_file, run_dir):
     Path(group, "cgroup.procs").write_text(str(os.getpid()))
-    from zk0 import guard
     from zk0.config import validate_config
     from zk0.executors.process import ProcessExecutor
-    from zk0.records import ClientTask
+    from zk0.memory import guard
+    from zk0.work.records import ClientTask
     config = validate_config(json.loads(Path(config_file).read_text()))
     executor = ProcessExecutor(config.executor)
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""zk0.cgroup: both versions' files as the kernel writes them, and a real cgroup with a limit where one can be made."""
+"""zk0.memory.cgroup: both versions' files as the kernel writes them, and, where one can be made, a real cgroup."""
 
 import subprocess
 import sys
@@ -93,7 +93,7 @@ def test_usage_and_limit_of_a_real_one():
     with limited_cgroup(512 << 20) as folder:
         code = (
             f"import os; open({str(folder / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
-            "from zk0 import cgroup; block = bytearray(b'x') * (64 << 20); print(*cgroup.of_process().usage())"
+            "from zk0.memory import cgroup; block = bytearray(b'x') * (64 << 20); print(*cgroup.of_process().usage())"
         )
         root = Path(__file__).parents[2]
         done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)

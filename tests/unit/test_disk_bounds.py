@@ -16,7 +16,8 @@ from zk0.layout import ATTEMPTS_FILE
 from zk0.logs import files as logs_files
 from zk0.logs.setup import KEPT_WORKER_LOGS, complete, setup_worker
 from zk0.memory import client_limits
-from zk0.runs.store import KEPT_DAMAGED, RunStore
+from zk0.runs.rounds import KEPT_DAMAGED
+from zk0.runs.store import RunStore
 from zk0.work.attempts import note_failure
 from zk0.work.log import LONGEST_LINE
 
@@ -68,15 +69,15 @@ TALK = """
 import faulthandler, os, subprocess, sys, time
 from pathlib import Path
 from loguru import logger
-from zk0 import log_file, logs
 from zk0.config import LoggingConfig
 from zk0.executors import worker
+from zk0.logs import files, setup
 
-log_file.LOOK_S = 0.05
+files.LOOK_S = 0.05
 log = Path(sys.argv[1])
 worker._redirect_output(log)
 decoder = subprocess.Popen(["sh", "-c", "read go; echo the decoder >&2"], stdin=subprocess.PIPE)
-logs.setup_worker(log, "kitchen", 1, LoggingConfig(rotation="20 KB"))
+setup.setup_worker(log, "kitchen", 1, LoggingConfig(rotation="20 KB"))
 for burst in range(10):
     for _ in range(300):
         os.write(2, b"x" * 99 + b"\\n")

@@ -1,4 +1,4 @@
-"""zk0.fit_checkpoint: a restored fit ends with the bytes of an undisturbed one, whatever happened to the files."""
+"""zk0.learning.checkpoint: a restored fit ends with the bytes of an undisturbed one, whatever happened to the files."""
 
 import hashlib
 import math

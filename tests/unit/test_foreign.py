@@ -423,8 +423,8 @@ def test_nothing_that_a_client_leaves_holds_up_commits(task: ClientTask, store: 
 CLOSED = """
 import os, sys
 from pathlib import Path
-from zk0 import foreign
 from zk0.executors.docker.executor import _reopen, keep_words
+from zk0.files import untrusted
 folder = Path(sys.argv[1])
 if os.geteuid() == 0:  # whom no closed folder stops
     os.chown(folder, 65534, 65534)
@@ -434,7 +434,7 @@ if os.geteuid() == 0:  # whom no closed folder stops
 os.chdir("/")
 (folder / "a" / "b" / "c").mkdir(parents=True)
 (folder / "a" / "b").chmod(0)
-foreign.remove_tree(folder / "a")
+untrusted.remove_tree(folder / "a")
 (folder / "client").mkdir()
 (folder / "client").chmod(0)
 _reopen(folder / "client")

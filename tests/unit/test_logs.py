@@ -1,4 +1,4 @@
-"""zk0.logs and tasks.prefect_logs: real files, real libraries, real processes."""
+"""zk0.logs.setup and tasks.prefect_logs: real files, real libraries, real processes."""
 
 import inspect
 import logging
@@ -122,8 +122,8 @@ def test_transformers_logs_once_and_not_to_the_console(worker_log, capfd):
 
 def test_a_library_imported_after_setup_is_in_the_log_once(tmp_path):
     code = f"""
-import logging, zk0.config, zk0.logs
-zk0.logs.setup_worker({str(tmp_path / "late.log")!r}, "kitchen", 3, zk0.config.LoggingConfig())
+import logging, zk0.config, zk0.logs.setup
+zk0.logs.setup.setup_worker({str(tmp_path / "late.log")!r}, "kitchen", 3, zk0.config.LoggingConfig())
 import prefect.logging, flwr.common.logger, transformers.utils.logging
 prefect.logging.get_logger("late").info("late prefect")
 flwr.common.logger.log(logging.INFO, "late flower")
@@ -221,9 +221,9 @@ def test_the_last_line_of_a_killed_process_is_there(tmp_path, kind):
     }[kind]
     pause = "import time; time.sleep(0.5)" if kind == "orchestrator" else ""  # its writer is a thread
     code = f"""
-import os, signal, zk0.config, zk0.logs
+import os, signal, zk0.config, zk0.logs.setup
 from loguru import logger
-zk0.logs.{setup}
+zk0.logs.setup.{setup}
 logger.info("the last word")
 {pause}
 os.kill(os.getpid(), signal.SIGKILL)

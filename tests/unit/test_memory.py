@@ -1,4 +1,4 @@
-"""zk0.memory against real processes."""
+"""zk0.memory.usage against real processes."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def test_host_figures_fit_together():
 
 
 def test_what_a_process_can_have_is_the_limit_of_its_cgroup():
-    code = "from zk0 import memory; print(memory.snapshot().capacity_bytes)"
+    code = "from zk0.memory import usage; print(usage.snapshot().capacity_bytes)"
     with limited_cgroup(256 << 20) as folder:
         enter = f"import os; open({str(folder / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
         done = subprocess.run([sys.executable, "-c", enter + code], capture_output=True, text=True, check=True)
@@ -55,7 +55,7 @@ def test_peak_is_in_bytes_and_stays():
 
 
 def test_torch_is_never_imported():
-    code = "import sys; from zk0 import memory; print(memory.snapshot().vram_total_bytes, 'torch' in sys.modules)"
+    code = "import sys; from zk0.memory import usage; print(usage.snapshot().vram_total_bytes, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["None", "False"]
 

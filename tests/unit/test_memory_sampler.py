@@ -76,7 +76,7 @@ def test_the_file_stays_small_and_keeps_its_oldest_and_newest_samples(tmp_path, 
     with MemorySampler(tmp_path, 60, "x") as sampler:
         begin = sampler.newest.at
         limit = 238 * (len(json.dumps(sampler.newest.line())) + 4)  # about 64 KiB; a line's length is the machine's
-        monkeypatch.setattr(memory_samples, "MAX_BYTES", limit)
+        monkeypatch.setattr(memory_sampler, "MAX_BYTES", limit)
         for index in range(1500):
             sampler._write(replace(sampler.newest, at=begin + index, phase=str(index)))
             assert (tmp_path / MEMORY_FILE).stat().st_size <= limit + 1024
@@ -111,7 +111,7 @@ def test_every_sample_is_flushed_and_the_file_synced_every_few_seconds(tmp_path,
     synced = []
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(time.monotonic()) or fsync(descriptor))
-    monkeypatch.setattr(memory_samples, "SYNC_INTERVAL_S", 0.2)
+    monkeypatch.setattr(memory_sampler, "SYNC_INTERVAL_S", 0.2)
     with MemorySampler(tmp_path, 0.05, "x"):
         wait_for(lambda: len(synced) >= 3)
     assert min(later - earlier for earlier, later in pairwise(synced)) >= 0.19
@@ -119,7 +119,7 @@ def test_every_sample_is_flushed_and_the_file_synced_every_few_seconds(tmp_path,
 
 def test_the_samples_of_a_killed_process_remain(tmp_path):
     code = (
-        "import sys, os, signal, pathlib; from zk0.memory_sampler import MemorySampler\n"
+        "import sys, os, signal, pathlib; from zk0.memory.sampler import MemorySampler\n"
         "with MemorySampler(pathlib.Path(sys.argv[1]), 0.05, 'load') as sampler:\n"
         "    block = bytearray(b'x') * (100 << 20); sampler.sample(); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -155,8 +155,8 @@ def test_a_process_that_lost_a_child_looks_back_to_its_beginning(tmp_path):
 
 ATTEMPT = """
 import pathlib, sys
-from zk0 import memory_sampler
-with memory_sampler.MemorySampler(pathlib.Path(sys.argv[1]), 60, "train"):
+from zk0.memory.sampler import MemorySampler
+with MemorySampler(pathlib.Path(sys.argv[1]), 60, "train"):
     block = bytearray(b"x") * (int(sys.argv[2]) << 20)
 """
 

@@ -1,4 +1,4 @@
-"""zk0.optimizer_state: an optimizer that is put away and taken up again goes on as if nothing had been."""
+"""zk0.learning.optimizer_state: an optimizer that is put away and taken up again goes on as if nothing had been."""
 
 from collections.abc import Callable
 from pathlib import Path

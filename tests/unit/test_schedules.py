@@ -1,4 +1,4 @@
-"""zk0.schedules: the learning rate at every step of a run, whatever round the step is in."""
+"""zk0.learning.schedules: the learning rate at every step of a run, whatever round the step is in."""
 
 import math
 from typing import Any

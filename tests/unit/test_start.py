@@ -1,4 +1,4 @@
-"""zk0.start: which run a start means, and where it begins."""
+"""zk0.federation.start and zk0.runs.origin: which run a start means, and where it begins."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""zk0.progress and zk0.view on run directories as a run writes them."""
+"""zk0.runs.progress, zk0.report.terminal and zk0.report.live on run directories as a run writes them."""
 
 import fcntl
 import io
@@ -325,7 +325,7 @@ def test_the_terminal_is_restored(run, error):
     code = f"""
 import sys, time
 from rich.console import Console
-from zk0.view import LiveView
+from zk0.report.live import LiveView
 with LiveView({str(run.folder)!r}, console=Console(force_terminal=True, width=100)):
     time.sleep(0.7)
     print("a line of the run", file=sys.stderr)

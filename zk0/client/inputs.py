@@ -18,6 +18,7 @@ from zk0.data.statistics import training_statistics, unflatten_stats
 from zk0.errors import ClientError, ConfigError
 from zk0.files import atomic
 from zk0.files.atomic import file_sha256
+from zk0.layout import BASE_FOLDER, RUN_FILE
 from zk0.learning.exchange import load_exchanged_tensors
 from zk0.learning.policy import (
     Policy,
@@ -39,7 +40,7 @@ Source = DatasetConfig | EnvironmentConfig
 
 def read_config(run_dir: Path) -> RunConfig:
     """The frozen config of a run, from its run.json."""
-    return validate_config(atomic.read_sealed(run_dir / "run.json")["config"])
+    return validate_config(atomic.read_sealed(run_dir / RUN_FILE)["config"])
 
 
 def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:
@@ -110,7 +111,7 @@ def create_base(task: ClientTask, config: RunConfig, meta: LeRobotDatasetMetadat
     set_seed(derive_seed(config.seed, 0, "", "base"))
     built = make_policy(base, ds_meta=meta, rename_map=config.clients[0].rename_map)
     preprocessor, postprocessor = make_pre_post_processors(base)
-    save_pretrained(built, preprocessor, postprocessor, Path(task.run_dir) / "base")
+    save_pretrained(built, preprocessor, postprocessor, Path(task.run_dir) / BASE_FOLDER)
 
 
 def training_frames(

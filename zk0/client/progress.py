@@ -7,6 +7,7 @@ import time
 from loguru import logger
 
 from zk0.files import untrusted
+from zk0.layout import PROGRESS_FILE
 from zk0.learning import training
 from zk0.memory.sampler import MemorySampler
 from zk0.memory.usage import peak_vram
@@ -17,7 +18,7 @@ PROGRESS_INTERVAL_S = 0.5
 
 def progress_to(task: ClientTask, steps: int, sampler: MemorySampler) -> training.OnStep:
     """Tell the live view how far the fit is (not synced: a lost file costs nothing), and the sampler of the GPU."""
-    path, last = task.folder / "progress.json", 0.0
+    path, last = task.folder / PROGRESS_FILE, 0.0
 
     def on_step(step: int, loss: float) -> None:
         nonlocal last

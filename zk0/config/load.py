@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,35 @@ from zk0.config.run import RunConfig
 from zk0.errors import ConfigError
 
 
-def load_config(source: str | Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+def load_config(source: Mapping[str, Any] | str | Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a TOML file, apply `--set` overrides and validate.
 
     Args:
-        source: a TOML file, the name of a shipped config (`sim`, `so100`), or None for `sim`.
+        source: a TOML file, the name of a shipped config (`sim`, `so100`), or None for `sim`; or what a TOML file would
+            hold, whose paths are relative to the working directory.
         overrides: `a.b=value` items; the value is read as TOML where it is TOML, else as a string.
 
     Raises:
         ConfigError: names every bad key, its value and what to do.
     """
-    path = _config_file(source)
+    if isinstance(source, Mapping):
+        data, folder = deepcopy(dict(source)), Path.cwd()
+    else:
+        path = _config_file(source)
+        data, folder = _read(path), path.parent
+    _resolve_relative(data, folder)
+    for item in overrides:
+        _apply_override(data, item)
+    return validate_config(data)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); give a readable TOML file") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}; correct the file at that place") from error
-    _resolve_relative(data, path.parent)
-    for item in overrides:
-        _apply_override(data, item)
-    return validate_config(data)
 
 
 def validate_config(data: Mapping[str, Any]) -> RunConfig:

@@ -74,7 +74,7 @@ def intervals(
 
 
 def save_policy(payload: str, folder: str, merge: bool, own: bool) -> None:
-    """`client_app.save_policy` in a worker process; `payload` is a ClientTask as JSON."""
+    """`client.export.save_policy` in a worker process; `payload` is a ClientTask as JSON."""
     quiet()
     from zk0.client import export
     from zk0.client.inputs import read_config

@@ -3,10 +3,9 @@
 from functools import cached_property
 from pathlib import Path
 
-from zk0.config import ExecutorConfig, RunConfig
+from zk0.config import RunConfig
 from zk0.executors.calls import save_policy
 from zk0.executors.process import ProcessExecutor
-from zk0.runs.store import RunStore
 from zk0.work.executor import Executor
 from zk0.work.records import ClientResult, ClientTask
 from zk0.work.results import find_finished
@@ -59,18 +58,18 @@ class CheckedContainers:
         return DockerExecutor(self._config)
 
 
-def make_executor(work: ClientTask, config: ExecutorConfig) -> Executor:
+def make_executor(work: ClientTask, config: RunConfig) -> Executor:
     """The executor that `executor.kind` names, for a client's work; a rollout is always a process of this machine.
 
     A container is there to keep a client's recordings apart from everything else, and a rollout reads none: it takes
     the global tensors and a simulator, which is no client's. So the image needs no simulator, and a simulator no
     container with a way to draw. What it does not have is the container's bounds on memory and network.
     """
-    if config.kind == "docker" and work.kind != "rollout":
+    if config.executor.kind == "docker" and work.kind != "rollout":
         from zk0.executors.docker.executor import DockerExecutor  # the SDK only where it is used
 
-        return DockerExecutor(RunStore.open(work.run_dir).config)
-    return ProcessExecutor(config)
+        return DockerExecutor(config)
+    return ProcessExecutor(config.executor)
 
 
 def export_policy(work: ClientTask, config: RunConfig, folder: Path, *, merge: bool, own: bool) -> None:
@@ -78,9 +77,15 @@ def export_policy(work: ClientTask, config: RunConfig, folder: Path, *, merge: b
     ProcessExecutor(config.executor).call(save_policy, work.model_dump_json(), str(folder), merge, own)
 
 
-def stop_work(store: RunStore) -> None:
+def stop_work(run_dir: str, config: RunConfig) -> None:
     """End what is at work for a run whose orchestrator was told to end: containers get no signal from a terminal."""
-    if store.config.executor.kind == "docker":
+    if config.executor.kind == "docker":
         from zk0.executors.docker.executor import stop_containers
 
-        stop_containers(str(store.folder))
+        stop_containers(run_dir)
+
+
+def warm_up(config: RunConfig) -> None:
+    """Begin what takes long before the first piece of work; in containers, 800 MB for little are spared."""
+    if config.executor.kind == "process":
+        ProcessExecutor(config.executor).warm_up()

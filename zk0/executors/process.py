@@ -8,12 +8,16 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import signal
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import psutil
@@ -40,6 +44,7 @@ STARTS = 3
 LONGEST_NAME = 64
 """Bytes of a lock that may name its holder."""
 Result = TypeVar("Result")
+_MAIN = threading.Lock()
 
 
 class ProcessExecutor:
@@ -73,7 +78,8 @@ class ProcessExecutor:
             self.warm_up()
             with ProcessPoolExecutor(1, mp_context=self._context) as pool:
                 try:
-                    future = pool.submit(function, *arguments)
+                    with _main_left_alone():
+                        future = pool.submit(function, *arguments)
                 except (EOFError, ConnectionError) as error:
                     logger.warning("the fork server died: starting another ({})", error)
                     continue
@@ -122,7 +128,8 @@ class ProcessExecutor:
             name = f"zk0-{task.client}"
             process = self._context.Process(target=work, args=(task.model_dump_json(),), name=name)
             try:
-                process.start()
+                with _main_left_alone():
+                    process.start()
                 return process
             except (EOFError, ConnectionError) as error:
                 logger.warning("the fork server died: starting another ({})", error)
@@ -144,6 +151,21 @@ class ProcessExecutor:
         return ClientError(
             "timeout", f"{task.kind} of {task.client!r} took longer than executor.timeout_s = {limit:g} s; it was ended"
         )
+
+
+@contextmanager
+def _main_left_alone() -> Iterator[None]:
+    """Start a process that does not import this one's main module again, as multiprocessing has every new one do.
+
+    Workers need nothing of it, and a user's script that calls `zk0.run` at its top would begin anew in each of them.
+    """
+    with _MAIN:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _live_worker(task: ClientTask) -> psutil.Process | None:

@@ -14,6 +14,7 @@ from zk0.files import atomic, untrusted
 from zk0.layout import FIT_CHECKPOINT, VIDEOS_FOLDER
 from zk0.work.failure import failure_path, leave_failure
 from zk0.work.lock import worker_lock
+from zk0.work.log import client_log
 from zk0.work.records import ClientTask
 from zk0.work.results import find_finished
 
@@ -47,7 +48,7 @@ def _work_alone(task: ClientTask) -> None:
             sys.exit(HELD_EXIT_CODE)
         if find_finished(task) is not None:
             return  # by another worker, between our start and now: it had not taken the lock when we were asked for
-        log = task.folder / "client.log"
+        log = client_log(task)
         with atomic.storage_errors(task.folder, "tidied"):  # a container may have been at it before
             untrusted.tidy(task.folder, {FIT_CHECKPOINT, VIDEOS_FOLDER})
             untrusted.remove(failure_path(task))

@@ -14,7 +14,7 @@ def check(config: RunConfig) -> Preflight:
     """Look at data, policy, executor and environments before anything is written.
 
     What lies on the hub is fetched for containers. Environments are tried here, whatever the executor, for rollouts
-    always run on this machine: see `tasks.fit.make_executor`.
+    always run on this machine: see `zk0.executors.choice.make_executor`.
 
     Raises:
         BadInputError: the first thing that would fail.

@@ -10,27 +10,80 @@ from zk0.config import RunConfig
 from zk0.errors import ClientError
 from zk0.executors import calls
 from zk0.executors.process import ProcessExecutor
+from zk0.federation.outcomes import Outcomes
 from zk0.federation.server import Aggregated
-from zk0.metrics.scores import FULL, QUICK, comparable
+from zk0.memory import leaks
+from zk0.memory.sampler import phase, round_figures
+from zk0.memory.usage import give_back
+from zk0.metrics.scores import FULL, QUICK, best_round, comparable
 from zk0.metrics.success import Success
+from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.seeding import derive_seed
 from zk0.work import attempts
 from zk0.work.records import ArtifactRef, ClientFailure, ClientResult, TaskKind
 
 
+def commit(
+    store: RunStore,
+    before: RoundState | None,
+    after: RoundState,
+    aggregated: Aggregated,
+    did: Outcomes,
+    duration_s: float,
+) -> RoundState:
+    """Commit a round and prune the old ones.
+
+    Args:
+        store: the run.
+        before: the round before; None for round 0.
+        after: the round, as far as its tensors and statistics go.
+        aggregated: how these came about.
+        did: what every client left: fits and evaluations, and the rollouts; and who gave nothing.
+        duration_s: wall time of the round so far, in seconds.
+
+    Returns:
+        What the next round starts from.
+    """
+    number = after.server_round
+    tensors, scalars = ({}, {}) if before is None else store.load_strategy_state(number)
+    failures = [*aggregated.failures, *(failure for failure in did.failures if failure.kind != "train")]
+    metrics = with_history(store, number, round_metrics(store.config, aggregated, did.results, failures))
+    give_back()
+    costs = {"duration_s": duration_s, "orchestrator": round_figures()}
+    with phase("commit"):
+        state = store.commit(
+            number,
+            arrays=aggregated.arrays,
+            strategy_tensors=tensors,
+            strategy_scalars=scalars,
+            metrics={**with_attempts(store, number, metrics), **costs},
+            results=did.results,
+            stats=after.stats,
+            optimizers=kept_optimizers(store.config, before, aggregated, did.results),
+        )
+        rounds = store.read_metrics()
+        best = best_round(store.info.config, rounds)
+        store.prune(store.config.checkpoint.keep, best.server_round if best else None)
+    logger.info("round {} committed: {}", number, metrics["summary"])
+    if best is not None:
+        logger.info("best round so far: {} ({} {:.4g})", best.server_round, best.label, best.value)
+    leaks.warn(rounds)
+    return state
+
+
 def kept_optimizers(
-    store: RunStore, number: int, aggregated: Aggregated, results: Iterable[ClientResult]
+    config: RunConfig, before: RoundState | None, aggregated: Aggregated, results: Iterable[ClientResult]
 ) -> dict[str, ArtifactRef]:
     """Client -> the optimizer's state that its next fit goes on from.
 
     That of this round's fit; of an earlier round's for a client that sat out, failed, or whose update was refused.
     """
-    if store.config.training.optimizer_state == "fresh" or number == 0:
+    if config.training.optimizer_state == "fresh" or before is None:
         return {}
     refused = {failure.client for failure in aggregated.failures}
     own = {result.client: result.optimizer for result in results if result.optimizer and result.client not in refused}
-    return store.state(number - 1).optimizers | own
+    return before.optimizers | own
 
 
 def round_metrics(

@@ -7,20 +7,25 @@ again, so that a comparison that was killed goes on, and one that was made is on
 import shutil
 import statistics
 from collections.abc import Callable, Sequence
+from typing import Self
 
-from zk0.aggregation.server_round import ServerRound
+from zk0.aggregation.server_round import RoundPlan, ServerRound
 from zk0.config import FederationConfig, RunConfig
 from zk0.errors import RunNameError
-from zk0.executors import calls
 from zk0.executors.choice import own_executor
 from zk0.executors.process import ProcessExecutor
+from zk0.federation.outcomes import Outcomes
+from zk0.federation.round import evaluation_work, federate
+from zk0.federation.server import Aggregated
+from zk0.federation.steps import Round, Steps
 from zk0.memory.guard import run_guarded
-from zk0.metrics.arms import ERROR, FEDERATED, FOLDER, ArmResult, Comparison, Json
+from zk0.metrics.arms import ERROR, FEDERATED, ArmResult, Comparison, Json
+from zk0.metrics.arms import FOLDER as COMPARE
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore, is_finished
 from zk0.seeding import derive_seed
 from zk0.work.executor import Executor
-from zk0.work.records import POOLED, ArtifactRef, ClientResult, ClientTask
+from zk0.work.records import POOLED, ArtifactRef, ClientTask
 
 
 def compare(store: RunStore, processes: ProcessExecutor, say: Callable[[str], None] = lambda _: None) -> Comparison:
@@ -49,8 +54,8 @@ def compare(store: RunStore, processes: ProcessExecutor, say: Callable[[str], No
 
     def learned(name: str, folder: str, learner: str) -> ArmResult:
         say(name)
-        arm = Arm(store, folder, learner, processes if learner == POOLED else own, processes)
-        return ArmResult(name, _known(arm.evaluations([*clients, *unseen])))
+        arm = Arm(store, folder, learner, processes if learner == POOLED else own)
+        return ArmResult(name, _known(arm.evaluations()))
 
     alone = [learned(f"{client} alone", f"alone-{client}", client) for client in clients]
     pooled = learned("pooled", "pooled", POOLED)
@@ -63,36 +68,41 @@ def compare(store: RunStore, processes: ProcessExecutor, say: Callable[[str], No
     return Comparison(store.info.name, derive_seed(store.config.seed, 0, "", "bootstrap"), clients, unseen, arms)
 
 
-class Arm:
+class Arm(Steps):
     """One learner without a federation: a client alone, or one that has all recordings.
 
     It makes as many rounds as the run, from the run's own first tensors, with its optimizer fresh or kept as the run's
     clients have it; a round's result is the next one's start. What `peft.aggregation` does to adapters is done to it
-    too; the adaptive schedules are not.
+    too; the adaptive schedules are not. Its rounds are not committed: what is finished is found again.
 
     Args:
         run: the run that it is compared with.
         name: of its folder.
         learner: the client, or POOLED.
         executor: where its work is done.
-        processes: where the statistics of several clients are made one.
     """
 
-    def __init__(self, run: RunStore, name: str, learner: str, executor: Executor, processes: ProcessExecutor) -> None:
-        folder = run.folder / FOLDER
-        self.store = RunStore.create_or_open(run.config.model_copy(update={"outputs_dir": str(folder)}), name)
+    def __init__(self, run: RunStore, name: str, learner: str, executor: Executor) -> None:
+        folder = run.folder / COMPARE
+        super().__init__(RunStore.create_or_open(run.config.model_copy(update={"outputs_dir": str(folder)}), name))
         self._run = run
         self._learner = learner
         self._executor = executor
-        self._processes = processes
+        self._server = _federation_of_one(self.config, learner)
 
-    def evaluations(self, datasets: Sequence[str]) -> dict[str, Json]:
+    def evaluations(self) -> dict[str, Json]:
         """Dataset -> its evaluation after the last round; trains what is not done yet."""
         with self.store.lock():
-            state = self._begin()
-            for server_round in range(1, self.store.config.federation.num_rounds + 1):
-                state = self._round(server_round, state)
-            return {name: self._evaluate(name, state) for name in datasets}
+            last = federate(self)
+            found = self.each("evaluate", evaluation_work(self.store, last), all_needed=True)
+        return {result.client: result.metrics for result in found.results}
+
+    def resume_point(self) -> None:
+        """None is committed."""
+
+    def one_round(self, make: Round[Self], server_round: int, before: RoundState | None) -> RoundState:
+        """As in a run, but for round 0, which is the run's."""
+        return self._begin() if before is None else make(self, server_round, before)
 
     def _begin(self) -> RoundState:
         first = self._run.state(0)
@@ -103,27 +113,45 @@ class Arm:
 
     def _statistics(self) -> ArtifactRef | None:
         """Of the learner's own training episodes; None where the base's are used."""
-        if self.store.config.data.normalization == "base":
+        if self.config.data.normalization == "base":
             return None
-        members = [client.name for client in self.store.config.clients if self._learner in (client.name, POOLED)]
-        results = [self._work(self.store.task("statistics", 0, name)) for name in members]
-        files = [str(self.store.path(result.tensors)) for result in results if result.tensors is not None]
-        return self.store.place(0, "stats", self._processes.call(calls.aggregate_statistics, files))
+        members = [client.name for client in self.config.clients if self._learner in (client.name, POOLED)]
+        work = [self.store.task("statistics", 0, name) for name in members]
+        return self.aggregate_statistics(self.each("prepare", work, all_needed=True).results)
 
-    def _round(self, server_round: int, before: RoundState) -> RoundState:
-        result = self._work(self.store.task("train", server_round, self._learner, before))
-        config = _federation_of_one(self.store.config, self._learner)
-        server = ServerRound(config, server_round, self.store.path(before.arrays))
-        arrays = self.store.place(server_round, "global", server.aggregate([result], self.store.folder).tensors)
-        kept = {} if result.optimizer is None else {self._learner: result.optimizer}
-        return RoundState(server_round=server_round, arrays=arrays, stats=before.stats, optimizers=kept)
+    def sample(self, server_round: int, before: RoundState) -> RoundPlan:
+        """The learner alone."""
+        del server_round, before
+        return RoundPlan([self._learner], proximal_mu=0.0)
 
-    def _evaluate(self, dataset: str, state: RoundState) -> Json:
-        return self._work(self.store.task("evaluate", state.server_round, dataset, state)).metrics
+    def do(self, step: str, work: Sequence[ClientTask]) -> list[object]:
+        """One piece after the other; what runs out of memory is done again in smaller micro-batches, as in a run."""
+        del step
+        return [run_guarded(self._executor.run, item, self.config) for item in work]
 
-    def _work(self, task: ClientTask) -> ClientResult:
-        """As in a run, what runs out of memory is done again in smaller micro-batches."""
-        return run_guarded(self._executor.run, task, self.store.config)
+    def aggregate(self, server_round: int, before: RoundState, fits: Outcomes) -> Aggregated:
+        """By FedAvg over one client, whose average is its own update."""
+        outcome = ServerRound(self._server, server_round, self.store.path(before.arrays)).aggregate(
+            fits.results, self.store.folder
+        )
+        arrays = self.store.place(server_round, "global", outcome.tensors)
+        return Aggregated(arrays=arrays, metrics=outcome.metrics)
+
+    def evaluate(self, evaluations: Sequence[ClientTask], rollouts: Sequence[ClientTask]) -> Outcomes:
+        """Not in every round: the last one's figures are compared."""
+        del evaluations, rollouts
+        return Outcomes()
+
+    def commit(
+        self, before: RoundState | None, after: RoundState, aggregated: Aggregated, did: Outcomes, duration_s: float
+    ) -> RoundState:
+        """Nothing is committed; the learner's optimizer goes on where the run's clients' do."""
+        del before, aggregated, duration_s
+        kept = {result.client: result.optimizer for result in did.results if result.optimizer is not None}
+        return after.model_copy(update={"optimizers": kept})
+
+    def show(self, server_round: int) -> None:
+        """The comparison is shown as a whole."""
 
 
 def _federation_of_one(config: RunConfig, learner: str) -> RunConfig:

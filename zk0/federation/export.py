@@ -3,9 +3,38 @@
 import shutil
 from pathlib import Path
 
+from zk0.errors import RunNameError
 from zk0.executors.choice import export_policy
 from zk0.files import atomic
 from zk0.runs.store import RunStore
+
+
+def export_round(
+    store: RunStore, out: Path, server_round: int | None = None, *, merge: bool = False, client: str | None = None
+) -> Path:
+    """Write the policy of a round that a person names, into a folder that is not there yet.
+
+    Args:
+        store: the run.
+        out: the folder.
+        server_round: a committed round; the newest when None.
+        merge: merge the adapters into the weights.
+        client: as for `export`.
+
+    Raises:
+        RunNameError: no such round or client, or the folder exists.
+    """
+    name, committed = store.info.name, store.committed_rounds()
+    if not committed or (server_round is not None and server_round not in committed):
+        kept = ", ".join(map(str, committed)) or "none"
+        raise RunNameError(f"round {server_round}: run {name!r} has no such round; committed and kept: {kept}")
+    if client is not None and client not in (known := [item.name for item in store.config.clients]):
+        raise RunNameError(f"client {client!r}: run {name!r} has no such client; it has {', '.join(known)}")
+    if out.exists():
+        raise RunNameError(f"out = {str(out)!r}: exists; choose a folder that does not")
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    number = committed[-1] if server_round is None else server_round
+    return export(store, number, out.absolute(), merge=merge, client=client)
 
 
 def export(store: RunStore, number: int, folder: Path, *, merge: bool, client: str | None = None) -> Path:

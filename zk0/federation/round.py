@@ -1,12 +1,71 @@
-"""The algorithm: sample -> fit -> aggregate -> evaluate -> commit, without Prefect."""
+"""The algorithm, to read: sample -> fit -> aggregate -> evaluate -> commit, round after round.
+
+How a step is done is `Steps`' business: by a plain call, or as a Prefect task.
+"""
+
+import time
 
 from zk0.aggregation.server_round import RoundPlan
+from zk0.federation.server import Aggregated
+from zk0.federation.steps import Steps
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.work.records import ClientTask
 
 SERVER = "server"
 """The name under which the server's own work of round 0 appears."""
+
+
+def federate(run: Steps) -> RoundState:
+    """Make the rounds of a run that are left; whoever calls it holds the run's lock.
+
+    Returns:
+        The last round.
+
+    Raises:
+        QuorumError: too few clients gave an update.
+        ClientError: round 0 needs everybody, and one failed.
+        StorageError: the run directory cannot be written or read.
+    """
+    state = run.resume_point() or run.one_round(make_round, 0, None)
+    run.show(state.server_round)
+    for server_round in range(state.server_round + 1, run.config.federation.num_rounds + 1):
+        state = run.one_round(make_round, server_round, state)
+        run.show(server_round)
+    return state
+
+
+def make_round(run: Steps, server_round: int, before: RoundState | None) -> RoundState:
+    """Round 0 where nothing is before it, else a federated one."""
+    return round_zero(run) if before is None else federated_round(run, server_round, before)
+
+
+def federated_round(run: Steps, server_round: int, before: RoundState) -> RoundState:
+    """One round: sample -> fit (one piece of work per client) -> aggregate -> evaluate -> commit."""
+    started = time.monotonic()
+    plan = run.sample(server_round, before)
+    fits = run.each("fit", fit_work(run.store, server_round, plan, before))
+    aggregated = run.aggregate(server_round, before, fits)
+    after = RoundState(server_round=server_round, arrays=aggregated.arrays, stats=before.stats)
+    evaluations = run.evaluate(evaluation_work(run.store, after), rollout_work(run.store, after))
+    return run.commit(before, after, aggregated, fits + evaluations, time.monotonic() - started)
+
+
+def round_zero(run: Steps) -> RoundState:
+    """Round 0: the first exchanged tensors, the normalisation statistics, and the base evaluated as the baseline."""
+    started = time.monotonic()
+    prepared = run.each("prepare", [run.store.task("init", 0, SERVER)], all_needed=True)
+    arrays = next(result.tensors for result in prepared.results if result.tensors is not None)
+    stats = None
+    if run.config.data.normalization == "federated":
+        work = [run.store.task("statistics", 0, client.name) for client in run.config.clients]
+        statistics = run.each("prepare", work, all_needed=True)
+        stats = run.aggregate_statistics(statistics.results)
+        prepared += statistics
+    base = RoundState(server_round=0, arrays=arrays, stats=stats)
+    evaluations = run.evaluate(evaluation_work(run.store, base), rollout_work(run.store, base))
+    first = Aggregated(arrays=arrays, metrics={})
+    return run.commit(None, base, first, prepared + evaluations, time.monotonic() - started)
 
 
 def fit_work(store: RunStore, server_round: int, plan: RoundPlan, before: RoundState) -> list[ClientTask]:

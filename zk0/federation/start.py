@@ -1,17 +1,20 @@
 """From a config to a run directory: which run a start means, and what is checked before a new one is made."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from loguru import logger
 
 from zk0.config import RunConfig, load_config
-from zk0.federation.before_run import check
+from zk0.federation import before_run
 from zk0.layout import RUN_FILE
+from zk0.logs.setup import setup_orchestrator
 from zk0.memory import client_limits
 from zk0.memory.estimate import expectation, fitting_micro_batch
+from zk0.memory.sampler import watched
 from zk0.preflight.disk import check_free_space
 from zk0.preflight.records import Preflight
 from zk0.runs.origin import settle_origin, settled_like
@@ -21,50 +24,122 @@ STATE_SETS = {"fedavgm": 2, "fedadam": 2, "fedyogi": 2}
 """federation.strategy -> sets of tensors that its state is, as large as the exchanged tensors, in every round."""
 Check = Callable[[RunConfig], Preflight]
 """Looks at data and policy, in a process that has torch, before anything is written."""
+GoingOn = Callable[[RunStore], None]
+HOLDER_POLL_S = 2.0
 LOG_BYTES = 100 * 2**20
 """Room for logs and metrics that must be free on the disk before a run starts, beside its tensors."""
 
 
-def new_run(
+def begin(
     config: RunConfig,
-    name: str | None,
-    stem: str,
-    check: Check,
-    going_on: Callable[[RunStore], None] = lambda _: None,
+    name: str | None = None,
+    stem: str = "run",
+    *,
+    check: Check = before_run.check,
+    going_on: GoingOn = lambda _: None,
+    wait: bool = False,
 ) -> RunStore:
-    """Check everything, then create the run, or open the unfinished one of the same config.
+    """The run directory that a start means: a new one, or that of an unfinished run of just this config.
+
+    Everything is checked before anything is written.
 
     Args:
         config: the wanted config.
         name: the run's name; None for an unfinished run of the config, else a new name.
         stem: what a new name begins with.
-        check: the checks that need torch, in a process of their own.
+        check: the checks before a run.
         going_on: told of an unfinished run that is taken up because no name was given.
+        wait: where another process has that run under way, wait for its end and then start the next, so that a start is
+            neither doubled nor lost; else start the next now.
 
     Raises:
         BadInputError: config, data, policy or name cannot be used; nothing was created.
     """
-    checked = check(config)
-    for warning in checked.warnings:
-        logger.warning("{}", warning)
-    if name is None and (found := unfinished(checked.config)) is not None and found.holder() is None:
+    found = _free(config, wait=wait) if name is None else None
+    if found is not None:
         going_on(found)
-        name = found.info.name
-    name = name or new_name(stem)
-    config = settle_origin(checked.config, name)
-    size = fitting_micro_batch(config, checked.memory)
-    # Each kept round, the base, the best and the one under way: global tensors, strategy, every client's update;
-    # of each fit under way two checkpoints: the tensors and their two moments.
+        check_again(found, check)
+        return found
+    return _new(config, name or new_name(stem), check)
+
+
+def check_again(store: RunStore, check: Check = before_run.check) -> None:
+    """What is checked before a run that exists goes on: not what its fits need, which is known from those it did.
+
+    Raises:
+        BadInputError: the first thing that would fail.
+    """
+    _warned(check(_without_probe(store.config)))
+
+
+def _free(config: RunConfig, *, wait: bool) -> RunStore | None:
+    """An unfinished run of the config that nobody has under way."""
+    said = False
+    while (found := unfinished(config)) is not None:
+        if (holder := found.holder()) is None:
+            return found
+        if not wait:
+            return None
+        if not said:
+            logger.info("run {} is under way in process {}: waiting for its end", found.info.name, holder["pid"])
+        said = True
+        time.sleep(HOLDER_POLL_S)
+    return None
+
+
+def _new(config: RunConfig, name: str, check: Check) -> RunStore:
+    known = RunStore.exists(config.outputs_dir, name)
+    checked = _warned(check(_without_probe(config) if known else config))
+    settled = checked.config.model_copy(update={"memory": config.memory})
+    settled = settle_origin(settled, name)
+    size = fitting_micro_batch(settled, checked.memory)
+    check_free_space(settled.outputs_dir, room_needed(settled, checked.exchanged_bytes))
+    store = RunStore.create_or_open(settled, name)
+    if size is not None and checked.memory is not None:
+        for client in settled.clients:
+            client_limits.expect(store.folder, client.name, "train", size, expectation(settled, checked.memory))
+    return store
+
+
+def room_needed(config: RunConfig, exchanged_bytes: int) -> int:
+    """Bytes that a run may have on its disk at once.
+
+    Each kept round, the base, the best and the one under way: global tensors, strategy, every client's update; of each
+    fit under way two checkpoints: the tensors and their two moments.
+
+    Args:
+        config: the run's.
+        exchanged_bytes: one set of exchanged tensors.
+    """
     state = STATE_SETS.get(config.federation.strategy, 0)
     if config.training.optimizer_state == "keep":
         state += 2 * len(config.clients)
     sets = (config.checkpoint.keep + 3) * (1 + len(config.clients) + state) + 6 * config.executor.places
-    check_free_space(config.outputs_dir, sets * checked.exchanged_bytes + LOG_BYTES)
-    store = RunStore.create_or_open(config, name)
-    if size is not None and checked.memory is not None:
-        for client in config.clients:
-            client_limits.expect(store.folder, client.name, "train", size, expectation(config, checked.memory))
-    return store
+    return sets * exchanged_bytes + LOG_BYTES
+
+
+def _warned(found: Preflight) -> Preflight:
+    for warning in found.warnings:
+        logger.warning("{}", warning)
+    return found
+
+
+def _without_probe(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"memory": config.memory.model_copy(update={"probe": False})})
+
+
+@contextmanager
+def advancing(store: RunStore) -> Iterator[None]:
+    """Be the one process that advances a run, with its log and memory written into the run directory meanwhile.
+
+    Raises:
+        RunNameError: another process advances it.
+        ConfigError: the run directory, or its log, cannot be written as the config says.
+    """
+    with store.lock():
+        setup_orchestrator(store.folder, store.config.logging)
+        with watched(store.folder, store.config.memory.sample_interval_s):
+            yield
 
 
 def unfinished(config: RunConfig) -> RunStore | None:
@@ -86,25 +161,8 @@ def stem_of(config: str | Path | None) -> str:
     return Path(config or "sim").stem
 
 
-HOLDER_POLL_S = 2.0
-
-
 def choose_run(config: str, overrides: list[str], name: str | None) -> RunStore:
-    """The run directory that a start means.
-
-    Without a name an unfinished run of the config goes on; where another process has it under way, this one waits for
-    its end and then starts the next, so that a start is neither doubled nor lost.
-    """
+    """The run that a start by words means: a run directory, or what `begin` makes of a config; it waits its turn."""
     if (Path(config) / RUN_FILE).is_file():
         return RunStore.open(config)
-    wanted = load_config(config, overrides)
-    waiting = False
-    while name is None and (found := unfinished(wanted)) is not None:
-        if (holder := found.holder()) is None:
-            return found
-        if not waiting:
-            logger.info("run {} is under way in process {}: waiting for its end", found.info.name, holder["pid"])
-        waiting = True
-        time.sleep(HOLDER_POLL_S)
-
-    return new_run(wanted, name, stem_of(config), check)
+    return begin(load_config(config, overrides), name, stem_of(config), wait=True)

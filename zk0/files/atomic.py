@@ -1,13 +1,13 @@
 """Durable files: written whole or not at all, read back or refused, every fault as one StorageError.
 
-Only plain files are read and appended to, never through a link: see `foreign`.
+Only plain files are read and appended to, never through a link: see `untrusted`.
 """
 
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,9 +99,9 @@ def write_tensors(path: Path, tensors: Tensors) -> Digest:
     return _write(path, _safetensors(tensors))
 
 
-def copy_file(source: Path, target: Path) -> Digest:
-    """Replace `target` by a durable copy of `source`."""
-    return _write(target, _chunks(source))
+def copy_file(source: Path, target: Path, sha256: str | None = None) -> Digest:
+    """Replace `target` by a durable copy of `source`; StorageError, and no copy, where that has not this SHA-256."""
+    return _write(target, _chunks(source), lambda digest: _hold_against(source, digest, sha256))
 
 
 def append_line(path: Path, text: str) -> None:
@@ -188,15 +188,21 @@ def file_sha256(path: Path) -> str:
     return file_digest(path).sha256
 
 
-def verify(path: Path, sha256: str, size: int | None = None) -> None:
-    """StorageError unless the file is there and has this SHA-256.
+def verify(path: Path, sha256: str | None, size: int | None = None) -> Digest:
+    """What the file contains; StorageError unless it is there and has this SHA-256.
 
     Args:
         path: the file.
-        sha256: in hex.
+        sha256: in hex; None where any will do.
         size: in bytes, where it is to be held first: a file of another size is not read to its end.
     """
-    if file_digest(path, size).sha256 != sha256:
+    digest = file_digest(path, size)
+    _hold_against(path, digest, sha256)
+    return digest
+
+
+def _hold_against(path: Path, digest: Digest, sha256: str | None) -> None:
+    if sha256 not in (None, digest.sha256):
         raise StorageError(
             f"{path}: its SHA-256 is not the recorded one; resume the run, which goes on from the newest whole round"
         )
@@ -228,13 +234,22 @@ def _checksum(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> Digest:
-    """Temporary name, write, fsync, rename, fsync of the folder: each a step that a crash may end at."""
+def _write(
+    path: Path, chunks: Iterable[bytes | memoryview], check: Callable[[Digest], None] = lambda _: None
+) -> Digest:
+    """Temporary name, write, fsync, rename, fsync of the folder: each a step that a crash may end at.
+
+    Args:
+        path: the file.
+        chunks: what is to be in it.
+        check: raises where that shall not be.
+    """
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage_errors(path, "written"):
         try:
             digest = _write_synced(temporary, chunks)
+            check(digest)
             temporary.replace(path)
             sync_folder(path.parent)
         finally:
@@ -257,7 +272,7 @@ def _write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> Digest:
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    with untrusted.reader(path) as file:
+    with storage_errors(path, "read"), untrusted.reader(path) as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
 

@@ -22,11 +22,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from zk0.errors import StorageError
 from zk0.files import atomic, untrusted
-from zk0.layout import FIT_CHECKPOINT
+from zk0.layout import FIT_CHECKPOINT, MANIFEST
 from zk0.learning import optimizer_state
 from zk0.work.records import ArtifactRef, ClientTask, Record
 
-MANIFEST = "manifest.json"
 _SAME_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Bytes of an element -> the integer that carries the bits of a dtype that numpy lacks (bfloat16, float8)."""
 

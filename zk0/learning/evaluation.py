@@ -49,9 +49,9 @@ def evaluate(
     Returns:
         `action_error_deg`: mean absolute error over the arm's joints, in degrees; `gripper_error`: the same for the
         gripper, in its units of 0-100; `joint_error`: per joint by name; `joints`: their names in order;
-        `interval_95`: the same three errors as [low, high] by `zk0.intervals.mean_interval`, or null; `episodes`: by
-        held-out episode the compared `steps` and the first two errors; `loss`: the policy's own training loss;
-        `num_examples`: frames evaluated. Units are the dataset's: degrees where it was recorded in degrees.
+        `interval_95`: the same three errors as [low, high] by `zk0.metrics.intervals.mean_interval`, or null;
+        `episodes`: by held-out episode the compared `steps` and the first two errors; `loss`: the policy's own training
+        loss; `num_examples`: frames evaluated. Units are the dataset's: degrees where it was recorded in degrees.
     """
     frames = range(0, len(dataset), evaluation.frame_stride * (evaluation.quick_stride if quick else 1))
     parts: list[_Batch] = []

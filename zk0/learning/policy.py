@@ -23,6 +23,7 @@ from zk0.aggregation import lora
 from zk0.config import PeftConfig, PolicyConfig, RunConfig, resolve_path
 from zk0.data.hub import HUB_ERRORS, patiently
 from zk0.errors import PolicyError, first_line
+from zk0.layout import BASE_FOLDER
 from zk0.learning.plugins import check_plugin, load_plugins
 
 VLM_FOLDER = "vlm"
@@ -36,7 +37,7 @@ type Processor = PolicyProcessorPipeline[Any, Any]
 def base_path(policy: PolicyConfig, run_dir: Path) -> str:
     """Where the base policy lies: the config's path, or the run's own `base/` for one made from scratch."""
     if policy.path is None:
-        return str(run_dir / "base")
+        return str(run_dir / BASE_FOLDER)
     local = resolve_path(policy.path)
     return str(local) if local.is_dir() else policy.path
 

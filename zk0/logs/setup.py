@@ -13,6 +13,7 @@ from loguru import logger
 
 from zk0.config import LoggingConfig
 from zk0.errors import ConfigError, StorageError
+from zk0.layout import RUN_LOG
 from zk0.logs.files import LogFile, SharedLogFile
 from zk0.memory import usage
 
@@ -53,7 +54,7 @@ def setup_orchestrator(run_dir: str | Path, config: LoggingConfig, stderr_level:
         ConfigError: rotation or retention is not in Loguru's spelling.
         StorageError: run.log cannot be opened.
     """
-    path, limits = Path(run_dir) / "run.log", {"rotation": config.rotation, "retention": config.retention}
+    path, limits = Path(run_dir) / RUN_LOG, {"rotation": config.rotation, "retention": config.retention}
     run_log = _file_sink(config, lambda: LogFile(path, compression="zip", **limits)) | {"enqueue": True}
     terse: dict[str, Any] = {"sink": _write_stderr, "level": stderr_level, "format": TERSE_FORMAT, "diagnose": False}
     terse["filter"] = _is_news

@@ -11,9 +11,9 @@ from loguru import logger
 
 from zk0.errors import StorageError
 from zk0.files import atomic
+from zk0.layout import LIMITS_FOLDER
 from zk0.work.records import ClientTask, Record, TaskKind
 
-FOLDER = "limits"
 KEPT = 30
 """Notes kept of a client: enough for every halving of a batch of millions."""
 
@@ -55,7 +55,7 @@ class Finding(Record):
 
 def path_of(run_dir: Path, client: str, kind: TaskKind) -> Path:
     """Where a client's finding is kept."""
-    return run_dir / FOLDER / f"{client}.{kind}.json"
+    return run_dir / LIMITS_FOLDER / f"{client}.{kind}.json"
 
 
 def read(run_dir: Path, client: str, kind: TaskKind) -> Finding | None:

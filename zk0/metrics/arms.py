@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-FOLDER = "compare"
+from zk0.layout import COMPARE_FOLDER
+
+FOLDER = COMPARE_FOLDER
 ERROR = "action_error_deg"
 FEDERATED = "federated"
 Json = Mapping[str, Any]

@@ -105,7 +105,7 @@ def over_datasets(evaluations: Sequence[Json], seed: int) -> dict[str, list[floa
     """Interval of the mean over datasets, by error.
 
     Args:
-        evaluations: each dataset's figures, as `zk0.evaluation.evaluate` gives them.
+        evaluations: each dataset's figures, as `zk0.learning.evaluation.evaluate` gives them.
         seed: of the resampling.
     """
     return {key: mean_interval([_episodes(item, key) for item in evaluations], seed) for key in ERRORS}

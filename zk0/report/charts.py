@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from zk0.files import atomic
+from zk0.layout import CHARTS_FOLDER
 from zk0.metrics.values import Json, mapping, number
 
 SIZE_INCHES = (8.0, 4.5)
@@ -36,7 +37,7 @@ def draw_charts(run_dir: str | Path, rounds: Sequence[Json], unseen: Iterable[st
     for name, (title, unit, part, key, scale) in CHARTS.items():
         series = _series(rounds, part, key, scale)
         if series:
-            path = Path(run_dir) / "charts" / f"{name}.png"
+            path = Path(run_dir) / CHARTS_FOLDER / f"{name}.png"
             atomic.write_bytes(path, _png(title, unit, series, set(unseen)))
             written[name] = path
     return written

@@ -6,7 +6,8 @@ from typing import Any
 from rich.table import Table
 
 from zk0.files import atomic
-from zk0.metrics.arms import FEDERATED, FOLDER, ArmResult, Comparison
+from zk0.layout import CHARTS_FOLDER, COMPARE_FOLDER, COMPARISON_CHART, COMPARISON_FILE
+from zk0.metrics.arms import FEDERATED, ArmResult, Comparison
 from zk0.report.bars import Bar, bar_chart
 from zk0.report.text import in_brackets
 
@@ -35,13 +36,13 @@ def write_comparison(found: Comparison, run_dir: Path) -> Path:
         "unseen": found.unseen,
         "arms": [_record(found, arm) for arm in found.arms],
     }
-    atomic.write_json(run_dir / FOLDER / "comparison.json", record)
+    atomic.write_json(run_dir / COMPARE_FOLDER / COMPARISON_FILE, record)
     bars = []
     for arm in found.arms:
         mean = arm.mean(found.clients)
         low, high = arm.interval(found.clients, found.seed) or (mean, mean)
         bars.append(Bar(arm.name, mean, low, high, arm.name == FEDERATED))
-    chart = run_dir / "charts" / "compare.png"
+    chart = run_dir / CHARTS_FOLDER / COMPARISON_CHART
     note = f"mean over the hold-outs of {len(found.clients)} clients; bars: 95 % bootstrap over their episodes"
     atomic.write_bytes(chart, bar_chart(f"{found.run}: action error on held-out episodes", "degrees", bars, note))
     return chart

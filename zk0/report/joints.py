@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from zk0.errors import StorageError
 from zk0.files import atomic, untrusted
+from zk0.layout import CHARTS_FOLDER, client_folder, tensors_file
 from zk0.metrics.values import Json, mapping
 
 COLUMNS = 2
@@ -68,7 +69,7 @@ def draw_joint_charts(run_dir: str | Path, rounds: Sequence[Json], datasets: Seq
             lines.append(Line("round 0 (the base)", BASE, base["predicted"]))
         if number:
             lines.append(Line(f"round {number}", NEWEST, now["predicted"]))
-        path = folder / "charts" / f"joints-{name}.png"
+        path = folder / CHARTS_FOLDER / f"joints-{name}.png"
         atomic.write_bytes(path, _png(f"{name}: {TITLE}", [str(joint) for joint in joints], lines))
         written[f"joints-{name}"] = path
     return written
@@ -76,7 +77,7 @@ def draw_joint_charts(run_dir: str | Path, rounds: Sequence[Json], datasets: Seq
 
 def _read(folder: Path, server_round: int, name: str) -> Tensors | None:
     """A round's evaluation of a dataset; None where there is none, or what a client left is no such thing."""
-    path = folder / "rounds" / f"{server_round:04d}" / "clients" / name / "evaluate.safetensors"
+    path = client_folder(folder, server_round, name) / tensors_file("evaluate")
     with atomic.storage_errors(path, "read"):
         if not untrusted.is_there(path):
             return None

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from zk0.config import RunConfig
+from zk0.layout import CHARTS_FOLDER, CLIENT_LOG, CLIENTS_FOLDER, ROUNDS_FOLDER, RUN_LOG
 from zk0.metrics.scores import QUICK, best_round, comparable
 from zk0.metrics.values import Json, mapping, number
 from zk0.report.text import change_of, in_brackets, success_text
@@ -104,9 +105,9 @@ def summary(store: RunStore, rounds: Sequence[Json]) -> str:
         "## Where it is",
         "",
         f"- run directory: `{store.folder}` ([open](file://{store.folder}))",
-        f"- log of the run: `{store.folder / 'run.log'}` ([open](file://{store.folder / 'run.log'}))",
-        f"- log of a client: `{store.folder}/rounds/<round>/clients/<client>/client.log`",
-        f"- charts: `{store.folder / 'charts'}`",
+        f"- log of the run: `{store.folder / RUN_LOG}` ([open](file://{store.folder / RUN_LOG}))",
+        f"- log of a client: `{store.folder / ROUNDS_FOLDER}/<round>/{CLIENTS_FOLDER}/<client>/{CLIENT_LOG}`",
+        f"- charts: `{store.folder / CHARTS_FOLDER}`",
         f"- from a terminal: `zk0 status {store.info.name} --outputs {store.folder.parent}`",
     ]
     decided = [(line, change) for line in rounds for change in mapping(line.get("adaptive")).get("changes", ())]

@@ -1,19 +1,32 @@
 """How a run stands, read from its run directory alone, so that any process can tell."""
 
-import fcntl
 import json
 import socket
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from zk0.errors import StorageError
 from zk0.files import untrusted
-from zk0.layout import VIDEOS_FOLDER
+from zk0.layout import (
+    FINAL,
+    LOCK_FILE,
+    METRICS_LINES,
+    PROGRESS_FILE,
+    RUN_FILE,
+    VIDEOS_FOLDER,
+    client_folder,
+    result_file,
+    worker_lock_file,
+)
 from zk0.memory.usage import snapshot
 from zk0.metrics import scores
 from zk0.metrics.values import Json, interval, mapping, number
+from zk0.runs import lock
+from zk0.runs.rounds import metric_lines
 
 State = Literal["starting", "running", "interrupted", "finished"]
 Phase = Literal["waiting", "preparing", "training", "trained", "evaluating", "rolling out", "done", "failed"]
@@ -110,14 +123,15 @@ def read_progress(run_dir: str | Path) -> RunProgress:
         run_dir: the run directory; need not exist yet.
     """
     folder = Path(run_dir)
-    identity = _read_json(folder / "run.json")
+    identity = _read_json(folder / RUN_FILE)
     config = mapping(identity.get("config"))
-    rounds = _read_rounds(folder / "metrics.jsonl")
+    rounds = _read_rounds(folder)
     num_rounds = _whole(mapping(config.get("federation")).get("num_rounds")) or 0
     committed = int(rounds[-1]["server_round"]) if rounds else -1
     complete = committed >= num_rounds > 0
-    finished = complete and (folder / "final").is_dir()
-    running = not finished and _is_locked(folder / "run.lock")
+    finished = complete and (folder / FINAL).is_dir()
+    holder = None if finished else _holder(folder)
+    running = holder is not None
     current = committed if complete else committed + 1
     clients = tuple(_read_clients(folder, config, rounds, current, complete))
     in_round_s = _round_age(folder) if running else 0.0
@@ -128,7 +142,7 @@ def read_progress(run_dir: str | Path) -> RunProgress:
         num_rounds=num_rounds,
         elapsed_s=sum(number(line.get("duration_s")) or 0.0 for line in rounds) + in_round_s,
         eta_s=0.0 if complete else _eta(rounds, num_rounds - committed, in_round_s, clients),
-        pid=_lock_holder(folder / "run.lock") if running else None,
+        pid=None if holder is None else _local_pid(holder),
         clients=clients,
         best=scores.best_round(config, rounds),
         rounds=rounds,
@@ -174,42 +188,27 @@ def _read_json(path: Path) -> Json:
         return {}
 
 
-def _read_rounds(path: Path) -> tuple[Json, ...]:
-    """Read the committed rounds, by number; of a line written twice around a crash the last one counts."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ()
-    rounds: dict[int, Json] = {}
-    for raw in text.splitlines():
-        try:
-            line = mapping(json.loads(raw))
-        except ValueError:
-            continue  # a torn line
-        if isinstance(line.get("server_round"), int):
-            rounds[line["server_round"]] = line
-    return tuple(rounds[key] for key in sorted(rounds))
+def _read_rounds(folder: Path) -> tuple[Json, ...]:
+    """The committed rounds, by number."""
+    with suppress(StorageError):
+        return tuple(line for _, line in sorted(metric_lines(folder).items()))
+    return ()
 
 
-def _is_locked(path: Path) -> bool:
-    try:
-        with path.open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back as the file closes
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+def _holder(folder: Path) -> Json | None:
+    """Who advances the run; None when nobody does."""
+    with suppress(StorageError):
+        return lock.holder(folder)
+    return None
 
 
-def _lock_holder(path: Path) -> int | None:
-    holder = _read_json(path)
+def _local_pid(holder: Json) -> int | None:
     return _whole(holder.get("pid")) if holder.get("host") == socket.gethostname() else None
 
 
 def _round_age(folder: Path) -> float:
     """Seconds that this round has been worked on: since the last commit, or since this process took the lock."""
-    times = [_modified(folder / name) for name in ("run.lock", "metrics.jsonl")]
+    times = [_modified(folder / name) for name in (LOCK_FILE, METRICS_LINES)]
     started = max((moment for moment in times if moment is not None), default=None)
     return max(0.0, time.time() - started) if started is not None else 0.0
 
@@ -225,12 +224,11 @@ def _read_clients(
     folder: Path, config: Json, rounds: tuple[Json, ...], current: int, complete: bool
 ) -> Iterator[ClientProgress]:
     last = rounds[-1] if rounds else {}
-    work = folder / "rounds" / f"{current:04d}" / "clients"
     groups = ((config.get("clients"), False), (mapping(config.get("evaluation")).get("datasets"), True))
     for datasets, unseen in groups:
         for name in _names(datasets):
             failure = failures(last).get(name)
-            phase, progress = _phase(work / name, unseen)
+            phase, progress = _phase(client_folder(folder, current, name), unseen)
             if complete:
                 phase, progress = "done", {}
             if failure and phase in ("waiting", "done"):
@@ -256,9 +254,9 @@ def _read_environments(
 ) -> Iterator[EnvironmentProgress]:
     lost = failures(rounds[-1] if rounds else {})
     for name in _names(mapping(config.get("evaluation")).get("environments")):
-        work = folder / "rounds" / f"{current:04d}" / "clients" / name
-        begun: Phase = "rolling out" if (work / "rollout.lock").exists() else "waiting"
-        phase: Phase = "done" if complete or (work / "rollout.json").exists() else begun
+        work = client_folder(folder, current, name)
+        begun: Phase = "rolling out" if (work / worker_lock_file("rollout")).exists() else "waiting"
+        phase: Phase = "done" if complete or (work / result_file("rollout")).exists() else begun
         if name in lost and phase in ("waiting", "done"):
             phase = "failed"
         line = next((line for line in reversed(rounds) if name in mapping(line.get("rollout"))), None)
@@ -278,19 +276,19 @@ def _read_environments(
 
 def videos(folder: Path, server_round: int, environment: str) -> list[Path]:
     """The videos of a rollout, in the order of their episodes; none where the round is pruned or has none."""
-    found = (folder / "rounds" / f"{server_round:04d}" / "clients" / environment / VIDEOS_FOLDER).glob("*.mp4")
+    found = (client_folder(folder, server_round, environment) / VIDEOS_FOLDER).glob("*.mp4")
     return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
 def _phase(work: Path, unseen: bool) -> tuple[Phase, Json]:
     """Tell from the files of one client's folder what it is at; a result outlives the progress file beside it."""
-    progress = _read_json(work / "progress.json")
+    progress = _read_json(work / PROGRESS_FILE)
     kind = str(progress.get("kind"))
-    if kind in _PHASE_OF_KIND and not _is_there(work / f"{kind}.json"):
+    if kind in _PHASE_OF_KIND and not _is_there(work / result_file(kind)):
         return _PHASE_OF_KIND[kind], progress
-    if _is_there(work / "evaluate.json"):
+    if _is_there(work / result_file("evaluate")):
         return "done", {}
-    return ("trained" if not unseen and _is_there(work / "train.json") else "waiting"), {}
+    return ("trained" if not unseen and _is_there(work / result_file("train")) else "waiting"), {}
 
 
 def _is_there(path: Path) -> bool:

@@ -8,6 +8,7 @@ from loguru import logger
 
 from zk0.errors import CAUSES, ClientError, StorageError
 from zk0.files import atomic, untrusted
+from zk0.layout import failure_file
 from zk0.work.log import what
 from zk0.work.records import ClientTask
 
@@ -53,7 +54,7 @@ STORAGE = "storage"
 
 def failure_path(task: ClientTask) -> Path:
     """Where a worker writes why it ended, when it can tell."""
-    return task.folder / f"{task.kind}.failed.json"
+    return task.folder / failure_file(task.kind)
 
 
 def read_failure(task: ClientTask) -> ClientError | StorageError | None:

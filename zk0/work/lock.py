@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from zk0.files import atomic, untrusted
+from zk0.layout import worker_lock_file
 from zk0.work.records import ClientTask
 
 CONTAINER_MARK = "ZK0_CONTAINER"
@@ -21,7 +22,7 @@ HELD_POLL_S = 0.5
 
 def lock_path(task: ClientTask) -> Path:
     """Held by the worker while it lives; the kernel frees it however the worker dies."""
-    return task.folder / f"{task.kind}.lock"
+    return task.folder / worker_lock_file(task.kind)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from zk0.files import untrusted
+from zk0.layout import CLIENT_LOG
 from zk0.work.records import ClientTask
 
 LONGEST_LINE = 500
@@ -13,7 +14,7 @@ READ_BYTES = 64 * 1024
 
 def client_log(task: ClientTask) -> Path:
     """Where the worker's words go."""
-    return task.folder / "client.log"
+    return task.folder / CLIENT_LOG
 
 
 def what(task: ClientTask) -> str:

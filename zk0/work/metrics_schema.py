@@ -33,7 +33,7 @@ class _Episodes(_Metrics):
 
 
 class _Evaluation(_Metrics):
-    """As `zk0.evaluation.evaluate` gives them."""
+    """As `zk0.learning.evaluation.evaluate` gives them."""
 
     action_error_deg: float | None
     gripper_error: float | None
@@ -52,7 +52,7 @@ class _HeldOut(_Evaluation):
 
 
 class _Rollout(_Metrics):
-    """As `zk0.closed_loop.Success` gives them."""
+    """As `zk0.metrics.success.Success` gives them."""
 
     successes: Annotated[int, Field(ge=0)]
     episodes: PositiveInt

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from zk0.errors import FailureCause
+from zk0.layout import client_folder
 
 TaskKind = Literal["init", "statistics", "train", "evaluate", "rollout"]
 """init: make the round-0 tensors; statistics: counts and moments of the training episodes; train: a fit; evaluate:
@@ -79,7 +80,7 @@ class ClientTask(Record):
     @property
     def folder(self) -> Path:
         """Where the work's files go: `rounds/<round>/clients/<client>/`, the only folder that the worker writes."""
-        return Path(self.run_dir) / "rounds" / f"{self.server_round:04d}" / "clients" / self.client
+        return client_folder(Path(self.run_dir), self.server_round, self.client)
 
 
 class ClientResult(Record):

@@ -9,6 +9,7 @@ from loguru import logger
 
 from zk0.errors import StorageError
 from zk0.files import atomic, untrusted
+from zk0.layout import result_file, tensors_file, tensors_stem
 from zk0.work.metrics_schema import check
 from zk0.work.records import ArtifactRef, ClientResult, ClientTask
 
@@ -49,7 +50,7 @@ def write_result(
         kind=task.kind,
         server_round=task.server_round,
         client=task.client,
-        tensors=_write(task, _stem(task), tensors),
+        tensors=_write(task, tensors_stem(task.kind), tensors),
         optimizer=_write(task, "optimizer", optimizer),
         num_examples=num_examples,
         metrics=dict(metrics),
@@ -57,7 +58,7 @@ def write_result(
         peak_rss_bytes=peak_rss_bytes,
         pid=os.getpid(),
     )
-    atomic.write_sealed(task.folder / f"{task.kind}.json", result.model_dump(mode="json"))
+    atomic.write_sealed(task.folder / result_file(task.kind), result.model_dump(mode="json"))
     return result
 
 
@@ -69,12 +70,8 @@ def _write(task: ClientTask, stem: str, tensors: atomic.Tensors | None) -> Artif
     return ArtifactRef(path=path.relative_to(task.run_dir).as_posix(), sha256=digest.sha256, size=digest.size)
 
 
-def _stem(task: ClientTask) -> str:
-    return "update" if task.kind == "train" else task.kind
-
-
 def _path(task: ClientTask, stem: str) -> Path:
-    return task.folder / f"{stem}.safetensors"
+    return task.folder / tensors_file(stem)
 
 
 def find_finished(task: ClientTask) -> ClientResult | None:
@@ -83,7 +80,7 @@ def find_finished(task: ClientTask) -> ClientResult | None:
     Whoever wrote it may have been anyone: one that is not of this work, or names another file than this work's own, is
     named in the log and is none.
     """
-    path = task.folder / f"{task.kind}.json"
+    path = task.folder / result_file(task.kind)
     with atomic.storage_errors(path, "read"):
         if not untrusted.is_there(path):
             return None
@@ -93,7 +90,7 @@ def find_finished(task: ClientTask) -> ClientResult | None:
         if result.key != task.key:
             return None
         _check_words(task, path, result)
-        for stem, ref in ((_stem(task), result.tensors), ("optimizer", result.optimizer)):
+        for stem, ref in ((tensors_stem(task.kind), result.tensors), ("optimizer", result.optimizer)):
             if ref is not None:
                 _check_file(task, path, stem, ref)
     except StorageError as error:

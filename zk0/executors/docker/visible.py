@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from zk0.config import ASSET_PREFIX, DatasetConfig, RunConfig, resolve_path
 from zk0.errors import ClientError
-from zk0.layout import RUN_FILE
+from zk0.layout import BASE_FOLDER, RUN_FILE, round_folder
 from zk0.work.records import ClientTask
 
 LEROBOT_HOME = "/data/lerobot"
@@ -114,7 +114,7 @@ def _hub_dataset(dataset: DatasetConfig) -> list[Bind]:
 
 def _policy(task: ClientTask, config: RunConfig) -> list[Bind]:
     if config.policy.path is None:
-        return [_same(Path(task.run_dir) / "base", writable=task.kind == "init")]
+        return [_same(Path(task.run_dir) / BASE_FOLDER, writable=task.kind == "init")]
     if config.policy.path.startswith(ASSET_PREFIX):
         return []
     base = _local_base(config)
@@ -132,7 +132,7 @@ def _local_base(config: RunConfig) -> Path | None:
 def _origin(continue_from: str, outputs: Path) -> list[Bind]:
     """The round that a run continues from, as the run store verifies it."""
     name, _, number = continue_from.partition("@")
-    return [_same(outputs / name / RUN_FILE), _same(outputs / name / "rounds" / f"{int(number):04d}")]
+    return [_same(outputs / name / RUN_FILE), _same(round_folder(outputs / name, int(number)))]
 
 
 def _same(path: Path, *, writable: bool = False) -> Bind:

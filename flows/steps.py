@@ -1,0 +1,96 @@
+"""The steps of a round done by Prefect: a subflow per round, a task per step, a task per client."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+from prefect import flow, get_client
+from prefect.context import FlowRunContext
+from prefect.exceptions import ExternalSignal
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows import ROUND
+from flows.patience import patiently
+from tasks.aggregate import aggregate, aggregate_statistics, sample
+from tasks.artifacts import show
+from tasks.client import TASKS
+from tasks.commit import commit, export_final
+from zk0.aggregation.server_round import RoundPlan
+from zk0.federation.outcomes import Outcomes
+from zk0.federation.round import make_round
+from zk0.federation.server import Aggregated
+from zk0.federation.steps import Round, Steps
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
+from zk0.work.records import ArtifactRef, ClientResult, ClientTask
+
+
+class PrefectSteps(Steps):
+    """Every step as a Prefect task; what Prefect could not even begin while its server was away is done again.
+
+    Args:
+        store: the run.
+    """
+
+    endings: ClassVar[tuple[type[BaseException], ...]] = (KeyboardInterrupt, ExternalSignal)
+
+    def __init__(self, store: RunStore) -> None:
+        super().__init__(store)
+        self._run_dir = str(store.folder)
+
+    def one_round(self, make: "Round[Self]", server_round: int, before: RoundState | None) -> RoundState:  # noqa: ARG002 - the subflow knows it
+        """Make a round in a subflow of its own name, with as many clients at work as the executor may have."""
+        named = round_flow.with_options(
+            flow_run_name=f"round-{server_round:03d}",
+            task_runner=cast(Any, ThreadPoolTaskRunner)(max_workers=self.config.executor.places),
+        )
+        return patiently(named)(self._run_dir, server_round, before)
+
+    def sample(self, server_round: int, before: RoundState) -> RoundPlan:
+        """See `Steps.sample`."""
+        return sample(self._run_dir, server_round, before)
+
+    def do(self, step: str, work: Sequence[ClientTask]) -> list[object]:
+        """A task per piece of work, all at once; Prefect tries again what may pass."""
+        executor = self.config.executor
+        patient = TASKS[step].with_options(retries=executor.max_retries, retry_delay_seconds=executor.retry_delay_s)
+        futures = [patient.submit(item) for item in work]
+        return [future.result(raise_on_failure=False) for future in futures]
+
+    def aggregate(self, server_round: int, before: RoundState, fits: Outcomes) -> Aggregated:
+        """See `Steps.aggregate`."""
+        return aggregate(self._run_dir, server_round, before, fits)
+
+    def aggregate_statistics(self, results: Sequence[ClientResult]) -> ArtifactRef:
+        """See `Steps.aggregate_statistics`."""
+        return aggregate_statistics(self._run_dir, list(results))
+
+    def commit(
+        self, before: RoundState | None, after: RoundState, aggregated: Aggregated, did: Outcomes, duration_s: float
+    ) -> RoundState:
+        """See `Steps.commit`."""
+        return commit(self._run_dir, before, after, aggregated, did, duration_s)
+
+    def show(self, server_round: int) -> None:
+        """Draw the charts, and show the round on the run's pages."""
+        patiently(show)(self._run_dir, server_round)
+
+    def export_final(self) -> Path:
+        """See `Steps.export_final`."""
+        return Path(patiently(export_final)(self._run_dir))
+
+
+@flow(name=ROUND, persist_result=False)
+def round_flow(run_dir: str, server_round: int, before: RoundState | None) -> RoundState:
+    """One round: sample -> fit (one task per client) -> aggregate -> evaluate -> commit."""
+    store = RunStore.open(run_dir)
+    tag_this_run(f"run:{store.info.name}", f"round:{server_round}")
+    return make_round(PrefectSteps(store), server_round, before)
+
+
+def tag_this_run(*tags: str) -> None:
+    """Give tags to the flow run itself: those of a `prefect.tags` context would come to its task runs, too."""
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(context.flow_run.id, tags=sorted({*context.flow_run.tags, *tags}))

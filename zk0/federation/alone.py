@@ -1,0 +1,42 @@
+"""A run from its start to its final policy in this process, by plain calls."""
+
+from pathlib import Path
+
+from zk0.config import RunConfig
+from zk0.executors.choice import warm_up
+from zk0.federation.round import federate
+from zk0.federation.start import advancing, begin, check_again
+from zk0.federation.steps import Steps
+from zk0.runs.store import RunStore
+
+
+def run_alone(what: RunConfig | RunStore, name: str | None = None, stem: str = "run") -> Path:
+    """Begin a run, or go on with one, and train it to its end.
+
+    Args:
+        what: the wanted config; or a run that goes on.
+        name: see `start.begin`.
+        stem: see `start.begin`.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        Zk0Error: as `zk0.run`.
+    """
+    config = what.config if isinstance(what, RunStore) else what
+    warm_up(config)
+    if isinstance(what, RunStore):
+        check_again(what)
+        store = what
+    else:
+        store = begin(what, name, stem)
+    try:
+        with advancing(store):
+            steps = Steps(store)
+            federate(steps)
+            steps.export_final()
+    except KeyboardInterrupt:
+        store.mark_stopped()
+        raise
+    return store.folder

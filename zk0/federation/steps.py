@@ -1,0 +1,156 @@
+"""The steps of a round as plain calls; whoever does them otherwise, as Prefect tasks, takes their place."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar, Self
+
+from loguru import logger
+
+from zk0.aggregation.server_round import RoundPlan
+from zk0.config import RunConfig
+from zk0.errors import ClientError, QuarantineError
+from zk0.executors.choice import make_executor, stop_work
+from zk0.federation import commit, server
+from zk0.federation.export import export
+from zk0.federation.outcomes import Outcomes, sorted_out
+from zk0.federation.server import Aggregated
+from zk0.layout import FINAL
+from zk0.memory.guard import run_guarded
+from zk0.memory.sampler import phase
+from zk0.report.pictures import draw_all
+from zk0.runs.records import RoundState
+from zk0.runs.store import RunStore
+from zk0.work import attempts
+from zk0.work.executor import STOPPED
+from zk0.work.records import ArtifactRef, ClientResult, ClientTask
+
+type Round[S] = Callable[[S, int, RoundState | None], RoundState]
+"""Makes a round by given steps: its number, and the round before it; None for round 0."""
+
+
+class Steps:
+    """The steps of one run's rounds, as plain calls; clients are at work side by side, in threads that wait for them.
+
+    Args:
+        store: the run; whoever makes rounds holds its lock.
+    """
+
+    endings: ClassVar[tuple[type[BaseException], ...]] = (KeyboardInterrupt,)
+    """What says that a person, or the system, ends this orchestrator."""
+
+    def __init__(self, store: RunStore) -> None:
+        self.store = store
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's config."""
+        return self.store.config
+
+    def resume_point(self) -> RoundState | None:
+        """The newest round that is whole; None before round 0."""
+        return self.store.resume_point()
+
+    def one_round(self, make: "Round[Self]", server_round: int, before: RoundState | None) -> RoundState:
+        """Make one round."""
+        return make(self, server_round, before)
+
+    def sample(self, server_round: int, before: RoundState) -> RoundPlan:
+        """See `server.sample`."""
+        return server.sample(self.store, server_round, before)
+
+    def each(self, step: str, work: Sequence[ClientTask], *, all_needed: bool = False) -> Outcomes:
+        """Have one step done by every client that it is for.
+
+        Args:
+            step: `prepare`, `fit`, `evaluate` or `rollout`.
+            work: a piece for each.
+            all_needed: nothing goes without any of them.
+
+        Raises:
+            ClientError: one failed and `all_needed`.
+            StorageError: the run directory cannot be written or read.
+        """
+        try:
+            with phase(step):
+                ends = self.do(step, work)
+        except self.endings:
+            stop_work(str(self.store.folder), self.config)
+            raise
+        return sorted_out(work, ends, all_needed=all_needed)
+
+    def do(self, step: str, work: Sequence[ClientTask]) -> list[object]:  # noqa: ARG002 - for those who name it
+        """What came of each piece of work: its result, or the error that it ended with."""
+        pool = ThreadPoolExecutor(max(1, self.config.executor.places), thread_name_prefix="zk0-work")
+        try:
+            futures: list[Future[ClientResult]] = [pool.submit(retried, item, self.config) for item in work]
+            return [future.exception() or future.result() for future in futures]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def aggregate(self, server_round: int, before: RoundState, fits: Outcomes) -> Aggregated:
+        """See `server.aggregate`."""
+        return server.aggregate(self.store, server_round, before, fits)
+
+    def aggregate_statistics(self, results: Sequence[ClientResult]) -> ArtifactRef:
+        """See `server.aggregate_statistics`."""
+        return server.aggregate_statistics(self.store, results)
+
+    def evaluate(self, evaluations: Sequence[ClientTask], rollouts: Sequence[ClientTask]) -> Outcomes:
+        """What the round's policy is worth: on held-out episodes, then in simulation."""
+        return self.each("evaluate", evaluations) + self.each("rollout", rollouts)
+
+    def commit(
+        self, before: RoundState | None, after: RoundState, aggregated: Aggregated, did: Outcomes, duration_s: float
+    ) -> RoundState:
+        """See `commit.commit`."""
+        return commit.commit(self.store, before, after, aggregated, did, duration_s)
+
+    def show(self, server_round: int) -> None:
+        """Draw the charts of a committed round."""
+        try:
+            draw_all(self.store.folder, self.config, self.store.read_metrics())
+        except Exception as error:  # noqa: BLE001 - what only shows must not end a run
+            logger.warning("round {} is not drawn: {}: {}", server_round, type(error).__name__, error)
+
+    def export_final(self) -> Path:
+        """Write `final/`, a LeRobot `pretrained_model` folder of the newest round."""
+        return export(self.store, self.store.committed_rounds()[-1], self.store.folder / FINAL, merge=False)
+
+
+def run_work(work: ClientTask, config: RunConfig) -> ClientResult:
+    """Do one piece of work on the run's executor, its log lines bound to client and round.
+
+    Raises:
+        ClientError: it ended without a result; noted among the client's attempts.
+    """
+    with logger.contextualize(client=work.client, server_round=work.server_round):
+        try:
+            return run_guarded(make_executor(work, config).run, work, config)
+        except QuarantineError as error:
+            logger.warning("{} refused: {}", work.kind, error)
+            raise
+        except ClientError as error:
+            if STOPPED.is_set():
+                raise  # no attempt of the client's
+            logger.warning("{} failed ({}): {}", work.kind, error.cause, error)
+            attempts.note_failure(work, error)
+            raise
+
+
+def may_pass(error: object) -> bool:
+    """Whether another attempt can end otherwise: only a client's own death is retried, and not for bad data."""
+    return isinstance(error, ClientError) and error.retriable and not STOPPED.is_set()
+
+
+def retried(work: ClientTask, config: RunConfig) -> ClientResult:
+    """`run_work`, again after a failure that may pass: `executor.max_retries` times, each after a pause."""
+    for _ in range(config.executor.max_retries):
+        try:
+            return run_work(work, config)
+        except ClientError as error:
+            if not may_pass(error):
+                raise
+        time.sleep(config.executor.retry_delay_s)
+    return run_work(work, config)

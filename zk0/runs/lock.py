@@ -1,0 +1,144 @@
+"""The lock of a run directory: one writer at a time, freed by the kernel however its holder dies."""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zk0.errors import RunNameError
+from zk0.files import atomic
+from zk0.files.atomic import exists
+from zk0.layout import LOCK_FILE, STOPPED_FILE
+from zk0.metrics.values import Json, mapping
+from zk0.runs.records import now
+
+LOOKS, LOOK_S = 10, 0.02
+"""Times that the lock is tried again, which one who only looks at it has for an instant; the pause between, in s."""
+HOLDER_BYTES = 4096
+"""More than a holder writes of itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Hold:
+    """A lock that this process holds."""
+
+    folder: str
+    descriptor: int
+
+
+_held: set[_Hold] = set()
+"""The locks that this process holds."""
+_of_this_context: ContextVar[frozenset[_Hold]] = ContextVar("locks of this context", default=frozenset())
+"""Those that were taken in this context, or in the one that it was copied from; some may be released since."""
+
+
+def _drop_inherited_locks() -> None:
+    """A forked child shares its parent's lock and would keep it alive after the parent's death."""
+    while _held:
+        os.close(_held.pop().descriptor)
+
+
+os.register_at_fork(after_in_child=_drop_inherited_locks)
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether this context holds a run directory's lock; another thread of this process does not, by that."""
+    return any(hold.folder == os.path.realpath(folder) for hold in _of_this_context.get() & _held)
+
+
+def open_lock(folder: Path) -> int:
+    """Open the lock's file, made where it is missing, for `hold`.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with atomic.storage_errors(folder / LOCK_FILE, "written"):
+        return os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+@contextmanager
+def hold(folder: Path, descriptor: int, run: str) -> Iterator[None]:
+    """Take the lock and say who holds it; closes the descriptor in the end.
+
+    Args:
+        folder: the run directory.
+        descriptor: as `open_lock` gives it.
+        run: the run's name, for messages.
+
+    Raises:
+        RunNameError: another process or thread holds it; says which, where and since when.
+    """
+    mine = _Hold(os.path.realpath(folder), descriptor)
+    _held.add(mine)
+    try:
+        _acquire(descriptor, run)
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "started_at": now()}
+        with atomic.storage_errors(folder / LOCK_FILE, "written"):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(who).encode(), 0)
+            (folder / STOPPED_FILE).unlink(missing_ok=True)
+        _of_this_context.set(_of_this_context.get() | {mine})
+        yield
+    finally:
+        _of_this_context.set(_of_this_context.get() - {mine})
+        if mine in _held:  # a forked child has closed it already
+            _held.remove(mine)
+            os.close(descriptor)
+
+
+def holder(folder: Path) -> dict[str, Any] | None:
+    """Who holds a run directory's lock: pid, host and started_at (None each while unknown); None when nobody does.
+
+    Raises:
+        StorageError: the lock's file cannot be read.
+    """
+    path = folder / LOCK_FILE
+    if not exists(path):
+        return None
+    with atomic.storage_errors(path, "read"), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back as the file closes
+        except BlockingIOError:
+            return _parse_holder(file.read(HOLDER_BYTES))
+    return None
+
+
+def mark_stopped(folder: Path) -> None:
+    """Remember that a person stopped the run, until someone takes the lock again."""
+    with atomic.storage_errors(folder / STOPPED_FILE, "written"):
+        (folder / STOPPED_FILE).touch()
+
+
+def is_stopped(folder: Path) -> bool:
+    """Whether a person stopped the run."""
+    return exists(folder / STOPPED_FILE)
+
+
+def _acquire(descriptor: int, run: str) -> None:
+    for _ in range(LOOKS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK_S)
+        else:
+            return
+    who = _parse_holder(os.pread(descriptor, HOLDER_BYTES, 0))
+    raise RunNameError(
+        f"run {run!r} is being advanced by process {who['pid']} on {who['host']} since "
+        f"{who['started_at']}; wait for it, or stop that process and resume the run"
+    )
+
+
+def _parse_holder(content: bytes) -> dict[str, Any]:
+    try:
+        said: Json = mapping(json.loads(content))
+    except (ValueError, RecursionError):  # its holder is just about to write it
+        said = {}
+    return {"pid": None, "host": None, "started_at": None, **said}

@@ -1,0 +1,285 @@
+"""The rounds of a run directory: commit, verify, find what is finished, set aside, prune."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+from loguru import logger
+from numpy.typing import NDArray
+
+from zk0.errors import StorageError
+from zk0.files import atomic
+from zk0.files.atomic import exists, listdir
+from zk0.layout import (
+    CLIENTS_FOLDER,
+    DAMAGE_LINES,
+    FIT_CHECKPOINT,
+    MANIFEST,
+    METRICS_FILE,
+    METRICS_LINES,
+    OPTIMIZERS_FOLDER,
+    ROUNDS_FOLDER,
+    STRATEGY_SCALARS,
+    STRATEGY_TENSORS,
+    client_folder,
+    result_file,
+    round_folder,
+    tensors_file,
+)
+from zk0.runs.records import Manifest, RoundState, RunInfo, now
+from zk0.work.records import ArtifactRef, ClientResult
+
+KEPT_DAMAGED = 3
+"""Damaged rounds, set aside to be looked at, that are kept."""
+TensorSource = ArtifactRef | Path | atomic.Tensors
+"""A file of the run, a safetensors file anywhere, or name -> array."""
+
+
+class Rounds:
+    """The rounds of one run directory."""
+
+    def __init__(self, folder: Path, info: RunInfo) -> None:
+        """Wrap a run directory that exists."""
+        self.folder = folder
+        self.info = info
+
+    def round_folder(self, server_round: int) -> Path:
+        """Where a round's files lie."""
+        return round_folder(self.folder, server_round)
+
+    def path(self, ref: ArtifactRef) -> Path:
+        """Absolute path of a file of the run."""
+        return self.folder / ref.path
+
+    def place(self, server_round: int, stem: Literal["global", "stats"], source: TensorSource) -> ArtifactRef:
+        """Write `<stem>.safetensors` of a round, durably but not committed yet.
+
+        Raises:
+            StorageError: it cannot be written, or the source is not what its reference says.
+        """
+        target = self.round_folder(server_round) / tensors_file(stem)
+        if isinstance(source, Mapping):
+            return self._ref(target, atomic.write_tensors(target, source))
+        origin, sha256 = (self.path(source), source.sha256) if isinstance(source, ArtifactRef) else (source, None)
+        if origin == target:
+            return self._ref(target, atomic.verify(target, sha256))
+        return self._ref(target, atomic.copy_file(origin, target, sha256))
+
+    def commit(
+        self,
+        server_round: int,
+        *,
+        arrays: TensorSource,
+        strategy_tensors: atomic.Tensors,
+        strategy_scalars: Mapping[str, Any],
+        metrics: Mapping[str, Any],
+        results: Sequence[ClientResult] = (),
+        stats: TensorSource | None = None,
+        optimizers: Mapping[str, ArtifactRef] = {},
+    ) -> RoundState:
+        """Make a round durable: its files, then the manifest, then its line in metrics.jsonl.
+
+        Every round holds a copy of the statistics and of the optimizers' states, so that damage to one round, or its
+        pruning, costs no other. Repeating a commit is harmless.
+
+        Args:
+            server_round: the round.
+            arrays: the global tensors after it.
+            strategy_tensors: Flower strategy's state, as `aggregation.strategy_state` gives it.
+            strategy_scalars: the other half of that state.
+            metrics: plain numbers, lists and dicts; `server_round` is added.
+            results: what the clients did in this round.
+            stats: federated normalisation statistics, where the run has them.
+            optimizers: client -> the state that its next fit goes on from, of this round or of an earlier one.
+
+        Returns:
+            What the next round starts from.
+        """
+        folder = self.round_folder(server_round)
+        state = RoundState(
+            server_round=server_round,
+            arrays=self.place(server_round, "global", arrays),
+            stats=None if stats is None else self.place(server_round, "stats", stats),
+            optimizers={client: self._carried(server_round, client, ref) for client, ref in optimizers.items()},
+        )
+        files = [state.arrays, *([state.stats] if state.stats else []), *self._result_files(results)]
+        files += state.optimizers.values()
+        if strategy_tensors:
+            path = folder / STRATEGY_TENSORS
+            files.append(self._ref(path, atomic.write_tensors(path, strategy_tensors)))
+        for path, content in (
+            (folder / STRATEGY_SCALARS, dict(strategy_scalars)),
+            (folder / METRICS_FILE, {**metrics, "server_round": server_round}),
+        ):
+            files.append(self._ref(path, atomic.write_json(path, content)))
+        atomic.sweep_temporaries(folder)
+        for unfinished in folder.glob(f"{CLIENTS_FOLDER}/*/{FIT_CHECKPOINT}"):  # of clients that gave no result
+            atomic.remove_folder(unfinished)
+        manifest = Manifest(
+            run_id=self.info.id,
+            config_digest=self.info.config_digest,
+            state=state,
+            files=sorted(files, key=lambda ref: ref.path),
+        )
+        atomic.write_sealed(folder / MANIFEST, manifest.model_dump(mode="json"))
+        self._sync_metrics()
+        return state
+
+    def resume_point(self) -> RoundState | None:
+        """Verify every committed round and find the newest that is whole; call it while holding the lock.
+
+        Damaged rounds are named in the log and in `damage`, and set aside as `rounds/<round>.damaged-<n>`. A newer
+        round without a manifest stays: it holds finished work.
+
+        Returns:
+            What the next round starts from, None when no round is whole.
+        """
+        state = None
+        for server_round in reversed(self.committed_rounds()):
+            try:
+                whole = self._verify(server_round)
+                state = state or whole
+            except StorageError as error:
+                if isinstance(error.__cause__, PermissionError):
+                    raise  # nothing is wrong with the round
+                self._set_aside(server_round, str(error))
+        self._sync_metrics()
+        return state
+
+    def committed_rounds(self) -> list[int]:
+        """Rounds that have a manifest, ascending; not verified."""
+        rounds = self.folder / ROUNDS_FOLDER
+        names = [path.name for path in listdir(rounds)] if exists(rounds) else []
+        numbers = sorted(int(name) for name in names if re.fullmatch(r"\d{4,}", name))
+        return [number for number in numbers if exists(self.round_folder(number) / MANIFEST)]
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """One dict per round that was committed, in order: from its own file, else from its line in metrics.jsonl."""
+        committed = self.committed_rounds()
+        newest = committed[-1] if committed else -1
+        metrics = {number: line for number, line in metric_lines(self.folder).items() if number <= newest}
+        for number in committed:
+            try:
+                metrics[number] = atomic.read_json(self.round_folder(number) / METRICS_FILE)
+            except StorageError as error:
+                logger.warning("Metrics of round {}: {}", number, error)
+        return [metrics[number] for number in sorted(metrics)]
+
+    def state(self, server_round: int) -> RoundState:
+        """A committed round, verified file by file.
+
+        Raises:
+            StorageError: the round is not committed, or a file of it is not what it was.
+        """
+        return self._verify(server_round)
+
+    def save_strategy_state(
+        self, server_round: int, tensors: Mapping[str, NDArray[Any]], scalars: Mapping[str, Any]
+    ) -> None:
+        """Leave the strategy's state beside the aggregated tensors, durable but not committed yet."""
+        folder = self.round_folder(server_round)
+        if tensors:
+            atomic.write_tensors(folder / STRATEGY_TENSORS, tensors)
+        atomic.write_json(folder / STRATEGY_SCALARS, dict(scalars))
+
+    def load_strategy_state(self, server_round: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Read a committed round's strategy state: tensors by name, and scalars."""
+        folder = self.round_folder(server_round)
+        tensors = folder / STRATEGY_TENSORS
+        return atomic.read_tensors(tensors) if exists(tensors) else {}, atomic.read_json(folder / STRATEGY_SCALARS)
+
+    def prune(self, keep: int, best_round: int | None = None) -> None:
+        """Remove committed rounds but the `keep` newest, round 0 and the best one; and old damaged ones set aside."""
+        committed = self.committed_rounds()
+        atomic.sweep_trash(self.folder / ROUNDS_FOLDER)
+        for server_round in set(committed) - {0, best_round, *committed[-keep:]}:
+            atomic.remove_folder(self.round_folder(server_round))
+        damaged = sorted((self.folder / ROUNDS_FOLDER).glob("*.damaged-*"), key=lambda path: path.stat().st_mtime)
+        for path in damaged[:-KEPT_DAMAGED]:
+            atomic.remove_folder(path)
+
+    @property
+    def damage(self) -> list[str]:
+        """What was found damaged and set aside so far, one line each, with its time."""
+        path = self.folder / DAMAGE_LINES
+        if not exists(path):
+            return []
+        with atomic.storage_errors(path, "read"):
+            return path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    def _carried(self, server_round: int, client: str, ref: ArtifactRef) -> ArtifactRef:
+        """An optimizer's state in a round's own folder: where the fit left it, or a copy of an earlier round's."""
+        folder = self.round_folder(server_round)
+        if folder in self.path(ref).parents:
+            return ref
+        target = folder / OPTIMIZERS_FOLDER / tensors_file(client)
+        return self._ref(target, atomic.copy_file(self.path(ref), target, ref.sha256))
+
+    def _ref(self, path: Path, digest: atomic.Digest) -> ArtifactRef:
+        return ArtifactRef(path=path.relative_to(self.folder).as_posix(), sha256=digest.sha256, size=digest.size)
+
+    def _result_files(self, results: Iterable[ClientResult]) -> Iterator[ArtifactRef]:
+        for result in results:
+            if result.tensors:
+                yield result.tensors
+            path = client_folder(self.folder, result.server_round, result.client) / result_file(result.kind)
+            yield self._ref(path, atomic.file_digest(path))
+
+    def _verify(self, server_round: int) -> RoundState:
+        """Check a committed round, file by file; StorageError names the first that is not what it was."""
+        path = self.round_folder(server_round) / MANIFEST
+        with atomic.storage_errors(path, "read"):
+            manifest = Manifest.model_validate(atomic.read_sealed(path))
+        if (manifest.run_id, manifest.state.server_round) != (self.info.id, server_round):
+            raise StorageError(f"{path}: is of round {manifest.state.server_round} of run {manifest.run_id}")
+        for ref in manifest.files:
+            atomic.verify(self.path(ref), ref.sha256)
+        return manifest.state
+
+    def _set_aside(self, server_round: int, reason: str) -> None:
+        folder = self.round_folder(server_round)
+        names = (folder.with_name(f"{folder.name}.damaged-{number}") for number in count(1))
+        target = next(name for name in names if not exists(name))
+        atomic.move(folder, target)
+        text = f"round {server_round} is damaged ({reason}); set aside as {target.name}"
+        atomic.append_line(self.folder / DAMAGE_LINES, f"{now()} {text}")
+        logger.warning("Run {}: {}", self.info.name, text)
+
+    def _sync_metrics(self) -> None:
+        """Make metrics.jsonl say one line per committed round: by appending where that does, else written anew."""
+        path, present = self.folder / METRICS_LINES, _metrics_text(self.folder)
+        wanted = "".join(json.dumps(line, sort_keys=True) + "\n" for line in self.read_metrics())
+        if wanted == present:
+            return
+        if wanted.startswith(present) and present.endswith(("\n", "")[not present]):
+            atomic.append_line(path, wanted[len(present) :].rstrip("\n"))
+        else:
+            atomic.write_bytes(path, wanted.encode())
+
+
+def metric_lines(folder: Path) -> dict[int, dict[str, Any]]:
+    """Round -> metrics of every whole line of a run's metrics.jsonl; the last one counts where a round has two.
+
+    Raises:
+        StorageError: the file is there and cannot be read.
+    """
+    lines = {}
+    for text in _metrics_text(folder).splitlines():
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            continue  # torn by a crash
+        if isinstance(line, dict) and isinstance(line.get("server_round"), int):
+            lines[line["server_round"]] = line
+    return lines
+
+
+def _metrics_text(folder: Path) -> str:
+    path = folder / METRICS_LINES
+    if not exists(path):
+        return ""
+    with atomic.storage_errors(path, "read"):
+        return path.read_text(encoding="utf-8", errors="replace")
