@@ -1,4 +1,4 @@
-"""The rules of the house: the table of rooms, who may import whom, which library lives where, and how long things may be."""
+"""The rules of the house: the table of rooms, who may import whom, where a library lives, how long things may be."""
 
 import ast
 import subprocess
