@@ -16,7 +16,7 @@ from benchmarks.service import small_run
 from tests.conftest import fill
 from zk0.config import RunConfig, validate_config
 from zk0.errors import ClientError, ConfigError, StorageError
-from zk0.executors.choice import CheckedContainers
+from zk0.executors.choice import CheckedExecutor
 from zk0.executors.docker import check, inside, visible
 from zk0.executors.docker.check import check_container, settle_places
 from zk0.executors.docker.death import TIMED_OUT, outcome
@@ -223,7 +223,7 @@ def test_gpus_that_torch_cannot_use_are_refused(tmp_path: Path) -> None:
         check.judge_versions(settings, [], printed(plugin="mine"))
 
 
-@pytest.mark.parametrize(("plugin", "lacking"), [("json.tool", ""), ("mine.policies", "mine")])
+@pytest.mark.parametrize(("plugin", "lacking"), [("json.tool", ""), ("nowhere.policies", "nowhere")])
 def test_a_container_says_which_package_of_a_policy_it_lacks(
     plugin: str, lacking: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -313,10 +313,10 @@ def test_ctrl_c_in_a_comparison_ends_its_container(tmp_path: Path, monkeypatch: 
 
     ended: list[str] = []
     monkeypatch.setattr("zk0.executors.docker.executor.stop_containers", ended.append)
-    monkeypatch.setattr(CheckedContainers, "_executor", Interrupted())
+    monkeypatch.setattr(CheckedExecutor, "_executor", Interrupted())
     made = task(config(tmp_path))
     with pytest.raises(KeyboardInterrupt):
-        CheckedContainers(config(tmp_path)).run(made)
+        CheckedExecutor(config(tmp_path)).run(made)
     assert ended == [made.run_dir]
 
 
