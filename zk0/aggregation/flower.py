@@ -1,4 +1,8 @@
-"""Flower outside its runtime: the only place that knows of its private parts."""
+"""Flower outside its runtime: the only place that knows of its private parts.
+
+Its strategies speak in Messages, and a Message can be made outside the runtime in no other way. Held by
+tests/unit/test_flower_contract.py.
+"""
 
 import random
 from collections.abc import Collection, Iterable, Iterator
@@ -56,7 +60,7 @@ def ensure_task_identity() -> None:
 
     Since 1.38 a Message asks the private TaskIdentity of its process who sends it, and raises where no runtime has
     set it; no strategy reads it. Inside a ServerApp it is set and left alone. Hence the pin and
-    tests/unit/test_flower_contract.py.
+    tests/unit/aggregation/test_flower.py.
     """
     try:
         _ = (TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id)

@@ -12,6 +12,7 @@ from zk0.executors import calls
 from zk0.executors.process import ProcessExecutor
 from zk0.federation.outcomes import Outcomes
 from zk0.federation.server import Aggregated
+from zk0.layout import client_folder
 from zk0.memory import leaks
 from zk0.memory.sampler import phase, round_figures
 from zk0.memory.usage import give_back
@@ -166,7 +167,7 @@ def with_attempts(store: RunStore, number: int, metrics: dict[str, Any]) -> dict
     """Add how often each fit was tried, and what went wrong before."""
 
     def causes(client: str, kind: TaskKind) -> list[str]:
-        return attempts.failed_causes(store.round_folder(number) / "clients" / client, kind)
+        return attempts.failed_causes(client_folder(store.folder, number, client), kind)
 
     fits = {
         client: {**figures, "attempts": 1 + len(causes(client, "train")), "failed_attempts": causes(client, "train")}

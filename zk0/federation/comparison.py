@@ -18,9 +18,9 @@ from zk0.federation.outcomes import Outcomes
 from zk0.federation.round import evaluation_work, federate
 from zk0.federation.server import Aggregated
 from zk0.federation.steps import Round, Steps
+from zk0.layout import BASE_FOLDER, COMPARE_FOLDER
 from zk0.memory.guard import run_guarded
 from zk0.metrics.arms import ERROR, FEDERATED, ArmResult, Comparison, Json
-from zk0.metrics.arms import FOLDER as COMPARE
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore, is_finished
 from zk0.seeding import derive_seed
@@ -83,7 +83,7 @@ class Arm(Steps):
     """
 
     def __init__(self, run: RunStore, name: str, learner: str, executor: Executor) -> None:
-        folder = run.folder / COMPARE
+        folder = run.folder / COMPARE_FOLDER
         super().__init__(RunStore.create_or_open(run.config.model_copy(update={"outputs_dir": str(folder)}), name))
         self._run = run
         self._learner = learner
@@ -106,8 +106,8 @@ class Arm(Steps):
 
     def _begin(self) -> RoundState:
         first = self._run.state(0)
-        if (base := self._run.folder / "base").is_dir():  # of a policy made from scratch
-            shutil.copytree(base, self.store.folder / "base", dirs_exist_ok=True)
+        if (base := self._run.folder / BASE_FOLDER).is_dir():  # of a policy made from scratch
+            shutil.copytree(base, self.store.folder / BASE_FOLDER, dirs_exist_ok=True)
         arrays = self.store.place(0, "global", self._run.path(first.arrays))
         return RoundState(server_round=0, arrays=arrays, stats=self._statistics())
 

@@ -17,6 +17,7 @@ from zk0.memory.estimate import expectation, fitting_micro_batch
 from zk0.memory.sampler import watched
 from zk0.preflight.disk import check_free_space
 from zk0.preflight.records import Preflight
+from zk0.runs.lock import is_ours
 from zk0.runs.origin import settle_origin, settled_like
 from zk0.runs.store import RunStore, is_finished
 
@@ -138,6 +139,9 @@ def advancing(store: RunStore) -> Iterator[None]:
         RunNameError: another process advances it.
         ConfigError: the run directory, or its log, cannot be written as the config says.
     """
+    if is_ours(store.folder):  # a flow of `zk0 run`, which has begun it
+        yield
+        return
     with store.lock():
         setup_orchestrator(store.folder, store.config.logging)
         with watched(store.folder, store.config.memory.sample_interval_s):

@@ -5,9 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zk0.layout import COMPARE_FOLDER
-
-FOLDER = COMPARE_FOLDER
 ERROR = "action_error_deg"
 FEDERATED = "federated"
 Json = Mapping[str, Any]

@@ -1,0 +1,75 @@
+"""Which run a start means, and what must hold before it begins."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.unit.runs.test_origin import committed, config_of
+from zk0.config import RunConfig
+from zk0.errors import ConfigError
+from zk0.federation.start import begin, unfinished
+from zk0.memory import client_limits
+from zk0.memory.estimate import MemoryEstimate
+from zk0.preflight.records import Preflight
+from zk0.runs.store import is_finished
+
+
+def check(config: RunConfig) -> Preflight:
+    return Preflight(config=config, frames={}, exchanged_bytes=1)
+
+
+MIB = 2**20
+
+
+def estimate(budget: int) -> MemoryEstimate:
+    return MemoryEstimate(fixed=1000 * MIB, per_frame=100 * MIB, budget=budget * MIB, whose="of this machine")
+
+
+@pytest.mark.parametrize(("budget", "size"), [(2600, None), (2599, 8), (1800, 8), (1799, 4), (1100, 1)])
+def test_a_run_begins_with_the_micro_batch_that_is_expected_to_fit(
+    tmp_path: Path, budget: int, size: int | None
+) -> None:
+    config = config_of(tmp_path, training__batch_size=16)
+    store = begin(
+        config, "small", "sim", check=lambda config: check(config).model_copy(update={"memory": estimate(budget)})
+    )
+    for client in config.clients:
+        known = client_limits.read(store.folder, client.name, "train")
+        assert (known and known.micro_batch_size) == size
+        if known is not None:
+            assert "estimate before the run: needs 2.54 GiB" in known.notes[0].figures
+
+
+def test_a_run_that_cannot_fit_is_refused_and_nothing_is_created(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "outputs", training__batch_size=16)
+    with pytest.raises(ConfigError, match=r"needs about 1.07 GiB even with one frame .* may use 1.07 GiB of this"):
+        begin(config, "none", "sim", check=lambda config: check(config).model_copy(update={"memory": estimate(1099)}))
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_an_unfinished_run_goes_on_from_where_it_was_settled_to_begin(tmp_path: Path) -> None:
+    finished = committed(config_of(tmp_path), "old", 2)
+    (finished.folder / "final").mkdir()
+    assert is_finished(finished)
+    wanted = config_of(tmp_path, continue_from="latest")
+    first = begin(wanted, None, "nightly", check=check)
+    committed(config_of(tmp_path, seed=8), "newer", 2)
+    assert first.config.continue_from == "old@2"
+    assert unfinished(wanted) is not None
+    assert begin(wanted, None, "nightly", check=check).info == first.info
+    assert begin(wanted, first.info.name, "nightly", check=check).info == first.info
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "fedadam", "fedyogi"])
+def test_the_disk_must_have_room_for_a_strategys_state(tmp_path: Path, strategy: str) -> None:
+    """Two more sets of tensors for each kept round: 6 x (1 + 2 clients) + 6 x 2 at work are 30, with them 42."""
+    free = shutil.disk_usage(tmp_path).free
+    size = free // 36
+
+    def large(config: RunConfig) -> Preflight:
+        return Preflight(config=config, frames={}, exchanged_bytes=size)
+
+    begin(config_of(tmp_path), "plain", "sim", check=large)
+    with pytest.raises(ConfigError, match="free some space"):
+        begin(config_of(tmp_path, federation__strategy=strategy), "stateful", "sim", check=large)
