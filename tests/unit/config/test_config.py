@@ -99,6 +99,7 @@ OTHER_VALUES = {
     ("adaptive", "plateau_factor"): 0.25,
     ("memory", "soft_limit"): "6g",
     ("executor", "max_parallel"): 3,
+    ("executor", "options"): {"queue": "short"},
     ("executor", "docker", "gpus"): ["0"],
     ("executor", "docker", "shm_size"): "1g",
     ("executor", "docker", "mem_limit"): "6.5g",
