@@ -277,7 +277,9 @@ def prefect_server(scratch: Path) -> Iterator[None]:
     """A Prefect server of our own, so that the user's history stays clean."""
     os.environ["PREFECT_HOME"] = str(scratch / "prefect")
     os.environ["PREFECT_SERVER_API_PORT"] = str(free_port())
-    import tasks  # noqa: F401 - sets Prefect's defaults
+    from flows.settings import set_defaults
+
+    set_defaults()
     from flows.server import ensure_server
 
     server = ensure_server()

@@ -85,7 +85,9 @@ def wait_for(process: subprocess.Popen[bytes], folder: Path, sign: Path) -> None
 
 
 def bring_server() -> "Server":
-    import tasks  # noqa: F401 - sets Prefect's defaults
+    from flows.settings import set_defaults
+
+    set_defaults()
     from flows.server import ensure_server
 
     server = ensure_server()

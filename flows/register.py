@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import pkgutil
+import shlex
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,10 +18,11 @@ from prefect.events.actions import DoNothing, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.flows import Flow
 from prefect.utilities.callables import parameter_schema
 
 from flows import FLOW
+from flows.process import module_command
 from zk0.errors import BadInputError
 
 FOLDER = Path(__file__).parents[1] / "deployments"
@@ -98,9 +101,10 @@ def _register_deployment(client: SyncPrefectClient, item: dict[str, Any], config
     if config is not None:
         parameters["config"] = str(Path(config).absolute()) if Path(config).is_file() else config
     parameters["overrides"] = [*parameters.get("overrides", []), f"outputs_dir={json.dumps(str(outputs))}"]
-    flow: Flow[..., Any] = load_flow_from_entrypoint(item["entrypoint"])
+    flow: Flow[..., Any] = pkgutil.resolve_name(item["entrypoint"])
     schema = parameter_schema(flow).model_dump_for_openapi()
-    version = hashlib.sha256(json.dumps([item, parameters, schema, str(Path.cwd())]).encode()).hexdigest()[:12]
+    here = {"working_dir": str(Path.cwd()), "command": shlex.join(module_command("prefect.engine"))}
+    version = hashlib.sha256(json.dumps([item, parameters, schema, here]).encode()).hexdigest()[:12]
     try:
         if client.read_deployment_by_name(f"{flow.name}/{item['name']}").version == version:
             return
@@ -128,7 +132,7 @@ def _register_deployment(client: SyncPrefectClient, item: dict[str, Any], config
             collision_strategy=limit["collision_strategy"], grace_period_seconds=limit["grace_period_seconds"]
         ),
         work_pool_name=item["work_pool"]["name"],
-        job_variables={"working_dir": str(Path.cwd()), **item["work_pool"].get("job_variables", {})},
+        job_variables={**here, **item["work_pool"].get("job_variables", {})},
     )
 
 

@@ -20,6 +20,7 @@ from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
 from flows import recovery, register
+from flows.process import module_command
 from flows.server import Server, ensure_server, ui_url
 from zk0.errors import BadInputError, Zk0Error
 from zk0.logs.setup import TERSE_FORMAT
@@ -123,8 +124,9 @@ class Service:
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
         name = f"zk0-{socket.gethostname()}"
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process"]
-        command += ["--pool", self._pool, "--name", name]
+        command = module_command(
+            "prefect", "worker", "start", "--type", "process", "--pool", self._pool, "--name", name
+        )
         assert self._server is not None
         environment = {**os.environ, "PREFECT_API_URL": self._server.url}
         with (self._home / "zk0-worker.log").open("ab") as log:

@@ -1,9 +1,30 @@
-"""Settings of Prefect for `zk0 serve` and its children."""
+"""Settings of Prefect, made before it is imported: those that every run needs, and those of `zk0 serve`."""
 
 import ipaddress
 import os
 
 from zk0.errors import BadInputError
+
+DEFAULTS = {
+    # The default budget of 62 s kills a flow whose server is away for two minutes.
+    "PREFECT_CLIENT_MAX_RETRIES": "8",
+    # Leases in memory leak a slot when the holder and the server both die.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # A start that waits for the end of the run before looks again after this; 30 s by default.
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "10",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # Results are never persisted; without this a stray one would land in the user's home whatever PREFECT_HOME says.
+    "PREFECT_TASKS_DEFAULT_PERSIST_RESULT": "false",
+    # Flows and tasks speak through zk0's log; Prefect's own lines would tear the live view.
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+"""What a run of days needs, of itself, its server and its worker."""
+
+
+def set_defaults() -> None:
+    """Set the defaults, for this process and its children, before Prefect is imported; a user's environment wins."""
+    for key, value in DEFAULTS.items():
+        os.environ.setdefault(key, value)
 
 
 def set_up_serving(host: str, port: int | None, auth: str | None) -> None:

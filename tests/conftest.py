@@ -14,9 +14,11 @@ import pytest
 
 # Two workers' threads share the cores: a thread that waits for others must not spin. Before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-import tasks  # noqa: F401 - sets Prefect's defaults, before any test imports Prefect
 from benchmarks.service import free_port, small_run
+from flows.settings import set_defaults
 from zk0.config import RunConfig, validate_config
+
+set_defaults()  # before any test imports Prefect
 
 
 def pytest_configure() -> None:

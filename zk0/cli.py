@@ -1,5 +1,7 @@
 """The one door: `zk0 run`, `serve`, `status` and the rest. Light to import; the work is behind the commands."""
 
+import importlib.util
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from zk0.runs.store import RunStore
 
 INTERRUPTED = 130
+ROOT = Path(__file__).parents[1]
+OUTER = ("tasks", "flows")
+"""Our packages beside `zk0`, under names that others use too."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
@@ -61,8 +66,9 @@ def serve(
 
     if config is not None:
         load_config(config)  # a typing error shows here, not at two in the morning
-    from flows.settings import set_up_serving
+    from flows.settings import set_defaults, set_up_serving
 
+    set_defaults()
     set_up_serving(host, port, auth)
     from flows.serve import Options, Service
 
@@ -180,8 +186,17 @@ def record(
     console.print(f"recorded: {out}")
 
 
+@app.command(hidden=True, context_settings={"ignore_unknown_options": True})
+def module(name: str, arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """`python -m NAME ARGUMENTS` with our own packages: how the service starts Prefect's processes."""
+    from flows.process import run_module
+
+    run_module(name, arguments or [])
+
+
 def main() -> None:
     """Run the command line; every error of ours is one message and an exit code, never a traceback."""
+    _claim_our_names()
     try:
         code = app(standalone_mode=False)  # typer gives the code of an exit, such as 130 for Ctrl-C, as a result
     except Zk0Error as error:
@@ -195,10 +210,32 @@ def main() -> None:
     sys.exit(code)
 
 
+def _claim_our_names() -> None:
+    """Load our packages from beside `zk0`, whatever else has their names, and keep our children from such files.
+
+    A user's `tasks.py` or `flows/` may lie in the working directory, on PYTHONPATH, or be installed. Whoever starts
+    `python -c` or `python -m`, as multiprocessing and Prefect do, looks into the working directory first, for every
+    module that there is; not under PYTHONSAFEPATH.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"
+    for name in OUTER:
+        folder = ROOT / name
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        if getattr(sys.modules.get(name), "__file__", None) != spec.origin:
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+
+
 def _train(config: "RunConfig", prepare: "Callable[[], RunStore]") -> None:
     """Check everything, bring up the workers and the server meanwhile, and run the flow under the live view."""
     _warm_up(config)
-    import tasks  # noqa: F401, I001 - sets Prefect's defaults, before Prefect is imported
+    from flows.settings import set_defaults
+
+    set_defaults()
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.server import ensure_server, ui_url
@@ -259,4 +296,6 @@ def _escaped(error: Exception) -> str:
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:  # `python -m` looks into the working directory first: last, its files hide no module
+        sys.path.append(sys.path.pop(0))
     main()

@@ -1,13 +1,16 @@
-"""What is deployed beside the code is set as the code sets it."""
+"""What is deployed beside the code is set as the code sets it, and by nothing but a call."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml  # type: ignore[import-untyped]  # no stubs
 
-import tasks
 from flows import serve
+from flows.settings import DEFAULTS
 
 DEPLOYMENTS = Path(__file__).parents[2] / "deployments"
 
@@ -20,7 +23,7 @@ def service(name: str) -> dict[str, Any]:
 
 def test_composes_server_is_set_as_our_own() -> None:
     environment = service("server")["environment"]
-    wanted = {key: value for key, value in tasks._DEFAULTS.items() if key.startswith("PREFECT_SERVER_")}
+    wanted = {key: value for key, value in DEFAULTS.items() if key.startswith("PREFECT_SERVER_")}
     assert len(wanted) == 3
     assert {key: environment.get(key) for key in wanted} == wanted
 
@@ -41,3 +44,10 @@ def test_zk0_serve_has_the_time_that_it_allows_itself() -> None:
     assert unit is not None
     assert service("worker")["stop_grace_period"] == f"{unit[1]}s"
     assert int(unit[1]) > needed
+
+
+@pytest.mark.parametrize("name", ["tasks", "flows", "flows.settings"])
+def test_an_import_changes_no_environment_and_brings_no_prefect(name: str) -> None:
+    code = f"import os, sys; before = dict(os.environ); import {name}; "
+    code += "sys.exit(os.environ != before or 'prefect' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=DEPLOYMENTS.parent, check=False).returncode == 0

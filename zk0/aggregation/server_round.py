@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp.strategy import Strategy
 from loguru import logger
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from zk0.aggregation import lora
 from zk0.aggregation.admission import check_update
 from zk0.aggregation.flower import WEIGHT_KEY, NodeGrid, ensure_task_identity, lazy_record, seeded
-from zk0.aggregation.strategies import load_strategy_state, make_strategy, strategy_state
-from zk0.config import FederationConfig, RunConfig
+from zk0.aggregation.foreign import attributes, forgotten, refuse_strategy
+from zk0.aggregation.state import load_strategy_state
+from zk0.aggregation.strategies import make_strategy, saved_state
+from zk0.config import STRATEGY_KEYS, FederationConfig, RunConfig
 from zk0.errors import ClientError, QuorumError
 from zk0.seeding import derive_seed
 from zk0.work.records import ClientFailure, ClientResult
@@ -79,8 +81,8 @@ class ServerRound:
     def configure(self) -> RoundPlan:
         """Let the strategy sample the clients, with the round's seed."""
         _, messages = self._configured()
-        settings = next(iter(messages.values())).content.config_records["config"]
-        mu = settings.get(_MU_KEY, 0.0)
+        records = next(iter(messages.values())).content.config_records.values()
+        mu = next((record[_MU_KEY] for record in records if _MU_KEY in record), 0.0)
         return RoundPlan(list(messages), float(mu) if isinstance(mu, float | int) else 0.0)
 
     def aggregate(
@@ -106,17 +108,39 @@ class ServerRound:
             self._raise_quorum(len(messages), list(failed.values()))
         replies = self._replies(messages, valid, failed, run_dir)
         with seeded(derive_seed(self.config.seed, self.server_round, "", "aggregation")):
+            known = attributes(strategy)
             record, metrics = strategy.aggregate_train(self.server_round, replies)
-        assert record is not None  # Flower gives None only where no reply is valid
-        assert metrics is not None
+        self._warn_of_what_is_forgotten(strategy, known)
         before = lazy_record(self.arrays)
-        tensors = {name: _cast(array.numpy(), np.dtype(before[name].dtype)) for name, array in record.items()}
+        self._check_shapes(record or ArrayRecord(), before)
+        tensors = {name: _cast(array.numpy(), np.dtype(before[name].dtype)) for name, array in (record or {}).items()}
         tensors |= {name: before[name].numpy() for name in self._frozen()}
-        means = {key: float(value) for key, value in metrics.items() if isinstance(value, float | int)}
+        means = {key: float(value) for key, value in (metrics or {}).items() if isinstance(value, float | int)}
         factors, figures = self._adapters(valid.values(), run_dir)
-        return Aggregate(
-            tensors | factors, means, *strategy_state(strategy), failures=list(failed.values()), lora=figures
-        )
+        state = saved_state(strategy, self.config.federation)
+        return Aggregate(tensors | factors, means, *state, failures=list(failed.values()), lora=figures)
+
+    def _warn_of_what_is_forgotten(self, strategy: Strategy, known: Mapping[str, list[Any]]) -> None:
+        name = self.config.federation.strategy
+        if name not in STRATEGY_KEYS and self.server_round == 1 and (lost := forgotten(strategy, known)):
+            logger.warning(
+                "federation.strategy = {!r}: a round changes its {}, which is not kept: every round begins with a new "
+                "strategy; give it state_dict() and load_state_dict(state) if it is to know that in the next",
+                *(name, ", ".join(lost)),
+            )
+
+    def _check_shapes(self, record: ArrayRecord, before: ArrayRecord) -> None:
+        """A strategy must give every tensor that clients send, and nothing else."""
+        wanted = {name: tuple(before[name].shape) for name in before.keys() - self._frozen()}
+        given = {name: tuple(array.shape) for name, array in record.items()}
+        for name in sorted(wanted.keys() | given.keys()):
+            here, there = (f"of shape {group[name]}" if name in group else "missing" for group in (given, wanted))
+            if here != there:
+                refuse_strategy(
+                    self.config.federation.strategy,
+                    f"in what aggregate_train gives in round {self.server_round}, {name!r} is {here}; among the global "
+                    f"tensors it is {there}; return an ArrayRecord of the same names and shapes",
+                )
 
     def _frozen(self) -> frozenset[str]:
         """Names of the global tensors that no client trains or sends: FFA-LoRA's A."""
@@ -154,16 +178,23 @@ class ServerRound:
         """A new strategy with round r-1's state, and its instruction for each sampled client, in config order."""
         ensure_task_identity()
         names = [client.name for client in self.config.clients]
-        strategy = make_strategy(self.config.federation, len(names))
-        load_strategy_state(strategy, self.strategy_tensors, self.strategy_scalars)
         with seeded(derive_seed(self.config.seed, self.server_round, "", "sampling")):
+            strategy = make_strategy(self.config.federation, len(names))
+            load_strategy_state(strategy, self.strategy_tensors, self.strategy_scalars)
             messages = list(
                 strategy.configure_train(
                     self.server_round, lazy_record(self.arrays, self._frozen()), ConfigRecord(), NodeGrid(len(names))
                 )
             )
         messages.sort(key=lambda message: message.metadata.dst_node_id)
-        return strategy, {names[message.metadata.dst_node_id - 1]: message for message in messages}
+        nodes = [message.metadata.dst_node_id for message in messages]
+        if not nodes or len({*nodes} & {*range(1, len(names) + 1)}) < len(nodes):
+            refuse_strategy(
+                self.config.federation.strategy,
+                f"configure_train chooses the nodes {nodes} in round {self.server_round}; choose at least one of "
+                "grid.get_node_ids(), and none twice",
+            )
+        return strategy, {names[node - 1]: message for node, message in zip(nodes, messages, strict=True)}
 
     def _sort_out(
         self, clients: Sequence[str], results: Iterable[ClientResult], run_dir: Path, failures: Iterable[ClientFailure]

@@ -1,8 +1,10 @@
 """What is learned and how: [federation], [policy], [peft], [training], [adaptive]."""
 
+import re
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from zk0.config.part import Part, refuse_unread
 
@@ -14,6 +16,20 @@ STRATEGY_KEYS: dict[str, tuple[str, ...]] = {
     "fedyogi": ("eta", "beta_1", "beta_2", "tau"),
 }
 """federation.strategy -> the keys of [federation] that it reads besides those that all read."""
+
+STRATEGY_ARGUMENTS = {
+    "fraction_train": "federation.fraction_train",
+    "min_train_nodes": "federation.min_train_clients",
+    "min_available_nodes": "the number of [[clients]]",
+    "weighted_by_key": "federation.weighting",
+}
+"""Argument that zk0 itself gives to every strategy which takes it -> where its value comes from."""
+
+MODULE_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+"""An importable package or module."""
+
+CLASS_PATTERN = MODULE_PATTERN[1:-1] + r":[A-Za-z_]\w*"
+"""A class of an importable module: `package.module:Class`."""
 
 SCHEDULER_KEYS: dict[str, tuple[str, ...]] = {
     "preset": (),
@@ -29,9 +45,12 @@ class FederationConfig(Part):
 
     num_rounds: int = Field(default=3, ge=1)
     """Rounds of sample -> fit -> aggregate -> evaluate -> commit; round 0 is the base policy, evaluated."""
-    strategy: Literal["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
-    """Flower's strategy: FedAvg (arXiv:1602.05629), FedProx (arXiv:1812.06127), FedAvgM (arXiv:1909.06335), FedAdam or
-    FedYogi (arXiv:2003.00295); see [aggregation.md](aggregation.md)."""
+    strategy: str = "fedavg"
+    """Flower's strategy: `fedavg` (arXiv:1602.05629), `fedprox` (arXiv:1812.06127), `fedavgm` (arXiv:1909.06335),
+    `fedadam` or `fedyogi` (arXiv:2003.00295), see [aggregation.md](aggregation.md); or any subclass of Flower's
+    `Strategy` as `package.module:Class`, see [extending.md](extending.md), whose code runs with your rights."""
+    strategy_options: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the class that `strategy` = `package.module:Class` names, besides those that zk0 gives."""
     proximal_mu: float = Field(default=0.0, ge=0)
     """Weight of FedProx's proximal term mu/2 ||w - w_t||^2, added to each client's loss; 0 with all others."""
     server_learning_rate: float | None = Field(default=None, gt=0)
@@ -55,6 +74,29 @@ class FederationConfig(Part):
     min_train_clients: int = Field(default=1, ge=1)
     """The quorum: with fewer updates than this a round is an error (exit code 3), never silently the old weights."""
 
+    @field_validator("strategy")
+    @classmethod
+    def _known_or_a_class(cls, strategy: str) -> str:
+        if strategy not in STRATEGY_KEYS and not re.fullmatch(CLASS_PATTERN, strategy):
+            known = ", ".join(repr(name) for name in STRATEGY_KEYS)
+            raise PydanticCustomError("strategy", f"should be {known}, or a class as 'package.module:Class'")
+        return strategy
+
+    @model_validator(mode="after")
+    def _options_are_its_own(self) -> Self:
+        if self.strategy_options and self.strategy in STRATEGY_KEYS:
+            keys = ", ".join(STRATEGY_KEYS[self.strategy]) or "none"
+            raise ValueError(
+                f"strategy_options = {self.strategy_options!r} needs strategy = 'package.module:Class', and it is "
+                f"{self.strategy!r}, whose own keys are: {keys}; leave strategy_options out"
+            )
+        for name in sorted(self.strategy_options.keys() & STRATEGY_ARGUMENTS.keys()):
+            raise ValueError(
+                f"strategy_options.{name} = {self.strategy_options[name]!r} is given by zk0, from "
+                f"{STRATEGY_ARGUMENTS[name]}; leave it out"
+            )
+        return self
+
     @model_validator(mode="after")
     def _keys_fit_the_strategy(self) -> Self:
         refuse_unread(self, "strategy", STRATEGY_KEYS)
@@ -75,6 +117,10 @@ class PolicyConfig(Part):
     """Hub revision of `path`."""
     type: str | None = None
     """LeRobot policy type (`act`, `smolvla`, ...) of a policy made from scratch; read from `path` otherwise."""
+    plugin: str | None = Field(default=None, pattern=MODULE_PATTERN)
+    """Python package or module that registers the policy's type with LeRobot when it is imported, see
+    [extending.md](extending.md); not needed for LeRobot's own types, nor for installed packages whose name begins with
+    `lerobot_policy_`. Its code runs with your rights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where clients train; `auto` becomes `cuda` where a GPU is seen at the first start, and stays so for the run."""
     overrides: dict[str, Any] = Field(default_factory=dict)

@@ -37,7 +37,8 @@ def refuse_unread(part: Part, choice: str, readers: Mapping[str, tuple[str, ...]
         choice: the key that chooses.
         readers: its value -> the keys that are read then.
     """
-    for key in sorted({key for keys in readers.values() for key in keys} - {*readers[getattr(part, choice)]}):
+    read = readers.get(getattr(part, choice), ())
+    for key in sorted({key for keys in readers.values() for key in keys} - {*read}):
         if (value := getattr(part, key)) != (neutral := type(part).model_fields[key].default):
             users = " or ".join(repr(name) for name, keys in readers.items() if key in keys)
             remedy = "leave it out" if neutral is None else f"{key} = {neutral:g}"

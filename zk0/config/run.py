@@ -32,8 +32,10 @@ LATER_KEYS: dict[str, dict[str, Any]] = {
     },
     "federation": {
         "weighting": "examples",
+        "strategy_options": {},
         **dict.fromkeys(("server_learning_rate", "server_momentum", "eta", "beta_1", "beta_2", "tau")),
     },
+    "policy": {"plugin": None},
     "peft": {"aggregation": "average"},
     "evaluation": {"full_every": 1, "quick_stride": 4, "best_metric": "action_error", "environments": []},
     "adaptive": {

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from zk0.aggregation.strategies import check_strategy
 from zk0.config import RunConfig
 from zk0.data.findings import DataReport
 from zk0.executors import calls
@@ -18,6 +19,7 @@ def check(config: RunConfig) -> Preflight:
     Raises:
         BadInputError: the first thing that would fail.
     """
+    check_strategy(config)
     executor = ProcessExecutor(config.executor)
     found = _check_clients(config, executor)
     if config.evaluation.environments:

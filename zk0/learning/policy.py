@@ -24,6 +24,7 @@ from zk0.config import PeftConfig, PolicyConfig, RunConfig, resolve_path
 from zk0.data.hub import HUB_ERRORS, patiently
 from zk0.errors import PolicyError, first_line
 from zk0.layout import BASE_FOLDER
+from zk0.learning.plugins import check_plugin, load_plugins
 
 VLM_FOLDER = "vlm"
 """A base folder may carry its vision-language config and tokenizer in this sub-folder, to load without the hub."""
@@ -45,8 +46,10 @@ def load_policy_config(policy: PolicyConfig, path: str) -> PreTrainedConfig:
     """Read the base's LeRobot config and apply the run's overrides.
 
     Raises:
+        ConfigError: policy.plugin cannot be imported.
         PolicyError: no such policy, or an override that its config does not know.
     """
+    load_plugins(policy)
     try:
         with _temporary_files_removed():
             config = patiently(lambda: PreTrainedConfig.from_pretrained(path, revision=policy.revision), path)
@@ -76,9 +79,12 @@ def _temporary_files_removed() -> Iterator[None]:
 
 def new_policy_config(policy: PolicyConfig, features: dict[str, Any]) -> PreTrainedConfig:
     """The LeRobot config of a policy made from scratch for a dataset's features."""
+    load_plugins(policy)
     if policy.type not in PreTrainedConfig.get_known_choices():
         known = ", ".join(sorted(PreTrainedConfig.get_known_choices()))
-        raise PolicyError(f"policy.type = {policy.type!r}: LeRobot does not know it; use one of {known}")
+        raise PolicyError(
+            f"policy.type = {policy.type!r}: LeRobot does not know it; use one of {known}, or name its plug-in"
+        )
     _refuse_unknown(policy, PreTrainedConfig.get_choice_class(policy.type))
     try:
         config = make_policy_config(policy.type, device=policy.device, push_to_hub=False, **policy.overrides)
@@ -97,11 +103,15 @@ def base_config(config: RunConfig, first: LeRobotDatasetMetadata) -> PreTrainedC
     """The LeRobot config that the datasets must fit: the base's, or that of a policy made for the first client.
 
     Raises:
+        ConfigError: policy.plugin cannot be imported, or has not the policy.
         PolicyError: no such policy, or an override that its config does not know.
     """
     if config.policy.path is not None:
-        return load_policy_config(config.policy, base_path(config.policy, Path()))
-    return new_policy_config(config.policy, policy_features(first, config.clients[0].rename_map))
+        base = load_policy_config(config.policy, base_path(config.policy, Path()))
+    else:
+        base = new_policy_config(config.policy, policy_features(first, config.clients[0].rename_map))
+    check_plugin(config.policy, base)
+    return base
 
 
 def build_policy(

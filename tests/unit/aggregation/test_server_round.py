@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from zk0.aggregation.admission import check_update
 from zk0.aggregation.flower import LazyArray, NodeGrid, ensure_task_identity, seeded
 from zk0.aggregation.server_round import ServerRound
-from zk0.aggregation.strategies import load_strategy_state, make_strategy, strategy_state
+from zk0.aggregation.state import load_strategy_state, strategy_state
+from zk0.aggregation.strategies import make_strategy
 from zk0.config import FederationConfig, RunConfig
 from zk0.errors import ClientError, QuorumError, StorageError
 from zk0.files import atomic

@@ -15,6 +15,7 @@ from requests.exceptions import RequestException
 from zk0.config import RunConfig
 from zk0.errors import ConfigError
 from zk0.executors.docker import engine, visible
+from zk0.executors.docker.inside import PLUGIN
 from zk0.executors.docker.mem_limit import mem_limit
 from zk0.executors.docker.settings import bind_mount, common_settings, gpu_requests, user, wanted_gpus
 from zk0.runs.versions import PACKAGES, package_version
@@ -61,7 +62,8 @@ def check_container(config: RunConfig) -> None:
         settings["mounts"] = [bind_mount(visible.Bind(folder, folder)) for folder in config.executor.docker.mounts]
         settings["device_requests"] = gpu_requests(gpus)
         try:
-            printed = output_of(client, settings | {"command": ["versions", "cuda"] if gpus else ["versions"]})
+            asked = ["cuda"] * bool(gpus) + [f"{PLUGIN}{config.policy.plugin}"] * bool(config.policy.plugin)
+            printed = output_of(client, settings | {"command": ["versions", *asked]})
         except APIError as error:
             raise ConfigError(_start_failure(config, gpus, engine.reason(error))) from error
     judge_versions(config, gpus, printed)
@@ -92,6 +94,11 @@ def judge_versions(config: RunConfig, gpus: list[str], printed: str) -> None:
         raise ConfigError(
             f"executor.docker.image = {image!r}: holds other versions, whose results would differ "
             f"({'; '.join(differing)}); build it by {BUILD} of this version"
+        )
+    if lacking := there.get("plugin"):
+        raise ConfigError(
+            f"policy.plugin = {config.policy.plugin!r}: executor.docker.image = {image!r} has no package {lacking!r}; "
+            f"build an image FROM it with that package installed, and name it"
         )
     if gpus and there["cuda"]:
         raise ConfigError(

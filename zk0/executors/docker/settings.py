@@ -60,6 +60,7 @@ def common_settings(config: RunConfig, gpu: str | None, mem_limit: int) -> dict[
     home = str(Path.home()) if Path.home() != Path("/") else "/home/zk0"
     # HOME as this user has it, so that `~` in a config means the same; torch asks for a name, which a number has not.
     environment = {"HOME": home, "USER": "zk0", "LOGNAME": "zk0"} | visible.environment()
+    environment["PYTHONSAFEPATH"] = "1"  # no file of the working directory hides a module
     in_memory = f"rw,exec,nosuid,nodev,mode=0700,uid={uid},gid={gid}"
     return {
         "image": settings.image,

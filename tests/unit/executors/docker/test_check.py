@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.executors.docker.made import config, nvidia_smi
 from zk0.errors import ConfigError
-from zk0.executors.docker import check
+from zk0.executors.docker import check, inside
 from zk0.executors.docker.check import check_container, settle_places
 from zk0.runs.versions import PACKAGES, package_version
 
@@ -53,6 +53,17 @@ def test_gpus_that_torch_cannot_use_are_refused(tmp_path: Path) -> None:
         check.judge_versions(settings, ["0"], printed(torch="1.0", cuda=""))
     with pytest.raises(ConfigError, match=r"zk0 does not start in it \(no output\)"):
         check.judge_versions(settings, ["0"], "")
+    check.judge_versions(settings, [], printed(plugin=""))
+    with pytest.raises(ConfigError, match=r"policy\.plugin.*image = 'zk0:latest' has no package 'mine'.*an image FROM"):
+        check.judge_versions(settings, [], printed(plugin="mine"))
+
+
+@pytest.mark.parametrize(("plugin", "lacking"), [("json.tool", ""), ("mine.policies", "mine")])
+def test_a_container_says_which_package_of_a_policy_it_lacks(
+    plugin: str, lacking: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside.main(["versions", f"plugin={plugin}"])
+    assert json.loads(capsys.readouterr().out)["plugin"] == lacking
 
 
 def test_there_are_as_many_places_as_gpus_unless_the_config_says(

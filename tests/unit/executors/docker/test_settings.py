@@ -22,6 +22,7 @@ def test_the_callers_user_is_kept_unless_it_is_root(monkeypatch: pytest.MonkeyPa
 def test_settings_are_what_the_config_says(tmp_path: Path) -> None:
     settings = config(tmp_path, executor__docker={"cpus": 1.5, "shm_size": "1g", "gpus": [3, "GPU-x"]})
     made = common_settings(settings, "3", 5 * GIB)
+    assert made["environment"]["PYTHONSAFEPATH"] == "1", "a client's file could hide a module from what runs there"
     assert made["nano_cpus"] == 1_500_000_000
     assert made["shm_size"] == GIB
     assert made["mem_limit"] == made["memswap_limit"] == 5 * GIB

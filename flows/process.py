@@ -1,0 +1,35 @@
+"""Prefect's own processes, the worker and those of flow runs, started so that they find the flow that is ours."""
+
+import runpy
+import sys
+from collections.abc import Sequence
+
+from flows.settings import set_defaults
+
+
+def module_command(name: str, *arguments: str) -> list[str]:
+    """The command of a process that calls `run_module`.
+
+    Args:
+        name: as `python -m` takes it.
+        arguments: of the module.
+    """
+    return [sys.executable, "-P", "-m", "zk0.cli", "module", name, *arguments]
+
+
+def run_module(name: str, arguments: Sequence[str]) -> None:
+    """`python -m NAME ARGUMENTS`, with the flow and all that it needs imported already.
+
+    Prefect imports a flow with the working directory first on the path, where any file may lie under any name: what is
+    there already is not looked for.
+
+    Args:
+        name: of the module.
+        arguments: what it finds in `sys.argv`.
+    """
+    set_defaults()
+    import flows.federated_training  # noqa: F401
+
+    sys.argv[1:] = arguments
+    # `__main__` stays what it is, the command line: workers import it anew, and Prefect's engine takes seconds.
+    runpy.run_module(name, run_name="__main__")
