@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
-from tests.unit.test_strategies import advance, create, fedavgm, make_config, rounds_of
+from tests.unit.aggregation.test_strategies import advance, create, fedavgm, make_config, rounds_of
 from zk0.aggregation.foreign import attributes, forgotten
 from zk0.aggregation.state import StateError, load_strategy_state, strategy_state
 from zk0.aggregation.strategies import check_strategy
