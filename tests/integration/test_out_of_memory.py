@@ -65,7 +65,7 @@ def assert_equal_but_for_rounding(
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunConfig]:
     """Batches whose activations are what memory goes to."""
     outputs = tmp_path_factory.mktemp("wide")
-    common = {"training__batch_size": BATCH, "training__steps": STEPS, "checkpoint__every_steps": 0}
+    common: dict[str, float] = {"training__batch_size": BATCH, "training__steps": STEPS, "checkpoint__every_steps": 0}
     common |= {"memory__sample_interval_s": 0.1}
     return lambda **changes: validate_config(small_run(outputs, **common, **changes))
 
