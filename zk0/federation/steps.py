@@ -87,7 +87,7 @@ class Steps:
             futures: list[Future[ClientResult]] = [pool.submit(retried, item, self.config) for item in work]
             return [future.exception() or future.result() for future in futures]
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)  # who ends the run ends the work that is waited for
 
     def aggregate(self, server_round: int, before: RoundState, fits: Outcomes) -> Aggregated:
         """See `server.aggregate`."""
