@@ -16,9 +16,9 @@ from zk0.config import RunConfig
 from zk0.errors import ClientError
 from zk0.executors.docker.executor import DockerExecutor
 from zk0.executors.process import ProcessExecutor
+from zk0.federation.guard import run_guarded
 from zk0.files.atomic import file_sha256
 from zk0.memory import client_limits
-from zk0.memory.guard import run_guarded
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.work.attempts import failed_causes

@@ -19,8 +19,8 @@ from zk0.config import RunConfig, validate_config
 from zk0.errors import QuarantineError
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.worker import NO_MEMORY
+from zk0.federation.guard import run_guarded
 from zk0.memory import client_limits
-from zk0.memory.guard import run_guarded
 from zk0.memory.samples import read_samples
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
@@ -104,7 +104,7 @@ def main(group, limit_file, config_file, run_dir):
     Path(group, "cgroup.procs").write_text(str(os.getpid()))
     from zk0.config import validate_config
     from zk0.executors.process import ProcessExecutor
-    from zk0.memory import guard
+    from zk0.federation import guard
     from zk0.work.records import ClientTask
     config = validate_config(json.loads(Path(config_file).read_text()))
     executor = ProcessExecutor(config.executor)
