@@ -1,9 +1,11 @@
 """A call of a function in a process of its own: its small result comes back, or its error in the error's own words."""
 
 import faulthandler
+import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Callable
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -186,6 +188,7 @@ def _reply(process: ForkServerProcess, reader: Connection) -> object:
 def _answer(writer: Connection, words: Connection, request: bytes) -> None:
     """What the process does: the call, and telling what came of it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_the_caller, daemon=True).start()
     faulthandler.enable(words.fileno(), all_threads=False)
     try:
         function, arguments, named = ForkingPickler.loads(request)
@@ -196,3 +199,11 @@ def _answer(writer: Connection, words: Connection, request: bytes) -> None:
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is told: see `told`
         reply = ForkingPickler.dumps(tell(error))
     writer.send_bytes(reply)
+
+
+def _end_with_the_caller() -> None:
+    """End this process, and what it started, as soon as nobody is left who waits for its answer."""
+    caller = multiprocessing.parent_process()
+    assert caller is not None
+    caller.join()
+    kill_tree(os.getpid())

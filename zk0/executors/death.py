@@ -38,6 +38,8 @@ def outcome(task: ClientTask, exit_code: int | None) -> ClientResult:
         unwritable(task)
     if exit_code is None:
         raise ClientError("lost", f"{what(task)}: the adopted worker ended without a result; see {log}")
+    if exit_code == -signal.SIGALRM:
+        raise ClientError("timeout", f"{what(task)} took longer than executor.timeout_s; it ended itself")
     if exit_code < 0:
         if (crashed := crash(-exit_code, end_of(log))) is not None:
             raise ClientError("error", f"{what(task)}: {crashed}; see {log}")

@@ -30,6 +30,8 @@ from zk0.work.records import ClientResult, ClientTask
 from zk0.work.results import find_finished
 
 ADOPTED_POLL_S = 0.5
+LATER_S = 60.0
+"""After its time limit, in seconds, a worker ends itself: nobody is left who would have done it."""
 _MAIN = threading.Lock()
 
 
@@ -46,7 +48,7 @@ class ProcessExecutor:
 
     def warm_up(self) -> None:
         """Start the fork server, so that its imports overlap with whatever the caller does next."""
-        self._context.set_forkserver_preload(["zk0.executors.preload"])
+        self._context.set_forkserver_preload(["zk0.executors.forkserver", "zk0.executors.preload"])
         multiprocessing.forkserver.ensure_running()
 
     def call[**P, R](self, function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
@@ -91,7 +93,8 @@ class ProcessExecutor:
         return self._start(task)
 
     def _start(self, task: ClientTask) -> ClientResult:
-        process = self.started(work, (task.model_dump_json(),), f"zk0-{task.client}")
+        arguments = (task.model_dump_json(), self._config.timeout_s + LATER_S)
+        process = self.started(work, arguments, f"zk0-{task.client}")
         process.join(self._config.timeout_s)
         if process.exitcode is None:
             kill_tree(process.pid)

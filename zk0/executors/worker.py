@@ -32,10 +32,16 @@ OOM_SCORE_ADJ = 500
 """Of 1000: the kernel counts a worker as if it used half of the memory more than it does."""
 
 
-def work(payload: str) -> None:
-    """Entry point of a worker process; `payload` is a ClientTask as JSON."""
+def work(payload: str, limit_s: float = 0) -> None:
+    """Entry point of a worker process.
+
+    Args:
+        payload: a ClientTask as JSON.
+        limit_s: seconds after which it ends itself even where no orchestrator is left to do it; 0 for no limit.
+    """
     task = ClientTask.model_validate_json(payload)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)  # SIGALRM kills: nothing handles it
     die_first()
     try:
         code = _work_alone(task)

@@ -179,7 +179,8 @@ def _place(error: BaseException) -> str:
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     ours = [at for at, (path, _) in enumerate(frames) if _is_ours(path)]
     below = frames[ours[-1] + 1 :] if ours else frames
-    theirs = [frame for frame in below if not _is_standard(frame[0])] or below
+    readable = [frame for frame in below if frame[0].suffix == ".py"] or below
+    theirs = [frame for frame in readable if not _is_standard(frame[0])] or readable
     told = [spelled(*theirs[-1])] if theirs else []
     told += [spelled(*frames[ours[-1]])] if ours else []
     if not told:

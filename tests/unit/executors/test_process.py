@@ -30,7 +30,7 @@ class LightExecutor(ProcessExecutor):
     """Its fork server imports nothing heavy beforehand."""
 
     def warm_up(self) -> None:
-        multiprocessing.set_forkserver_preload(["zk0.executors.call"])
+        multiprocessing.set_forkserver_preload(["zk0.executors.forkserver", "zk0.executors.call"])
         forkserver.ensure_running()
 
 
