@@ -15,7 +15,7 @@ from typing import Any
 from zk0.errors import RunNameError
 from zk0.files import atomic
 from zk0.files.atomic import exists
-from zk0.layout import LOCK_FILE, STOPPED_FILE
+from zk0.layout import LOCK_FILE, SERVED_FILE, STOPPED_FILE
 from zk0.metrics.values import Json, mapping
 from zk0.runs.records import now
 
@@ -83,7 +83,8 @@ def hold(folder: Path, descriptor: int, run: str) -> Iterator[None]:
         with atomic.storage_errors(folder / LOCK_FILE, "written"):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(who).encode(), 0)
-            (folder / STOPPED_FILE).unlink(missing_ok=True)
+            for left in (STOPPED_FILE, SERVED_FILE):  # who goes on wants it to go on
+                (folder / left).unlink(missing_ok=True)
         _of_this_context.set(_of_this_context.get() | {mine})
         yield
     finally:
@@ -108,17 +109,6 @@ def holder(folder: Path) -> dict[str, Any] | None:
         except BlockingIOError:
             return _parse_holder(file.read(HOLDER_BYTES))
     return None
-
-
-def mark_stopped(folder: Path) -> None:
-    """Remember that a person stopped the run, until someone takes the lock again."""
-    with atomic.storage_errors(folder / STOPPED_FILE, "written"):
-        (folder / STOPPED_FILE).touch()
-
-
-def is_stopped(folder: Path) -> bool:
-    """Whether a person stopped the run."""
-    return exists(folder / STOPPED_FILE)
 
 
 def _acquire(descriptor: int, run: str) -> None:

@@ -25,7 +25,7 @@ from zk0.layout import (
 from zk0.memory.usage import snapshot
 from zk0.metrics import scores
 from zk0.metrics.values import Json, interval, mapping, number
-from zk0.runs import lock
+from zk0.runs import lock, will
 from zk0.runs.rounds import metric_lines
 
 State = Literal["starting", "running", "interrupted", "finished"]
@@ -112,6 +112,8 @@ class RunProgress:
     """The committed rounds: the lines of metrics.jsonl, by server_round."""
     environments: tuple[EnvironmentProgress, ...] = ()
     """The simulated environments, in the config's order."""
+    stopped: will.Will | None = None
+    """What a person did who stopped the run; None where nobody did, or it goes on."""
 
 
 def read_progress(run_dir: str | Path) -> RunProgress:
@@ -147,6 +149,7 @@ def read_progress(run_dir: str | Path) -> RunProgress:
         best=scores.best_round(config, rounds),
         rounds=rounds,
         environments=tuple(_read_environments(folder, config, rounds, current, complete)),
+        stopped=None if finished or running else will.shown(folder),
     )
 
 
@@ -159,8 +162,8 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
     Returns:
         `name`, `state` (starting, running, interrupted, finished), `server_round`, `num_rounds`, `committed_rounds`,
         `elapsed_s`, `eta_s` (or null), `pid` (or null), `memory` (Snapshot's fields, or null when no process runs),
-        `best` (Best's fields, or null), `clients` (ClientProgress' fields), `environments` (EnvironmentProgress'
-        fields) and `rounds` (the lines of metrics.jsonl).
+        `best` (Best's fields, or null), `stopped` (Will's fields, or null), `clients` (ClientProgress' fields),
+        `environments` (EnvironmentProgress' fields) and `rounds` (the lines of metrics.jsonl).
     """
     progress = read_progress(run_dir)
     now = snapshot(progress.pid) if progress.pid else None
@@ -175,6 +178,7 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
         "pid": progress.pid,
         "memory": asdict(now) if now else None,
         "best": asdict(progress.best) if progress.best else None,
+        "stopped": progress.stopped.model_dump() if progress.stopped else None,
         "clients": [asdict(client) for client in progress.clients],
         "environments": [asdict(environment) for environment in progress.environments],
         "rounds": [dict(line) for line in progress.rounds],

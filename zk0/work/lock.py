@@ -10,6 +10,7 @@ from pathlib import Path
 
 from zk0.files import atomic, untrusted
 from zk0.layout import worker_lock_file
+from zk0.work.executor import STOPPED
 from zk0.work.records import ClientTask
 
 CONTAINER_MARK = "ZK0_CONTAINER"
@@ -82,10 +83,10 @@ def wait_until_free(task: ClientTask, timeout_s: float) -> bool:
         timeout_s: a worker older than this is not waited for, in seconds.
 
     Returns:
-        Whether it ended.
+        Whether it ended; False, too, where a person ends the run meanwhile.
     """
     started = lock_path(task).stat().st_mtime
-    while time.time() < started + timeout_s:
+    while time.time() < started + timeout_s and not STOPPED.is_set():
         if not is_held(task):
             return True
         time.sleep(HELD_POLL_S)
