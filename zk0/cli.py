@@ -247,6 +247,8 @@ def _train(config: "RunConfig", prepare: "Callable[[], RunStore]") -> None:
 
     server = ensure_server()
     from flows.federated_training import federated_training
+    from flows.will import ENDINGS
+    from zk0.errors import EndedError
     from zk0.federation.start import advancing
     from zk0.logs.setup import complete
     from zk0.report.live import LiveView
@@ -267,6 +269,9 @@ def _train(config: "RunConfig", prepare: "Callable[[], RunStore]") -> None:
         except KeyboardInterrupt:
             store.mark_stopped()
             raise
+        except ENDINGS as error:
+            resume = f"zk0 resume {store.info.name}"
+            raise EndedError(f"run {store.info.name!r} was {error}; it goes on by: {resume}") from error
     complete()
     console.print(closing_view(store.folder))
     console.print(f"final policy: {final}", highlight=False)
