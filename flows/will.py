@@ -102,6 +102,10 @@ def heard(store: RunStore, flow_run: FlowRun) -> Iterator[None]:
         with contextlib.suppress(*PASSING), _client() as client:
             _look(client, store, flow_run)
         raise
+    except Exception:
+        with contextlib.suppress(*PASSING), _client() as client:
+            _look(client, store, flow_run)  # of a flow run that was deleted, Prefect refuses the next call
+        raise
     finally:
         ended.set()
 
