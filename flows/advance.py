@@ -63,7 +63,7 @@ def run_name(flow_run_name: str) -> str | None:
     words = flow_run_name.split("-")
     if len(words) == 2 and all(word in INVENTED for word in words):
         return None
-    return re.sub(r"[^a-z0-9_.-]+", "-", flow_run_name.lower()).strip("-.")[:63] or None
+    return re.sub(r"[^a-z0-9_.-]+", "-", flow_run_name.lower()).strip("-._")[:63] or None
 
 
 def _chosen(config: str, overrides: Sequence[str], flow_run: FlowRun | None) -> RunStore:

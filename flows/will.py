@@ -25,6 +25,7 @@ from flows import FLOW
 from flows.rows import close_children
 from zk0.errors import Zk0Error
 from zk0.executors.choice import stop_work
+from zk0.executors.stopping import end_fork_server
 from zk0.runs.store import RunStore
 from zk0.runs.will import Want
 
@@ -98,7 +99,7 @@ def heard(store: RunStore, flow_run: FlowRun) -> Iterator[None]:
             _settle(store, flow_run)
         raise
     except ExternalSignal:
-        stop_work(str(store.folder), store.config)
+        _stop(store)
         with contextlib.suppress(*PASSING), _client() as client:
             _look(client, store, flow_run)
         raise
@@ -116,8 +117,13 @@ def _watch(store: RunStore, flow_run: FlowRun, ended: threading.Event) -> None:
             while not _look(client, store, flow_run):
                 if ended.wait(LOOK_S):
                     return
-            stop_work(str(store.folder), store.config)
+            _stop(store)
             return
+
+
+def _stop(store: RunStore) -> None:
+    end_fork_server()
+    stop_work(str(store.folder), store.config)
 
 
 @contextlib.contextmanager

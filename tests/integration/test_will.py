@@ -111,6 +111,42 @@ def test_a_suspended_run_waits_for_its_resume_and_a_deleted_one_for_ever(served:
     assert will(served, name) == "deleted"
 
 
+def test_one_at_a_time_and_who_is_killed_goes_first(served: ServedCommandLine, acts: Acts) -> None:
+    def begun(name: str) -> bool:
+        return (served.outputs / name / "run.json").exists()
+
+    flow_runs = {}
+    for name in ("one", "two"):
+        flow_runs[name] = served.start_nightly(config=acts.config, name=name)
+        time.sleep(1)  # queued in this order
+    under_way(served, "one")
+    process = served.flow_process()
+    assert process is not None
+    process.kill()
+    lock = served.outputs / "one" / "run.lock"
+    before = lock.read_text()
+    seconds = served.until(lambda: lock.read_text() not in ("", before), 240)
+    print(f"killed with another in the queue: back after {seconds:.1f} s")
+    assert not begun("two")
+
+    # After a cancel Prefect's own count is wrong for minutes: two more would be let in.
+    for name, following in (("one", "two"), ("two", "three")):
+        if following not in flow_runs:
+            flow_runs[following] = served.start_nightly(config=acts.config, name=following)
+        served.cancel(flow_runs[name])
+        served.until(lambda name=name: will(served, name) == "cancelled", 60)
+        seconds = under_way(served, following)
+        print(f"cancelled with another in the queue: that one trains after {seconds:.1f} s")
+    flow_runs["four"] = served.start_nightly(config=acts.config, name="four")
+    time.sleep(2 * QUIET_S)
+    assert not begun("four")
+    for name in ("four", "three"):
+        served.cancel(flow_runs[name])
+    acts.ended("cancel of the one that trains and the one that waits")
+    acts.nothing_comes_back()
+    assert not begun("four")
+
+
 def test_what_was_ended_stays_so_without_prefects_database(served: ServedCommandLine) -> None:
     assert list(served.outputs.glob("*/stopped"))
     served.kill_everything()

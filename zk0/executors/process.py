@@ -25,6 +25,7 @@ from zk0.executors.death import FORK_SERVER_GONE, outcome
 from zk0.executors.living import kill_tree, live_worker, process_of, runs
 from zk0.executors.stopping import go_on, stop_processes, stoppable
 from zk0.executors.worker import HELD_EXIT_CODE, work
+from zk0.work.executor import STOPPED
 from zk0.work.lock import is_held, wait_until_free
 from zk0.work.log import what
 from zk0.work.records import ClientResult, ClientTask
@@ -79,6 +80,8 @@ class ProcessExecutor:
                 return process
             except (EOFError, OSError) as error:
                 why = f"{type(error).__name__}: {error}".removesuffix(": ")
+                if STOPPED.is_set():
+                    break
                 logger.warning("the fork server does not start a process: starting another ({})", why)
                 time.sleep(RESTART_PAUSE_S)
         raise ClientError("lost", f"{name}: no process can be started, tried {STARTS} times: {why}")
