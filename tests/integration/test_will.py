@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import psutil
 import pytest
@@ -115,6 +116,9 @@ def test_one_at_a_time_and_who_is_killed_goes_first(served: ServedCommandLine, a
     def begun(name: str) -> bool:
         return (served.outputs / name / "run.json").exists()
 
+    def said(name: str) -> bool:
+        return will(served, name) == "cancelled"
+
     flow_runs = {}
     for name in ("one", "two"):
         flow_runs[name] = served.start_nightly(config=acts.config, name=name)
@@ -134,7 +138,7 @@ def test_one_at_a_time_and_who_is_killed_goes_first(served: ServedCommandLine, a
         if following not in flow_runs:
             flow_runs[following] = served.start_nightly(config=acts.config, name=following)
         served.cancel(flow_runs[name])
-        served.until(lambda name=name: will(served, name) == "cancelled", 60)
+        served.until(partial(said, name), 60)
         seconds = under_way(served, following)
         print(f"cancelled with another in the queue: that one trains after {seconds:.1f} s")
     flow_runs["four"] = served.start_nightly(config=acts.config, name="four")
