@@ -34,6 +34,8 @@ from zk0.work.records import ClientResult, ClientTask
 from zk0.work.results import find_finished
 
 ADOPTED_POLL_S = 0.5
+RESTART_PAUSE_S = 0.5
+"""A fork server that is being killed counts as running for a moment, and answers nobody."""
 LATER_S = 60.0
 """After its time limit, in seconds, a worker ends itself: nobody is left who would have done it."""
 _MAIN = threading.Lock()
@@ -85,6 +87,7 @@ class ProcessExecutor:
             except (EOFError, OSError) as error:
                 why = f"{type(error).__name__}: {error}".removesuffix(": ")
                 logger.warning("the fork server does not start a process: starting another ({})", why)
+                time.sleep(RESTART_PAUSE_S)
         raise ClientError("lost", f"{name}: no process can be started, tried {STARTS} times: {why}")
 
     def run(self, task: ClientTask) -> ClientResult:
