@@ -45,7 +45,7 @@ def open_metadata(dataset: DatasetConfig) -> LeRobotDatasetMetadata:
             lambda: LeRobotDatasetMetadata(dataset.repo_id, root=root, revision=dataset.revision), dataset.repo_id
         )
     except HUB_ERRORS as error:
-        raise _unfetched(dataset, error) from error
+        raise unfetched(dataset, error) from error
     except (CompatibilityError, NotImplementedError, RuntimeError) as error:
         raise hub_fault(dataset, _tags(dataset)) from error
     except DAMAGE as error:
@@ -86,7 +86,8 @@ def _check_cached(dataset: DatasetConfig) -> None:
         check_version(dataset, root, info if isinstance(info, dict) else {})
 
 
-def _unfetched(dataset: DatasetConfig, error: Exception) -> DatasetError:
+def unfetched(dataset: DatasetConfig, error: Exception) -> DatasetError:
+    """What the hub did not give, as an error for a person."""
     return DatasetError(
         f"dataset {dataset.name!r}: repo_id = {dataset.repo_id!r} cannot be fetched from the hub "
         f"({first_line(error)}); check the id, your connection and `hf auth login`, or give its folder as root"
@@ -102,7 +103,7 @@ def _tags(dataset: DatasetConfig) -> list[Version]:
     try:
         return list(patiently(lambda: get_repo_versions(dataset.repo_id), dataset.repo_id))
     except HUB_ERRORS as error:
-        raise _unfetched(dataset, error) from error
+        raise unfetched(dataset, error) from error
 
 
 def split_episodes(total_episodes: int, holdout_episodes: int) -> tuple[list[int], list[int]]:

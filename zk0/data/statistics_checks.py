@@ -1,6 +1,7 @@
 """Check that every episode's recorded statistics are those of its rows: all clients' normalisation is made of them."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ STALE_QUANTILE = 2e-2
 """Of the joint's range: LeRobot estimates quantiles by a histogram."""
 FEW_ROWS = 2
 """Rows by which the place of a quantile may be off: with few rows it lies anywhere between two of them."""
-REMEDY = "convert the dataset again with LeRobot's own tools"
+REMEDY = "`zk0 check-data CONFIG --fix-to FOLDER` writes a copy with those of its rows"
 
 
 def check_statistics(subject: Subject) -> DataFinding:
@@ -34,10 +35,9 @@ def check_statistics(subject: Subject) -> DataFinding:
     ] or list(_stale(subject, recorded))
     if not wrong:
         return subject.ok("statistics", f"{len(recorded)} episodes")
-    seen = f"{first_of(wrong)}: meta/episodes would spoil the normalisation"
+    seen = f"{Path(subject.meta.root) / 'meta' / 'episodes'}: {first_of(wrong)}"
     if subject.config.data.normalization == "base":
-        seen = f"{first_of(wrong)}; data.normalization = 'base' does not use them"
-        return subject.warning("statistics", seen, REMEDY)
+        return subject.warning("statistics", f"{seen}; data.normalization = 'base' does not use them", REMEDY)
     return subject.error("statistics", seen, REMEDY)
 
 
@@ -51,18 +51,24 @@ def _stale(subject: Subject, recorded: dict[int, Stats]) -> Iterator[str]:
         for episode, stats in sorted(recorded.items()):
             mine = values[owner == episode]
             if len(mine) and key in stats:
-                for name in _wrong(stats[key], mine):
-                    yield f"the {name} of {key!r} in episode {episode} is not that of its rows"
+                for name, found in _wrong(stats[key], mine):
+                    yield f"the {name} of {key!r} in episode {episode} is not that of its rows ({_brief(found)})"
 
 
-def _wrong(stats: dict[str, NDArray[np.float64]], rows: NDArray[np.float64]) -> Iterator[str]:
-    """The statistics of an episode that are not those of its rows, shape (rows, dimensions)."""
+def _wrong(
+    stats: dict[str, NDArray[np.float64]], rows: NDArray[np.float64]
+) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """The statistics of an episode that are not those of its rows, shape (rows, dimensions), and what they are."""
     for name in (*STATISTICS, *(name for name in stats if name not in STATISTICS)):
         if name in stats:
             found = np.asarray(stats[name], dtype=np.float64).reshape(-1)
             size = (1,) if name == "count" else rows.shape[1:]
             if found.shape != size or not np.isfinite(found).all() or not _is_of(name, found, rows):
-                yield name
+                yield name, found
+
+
+def _brief(found: NDArray[np.float64]) -> str:
+    return "[" + ", ".join(f"{value:.4g}" for value in found[:8]) + (", ...]" if len(found) > 8 else "]")
 
 
 def _is_of(name: str, found: NDArray[np.float64], rows: NDArray[np.float64]) -> bool:

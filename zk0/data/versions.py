@@ -23,26 +23,40 @@ OLDER = (
 FIX = "`zk0 check-data CONFIG --fix-to FOLDER` writes a converted copy"
 
 
+class OldFormatError(DatasetError):
+    """A recording that can be converted.
+
+    Args:
+        message: what is wrong, and what to do.
+        root: its folder; None where it lies on the hub, or is not known.
+        version: of its format; None where it does not say.
+    """
+
+    def __init__(self, message: str, root: Path | None = None, version: Version | None = None) -> None:
+        super().__init__(message)
+        self.root, self.version = root, version
+
+
 def check_version(dataset: DatasetConfig, root: Path, info: dict[str, Any]) -> None:
     """Refuse recordings of another format than LeRobot reads: it would misread them, or ask the hub for others.
 
     Raises:
-        DatasetError: names the version, and LeRobot's converter with its arguments for this folder.
+        OldFormatError: names the version, and LeRobot's converter with its arguments for this folder.
+        DatasetError: it is newer, or no version.
     """
-    file = root / "meta" / "info.json"
-    looks = "v2.1" if is_old_layout(root) else CODEBASE_VERSION
-    if KEY not in info:
-        seen = f"has no {KEY}; its files are laid out as in {looks}"
-        if is_old_layout(root):
-            raise fault(dataset, file, seen, conversion(dataset, root, LAST_OLD))
-        raise fault(dataset, file, seen, f'write "{KEY}": "{looks}" into it')
-    version = parsed(info[KEY])
+    file, version = root / "meta" / "info.json", parsed(info.get(KEY))
     if version is None:
-        seen = f"{KEY} = {shown(info[KEY])} is no version; its files are laid out as in {looks}"
-        raise fault(dataset, file, seen, f'write "{KEY}": "{looks}" into it')
+        seen = f"{KEY} = {shown(info[KEY])} is no version" if KEY in info else f"has no {KEY}"
+        if is_old_layout(root):
+            remedy = conversion(dataset, root, LAST_OLD)
+            raise OldFormatError(str(fault(dataset, file, f"{seen}; its files are those of v2", remedy)), root)
+        raise fault(dataset, file, f"{seen}; its files are those of v3", f'write "{KEY}": "{CODEBASE_VERSION}" into it')
     if version.major < KNOWN.major:
         seen = f"{KEY} = {info[KEY]!r} is older than {CODEBASE_VERSION}, which this LeRobot reads"
-        raise fault(dataset, file, seen, conversion(dataset, root, version))
+        if is_new_layout(root) and not is_old_layout(root):
+            seen += "; its files are those of v3, so that the key may be wrong"
+        remedy = conversion(dataset, root, version)
+        raise OldFormatError(str(fault(dataset, file, seen, remedy)), root, version)
     if version.major > KNOWN.major:
         seen = f"{KEY} = {info[KEY]!r} is newer than {CODEBASE_VERSION}, the newest that this LeRobot knows"
         raise fault(dataset, file, seen, f"use a newer zk0, or record or export the dataset as {CODEBASE_VERSION}")
@@ -89,7 +103,7 @@ def hub_fault(dataset: DatasetConfig, tags: list[Version]) -> DatasetError:
         return fault(dataset, where, seen, f"leave revision out: the hub has {spoken}")
     if newest.major < KNOWN.major:
         seen = f"is {spoken} on the hub, older than {CODEBASE_VERSION}, which this LeRobot reads"
-        return fault(dataset, where, seen, conversion(dataset, None, newest))
+        return OldFormatError(str(fault(dataset, where, seen, conversion(dataset, None, newest))), None, newest)
     seen = f"is {spoken} on the hub, newer than {CODEBASE_VERSION}, the newest that this LeRobot knows"
     return fault(dataset, where, seen, 'use a newer zk0, or set revision = "main" to try it as it is')
 
@@ -106,9 +120,8 @@ def conversion(dataset: DatasetConfig, root: Path | None, version: Version) -> s
     if version < LAST_OLD:
         place = f" --root={shlex.quote(str(root))}" if root else ""
         command = f"{OLDER.format(repo_id=dataset.repo_id, root=place)}, and then {command}"
-    ours = f"{FIX}; or " if root is not None else ""
-    where = "it where it lies" if root is not None else "the hub's copy into LeRobot's cache, where zk0 finds it"
-    return f"{ours}{command} converts {where}"
+    where = "it where it lies" if root is not None else "it into LeRobot's cache, where zk0 finds it"
+    return f"{FIX}, or {command} converts {where}"
 
 
 def parsed(version: Any) -> Version | None:
