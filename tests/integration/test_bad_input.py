@@ -55,7 +55,7 @@ def test_a_missing_dataset(small_config: MakeConfig, tmp_path: Path) -> None:
 
 def test_damaged_metadata(small_config: MakeConfig, dataset: Path) -> None:
     (dataset / "meta" / "info.json").write_text('{"codebase_version": "v3.0", ')
-    with pytest.raises(DatasetError, match=r"'mine': metadata: its metadata .* is damaged"):
+    with pytest.raises(DatasetError, match=r"'mine': metadata: .*/meta/info.json: is damaged"):
         preflight(with_dataset(small_config, dataset))
 
 

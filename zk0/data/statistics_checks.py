@@ -52,7 +52,7 @@ def _stale(subject: Subject, recorded: dict[int, Stats]) -> Iterator[str]:
             mine = values[owner == episode]
             if len(mine) and key in stats:
                 for name, found in _wrong(stats[key], mine):
-                    yield f"the {name} of {key!r} in episode {episode} is not that of its rows ({_brief(found)})"
+                    yield f"the {name} of {key!r} in episode {episode} is {_brief(found)}, not that of its rows"
 
 
 def _wrong(
