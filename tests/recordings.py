@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -17,6 +17,7 @@ from lerobot.utils.utils import unflatten_dict
 from PIL import Image
 
 from zk0.config import resolve_path
+from zk0.data.convert import record_statistics
 
 STATE, ACTION = "observation.state", "action"
 FRONT, WRIST = "observation.images.front", "observation.images.wrist"
@@ -151,7 +152,7 @@ def video(path: Path, pictures: np.ndarray, fps: int, codec: str = "libx264") ->
     """Encode pictures, shape (frames, height, width, 3), 0-255."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps, options={"g": "2", "crf": "23"})
+        stream = cast("av.VideoStream", container.add_stream(codec, rate=fps, options={"g": "2"}))
         stream.height, stream.width = pictures.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for picture in pictures:
@@ -176,3 +177,21 @@ def first_episodes(root: Path, episodes: int) -> Path:
     counts = {"total_episodes": episodes, "total_frames": sum(frames), "splits": {"train": f"0:{episodes}"}}
     edit_info(root, lambda info: info.update(counts))
     return root
+
+
+def shorten(root: Path, episode: int, frames: int) -> None:
+    """Leave the first frames of an episode; its pictures stay where they are."""
+    table = pq.read_table(next((root / "meta" / "episodes").rglob("*.parquet")))
+    lengths = [frames if row == episode else length for row, length in enumerate(table["length"].to_pylist())]
+    ends = np.cumsum(lengths)
+    for name, values in (("length", lengths), ("dataset_from_index", ends - lengths), ("dataset_to_index", ends)):
+        edit_episodes(root, lambda table, name=name, values=values: with_column(table, name, values))  # type: ignore[misc]
+
+    def cut(rows: pa.Table) -> pa.Table:
+        gone = (rows["episode_index"].to_numpy() == episode) & (rows["frame_index"].to_numpy() >= frames)
+        kept = rows.filter(pa.array(~gone))
+        return with_column(kept, "index", range(len(kept)))
+
+    edit_rows(root, cut)
+    edit_info(root, lambda info: info.update(total_frames=int(ends[-1])))
+    record_statistics(root, json.loads((root / "meta" / "info.json").read_text())["features"])

@@ -194,9 +194,10 @@ def _video_fault(file: Path, spans: dict[int, tuple[float, float]], step: float)
 
 def check_doubled(subject: Subject) -> DataFinding:
     """No frame is there twice, as a row of the same number or time, or as a recorder's repetition in motion."""
-    count = int(doubled_rows(subject).sum())
-    if count:
+    doubled = doubled_rows(subject)
+    if count := int(doubled.sum()):
         seen = f"{count} of {len(subject.rows)} rows have the episode and number, or time, of an earlier row"
+        seen += f", first {subject.row(int(doubled.argmax()))}"
         return subject.error("doubled frames", seen, FIX)
     alone, share = repeated_rows(subject)
     seen = (
