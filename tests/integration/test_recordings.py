@@ -650,6 +650,14 @@ def test_what_lerobot_trains_on_is_accepted(change: Change, recording: Path) -> 
         assert isinstance(frames[number]["task"], str)
 
 
+@pytest.mark.parametrize(("row", "every_frame"), [(0, False), (40, True)])
+def test_a_picture_in_the_rows_that_is_none(row: int, every_frame: bool, recording: Path) -> None:
+    converted(recording)
+    edit_cell(recording, WRIST, row, {"bytes": b"no picture", "path": None})
+    (found,) = report(config(recording), every_frame=every_frame).of("error")
+    assert_said(found, rf"video frames: {WRIST}, episode \d: frame \d+ of .*{DATA} cannot be decoded")
+
+
 def test_no_camera_but_an_environments_state(recording: Path) -> None:
     edit_info(recording, lambda content: [content["features"].pop(key) for key in (FRONT, WRIST)])
     shutil.rmtree(recording / "videos")

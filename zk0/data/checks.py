@@ -96,8 +96,8 @@ def check_rows(subject: Subject) -> DataFinding:
     meta, rows = subject.meta, len(subject.rows)
     lengths = np.asarray(meta.episodes["length"])
     if not rows == meta.total_frames == lengths.sum():
-        said = f"meta/info.json says {meta.total_frames} frames and the episodes add up to {lengths.sum()}"
-        seen = f"{rows} rows, but {said}: frames are doubled or lost"
+        said = f"info.json says {meta.total_frames} frames and the episodes add up to {lengths.sum()}"
+        seen = f"data/ has {rows} rows, but {said}: frames are doubled or lost"
         return subject.error("rows", seen, "see `doubled frames`, or record or convert the dataset again")
     episodes, counts = np.unique(subject.column("episode_index"), return_counts=True)
     found = dict(zip(episodes.astype(int).tolist(), counts.tolist(), strict=True))
