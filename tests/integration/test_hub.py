@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -165,6 +164,7 @@ def test_a_hub_that_is_not_there(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.exhaustive
 def test_an_older_recording_on_the_hub_is_named_and_converted_in_a_copy(
     endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,15 +178,3 @@ def test_an_older_recording_on_the_hub_is_named_and_converted_in_a_copy(
     done = fetch(endpoint, tmp_path, 0.01, str(tmp_path / "new"))
     assert done.stdout.splitlines()[-1:] == ["['298 decoded'] 0"], done.stderr
     assert (tmp_path / "new" / "mine" / "meta" / "info.json").is_file()
-
-
-@pytest.mark.parametrize(
-    ("branch", "words"),
-    [("", "has no version tag on the hub.*create_tag"), ("v4.0", "is v4.0 on the hub, newer than v3.0")],
-)
-def test_other_versions_on_the_hub_are_named(
-    branch: str, words: str, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(StandIn, "branch", branch)
-    done = fetch(endpoint, tmp_path, 0.01)
-    assert re.search(f"DatasetError: dataset 'mine': repo_id = 'someone/kitchen': {words}", done.stderr), done.stderr

@@ -19,6 +19,7 @@ import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.scripts.convert_dataset_v21_to_v30 import convert_dataset
 from lerobot.utils.constants import IMAGENET_STATS
+from packaging.version import Version
 
 from tests.recordings import (
     ACTION,
@@ -39,11 +40,12 @@ from tests.recordings import (
     write_lines,
 )
 from tests.refusals import accepted, refused, tree
-from zk0.config import RunConfig, validate_config
+from zk0.config import DatasetConfig, RunConfig, validate_config
 from zk0.data.convert import record_statistics
 from zk0.data.datasets import open_metadata
 from zk0.data.findings import DataFinding, DataReport
 from zk0.data.statistics import training_statistics
+from zk0.data.versions import hub_fault
 from zk0.errors import BadInputError, ConfigError, DatasetError
 from zk0.preflight.checks import check_data
 from zk0.preflight.datasets import report
@@ -159,6 +161,25 @@ def test_the_first_format_is_named(tmp_path: Path) -> None:
     assert_said(found, "format v1.*convert_dataset_v1_to_v2.*convert_dataset_v20_to_v21.*convert_dataset_v21_to_v30")
 
 
+ON_THE_HUB = {
+    "old": (
+        "",
+        ["2.0", "2.1"],
+        "is v2.0, v2.1 on the hub, older than v3.0.*v21_to_v30 --repo-id=me/mine --push-to-hub",
+    ),
+    "new": ("", ["4.0"], "is v4.0 on the hub, newer than v3.0"),
+    "none": ("", [], "has no version tag on the hub.*revision = .main.*create_tag"),
+    "an old revision": ("v2.1", ["2.1", "3.0"], "revision = 'v2.1' is of another format.*leave revision out"),
+}
+
+
+@pytest.mark.parametrize(("revision", "tags", "words"), ON_THE_HUB.values(), ids=ON_THE_HUB)
+def test_versions_on_the_hub_are_named(revision: str, tags: list[str], words: str) -> None:
+    dataset = DatasetConfig(name="mine", repo_id="me/mine", revision=revision or None)
+    said = str(hub_fault(dataset, [Version(tag) for tag in tags]))
+    assert re.search(f"dataset 'mine': repo_id = 'me/mine': {words}", said), said
+
+
 @pytest.mark.parametrize("images", [False, True], ids=["videos", "images"])
 @pytest.mark.parametrize("old_version", ["v2.1", "v2.0"])
 def test_an_older_recording_is_converted_in_a_copy(
@@ -260,7 +281,7 @@ def test_what_cannot_be_converted_is_named_and_leaves_nothing(
     change(old)
     with pytest.raises(DatasetError, match=rf"dataset 'mine': {old}.*{words}"):
         check_data(config(old), tmp_path / "new")
-    assert not list((tmp_path / "new").glob("*"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_wrong_label_is_corrected_in_a_copy(recording: Path, tmp_path: Path) -> None:
