@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from zk0.config.part import Part, refuse_unread
+from zk0.config.part import FilePath, Part, refuse_unread
 
 STRATEGY_KEYS: dict[str, tuple[str, ...]] = {
     "fedavg": (),
@@ -111,7 +111,7 @@ class FederationConfig(Part):
 class PolicyConfig(Part):
     """The policy that is fine-tuned: any type that LeRobot's factories make."""
 
-    path: str | None = None
+    path: FilePath | None = None
     """A LeRobot `pretrained_model` folder, a hub id, or `asset:base`; without it the policy is made from scratch."""
     revision: str | None = None
     """Hub revision of `path`."""

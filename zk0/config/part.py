@@ -1,18 +1,56 @@
 """What every part of the config is made of: no unknown keys, no silent choices, sizes and paths."""
 
+import math
+import os
 import re
 from collections.abc import Mapping
+from datetime import date, time
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from zk0.errors import ConfigError
 
 ASSET_PREFIX = "asset:"
 """Marks a path inside the installed package, so that a frozen config does not depend on where zk0 is installed."""
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""Bytes that Linux takes of one name in a path, and of a whole one."""
+MOST = 2**63 - 1
+"""The greatest whole number of a TOML file, and of most that reads it."""
+DEEPEST = 16
+"""Levels of tables and lists within a value that is handed on as it is, such as policy.overrides."""
+
+
+def path_fault(path: str) -> str | None:
+    """Why no file can have a path that a config gives; None where one can."""
+    if "\0" in path:
+        return "it holds a NUL character, which no path has; remove it"
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        return f"it is longer than the {LONGEST_PATH} bytes that a path may have; give a shorter one"
+    if long := [name for name in path.split("/") if len(os.fsencode(name)) > LONGEST_NAME]:
+        return f"{long[0][:40]!r}... is longer than the {LONGEST_NAME} bytes that a name may have; give a shorter one"
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        return f"there is no user {path.split('/', maxsplit=1)[0][1:]!r} on this machine; give the path from / on"
+    return None
+
+
+def _possible(path: str) -> str:
+    if (fault := path_fault(path)) is not None:
+        raise PydanticCustomError("path", "{fault}", {"fault": fault})
+    return path
+
+
+FilePath = Annotated[str, AfterValidator(_possible)]
+"""A path that a file can have on this machine, whether there is one or not."""
 
 
 class Part(BaseModel):
@@ -25,8 +63,42 @@ class Part(BaseModel):
     def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Python counts true as 1; in a config it is a slip."""
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise ValueError("true and false do not fit here")
+            raise PydanticCustomError("truth", "true and false do not fit here")
         return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _nothing_odd(cls, value: Any, info: ValidationInfo) -> Any:
+        """What JSON has no word for, and what is beyond all measure, would only be met when it is written or used."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        parts = [item for item in (annotation, *get_args(annotation)) if isinstance(item, type)]
+        if not any(issubclass(item, BaseModel) for item in parts):  # a part looks at its own keys
+            _refuse_odd(value)
+        return value
+
+
+def _refuse_odd(value: Any, within: str = "", depth: int = 0) -> None:
+    """Refuse a value by what it is or holds; numbers of a field of its own are told of infinity by pydantic."""
+    fault = ""
+    if isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        if depth == DEEPEST:
+            fault = f"nested deeper than {DEEPEST} levels"
+        elif odd := [key for key, _ in items if isinstance(value, Mapping) and not isinstance(key, str)]:
+            fault = f"{odd[0]!r} is no text, and cannot be a key"
+        else:
+            for key, item in items:
+                _refuse_odd(item, f"{within}.{key}".lstrip("."), depth + 1)
+    elif isinstance(value, int) and abs(value) > MOST:
+        fault = f"beyond {MOST}, the greatest whole number"
+    elif isinstance(value, float) and within and not math.isfinite(value):
+        fault = f"{value} is no finite number"
+    elif isinstance(value, date | time):
+        fault = "a date or time does not fit here; write it in quotes if a text is meant"
+    elif isinstance(value, str) and "\0" in value:
+        fault = "it holds a NUL character; remove it"
+    if fault:
+        raise PydanticCustomError("odd", "{fault}", {"fault": f"{within}: {fault}" if within else fault})
 
 
 def refuse_unread(part: Part, choice: str, readers: Mapping[str, tuple[str, ...]]) -> None:
@@ -46,7 +118,13 @@ def refuse_unread(part: Part, choice: str, readers: Mapping[str, tuple[str, ...]
 
 
 def resolve_path(path: str) -> Path:
-    """Turn a config path into a real one: `asset:x` lies in the installed package, all else is taken as it is."""
+    """Turn a config path into a real one: `asset:x` lies in the installed package, all else is taken as it is.
+
+    Raises:
+        ConfigError: no file can have that path.
+    """
+    if (fault := path_fault(path)) is not None:
+        raise ConfigError(f"path {path[:LONGEST_NAME]!r}: {fault}")
     if path.startswith(ASSET_PREFIX):
         return Path(str(files("zk0") / "assets" / path.removeprefix(ASSET_PREFIX)))
     return Path(path).expanduser()
@@ -59,11 +137,21 @@ def size_in_bytes(text: str) -> int:
         ValueError: it is none.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)b?", text.strip().lower())
-    if found is None or not float(found[1]):
-        raise ValueError(f'{text!r} is no size; write a number with k, m or g, such as "6g"')
-    return int(float(found[1]) * 1024 ** "bkmgt".index(found[2] or "b"))
+    size = float(found[1]) * 1024 ** "bkmgt".index(found[2] or "b") if found else 0.0
+    if not 1 <= size <= MOST:
+        raise ValueError(f'{text[:40]!r} is no size; write a number with k, m or g, such as "6g"')
+    return int(size)
 
 
 def absolute_path(folder: str | Path) -> Path:
-    """A folder that a config names, absolute and with `~` and `asset:` resolved."""
-    return resolve_path(str(folder)).absolute()
+    """A folder that a config names, absolute and with `~` and `asset:` resolved.
+
+    Raises:
+        ConfigError: as `resolve_path`; or it is relative to a working directory that is gone.
+    """
+    try:
+        return resolve_path(str(folder)).absolute()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"path {str(folder)!r}: the working directory is gone; change to one that is there"
+        ) from error

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from zk0.config.learning import AdaptiveConfig, FederationConfig, PeftConfig, PolicyConfig, TrainingConfig
 from zk0.config.machine import CheckpointConfig, ExecutorConfig, LoggingConfig, MemoryConfig, ReportConfig
-from zk0.config.part import Part
+from zk0.config.part import FilePath, Part
 from zk0.config.recordings import ClientConfig, DataConfig, EvaluationConfig
 
 WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "report", "outputs_dir")
@@ -55,7 +55,7 @@ class RunConfig(Part):
 
     seed: int = Field(default=42, ge=0)
     """Seed from which every random choice is derived with (round, client, purpose)."""
-    outputs_dir: str = "outputs"
+    outputs_dir: FilePath = "outputs"
     """Folder that holds the run directories."""
     continue_from: str | None = Field(default=None, pattern=CONTINUE_PATTERN)
     """Begin from the global tensors of another run in outputs_dir, of the same policy and adapters: its name,
