@@ -21,7 +21,7 @@ _FOR_PEOPLE = {
 
 
 LONGEST_KEY = 60
-"""Characters of a key that is compared with those that there are."""
+"""Characters of a key that is no slip, but another thing."""
 
 
 def shown(value: object) -> str:
@@ -35,7 +35,7 @@ def shown(value: object) -> str:
 def key_of(location: list[Any]) -> str:
     """A key with dots; parts that TOML would want in quotes are in quotes."""
     parts = [str(part) for part in location]
-    return ".".join(part if re.fullmatch(r"[\w-]+", part) else shown(part) for part in parts)
+    return ".".join(part if re.fullmatch(rf"[\w-]{{1,{LONGEST_KEY}}}", part) else shown(part) for part in parts)
 
 
 def explain(error: Any) -> str:

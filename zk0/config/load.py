@@ -182,7 +182,7 @@ def _apply_override(data: dict[str, Any], item: str) -> None:
     elif isinstance(node, dict):
         node[last] = value
     else:
-        raise _no_override(item, f"{parents[-1]!r} is a value, not a group of keys; leave {last!r} out")
+        raise _no_override(item, f"{shown(parents[-1])} is a value, not a group of keys; leave {shown(last)} out")
 
 
 def _value(text: str, item: str) -> Any:
@@ -209,12 +209,12 @@ def _child(node: Any, part: str, item: str) -> Any:
         return node.setdefault(part, {})
     if isinstance(node, list):
         return node[_index(node, part, item)]
-    raise _no_override(item, f"there is no group {part!r}; look at the config's spelling")
+    raise _no_override(item, f"there is no group {shown(part)}; look at the config's spelling")
 
 
 def _index(node: list[Any], part: str, item: str) -> int:
     if not _INDEX.fullmatch(part) or int(part) >= len(node):
-        raise _no_override(item, f"{part!r} is not an index below {len(node)}; count from 0")
+        raise _no_override(item, f"{shown(part)} is not an index below {len(node)}; count from 0")
     return int(part)
 
 

@@ -30,8 +30,8 @@ DEEPEST = 16
 
 def path_fault(path: str) -> str | None:
     """Why no file can have a path that a config gives; None where one can."""
-    if "\0" in path:
-        return "it holds a NUL character, which no path has; remove it"
+    if (fault := _odd_text(path)) is not None:
+        return f"it {fault}"
     if len(os.fsencode(path)) > LONGEST_PATH:
         return f"it is longer than the {LONGEST_PATH} bytes that a path may have; give a shorter one"
     if long := [name for name in path.split("/") if len(os.fsencode(name)) > LONGEST_NAME]:
@@ -79,26 +79,41 @@ class Part(BaseModel):
 
 def _refuse_odd(value: Any, within: str = "", depth: int = 0) -> None:
     """Refuse a value by what it is or holds; numbers of a field of its own are told of infinity by pydantic."""
-    fault = ""
+    if isinstance(value, Mapping | list | tuple) and depth < DEEPEST:
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            if isinstance(value, Mapping) and (fault := _oddity(key) if isinstance(key, str) else "is no text"):
+                raise PydanticCustomError("odd", "{fault}", {"fault": f"the key {key!r} {fault}"})
+            _refuse_odd(item, f"{within}.{key}".lstrip("."), depth + 1)
+    elif fault := _oddity(value, nested=bool(within)):
+        raise PydanticCustomError("odd", "{fault}", {"fault": f"{within} {fault}" if within else fault})
+
+
+def _oddity(value: Any, *, nested: bool = False) -> str:
+    """What is wrong with a single value; empty where nothing is."""
+    found = ""
     if isinstance(value, Mapping | list | tuple):
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        if depth == DEEPEST:
-            fault = f"nested deeper than {DEEPEST} levels"
-        elif odd := [key for key, _ in items if isinstance(value, Mapping) and not isinstance(key, str)]:
-            fault = f"{odd[0]!r} is no text, and cannot be a key"
-        else:
-            for key, item in items:
-                _refuse_odd(item, f"{within}.{key}".lstrip("."), depth + 1)
+        found = f"is nested deeper than {DEEPEST} levels"
     elif isinstance(value, int) and abs(value) > MOST:
-        fault = f"beyond {MOST}, the greatest whole number"
-    elif isinstance(value, float) and within and not math.isfinite(value):
-        fault = f"{value} is no finite number"
+        found = f"is beyond {MOST}, the greatest whole number"
     elif isinstance(value, date | time):
-        fault = "a date or time does not fit here; write it in quotes if a text is meant"
-    elif isinstance(value, str) and "\0" in value:
-        fault = "it holds a NUL character; remove it"
-    if fault:
-        raise PydanticCustomError("odd", "{fault}", {"fault": f"{within}: {fault}" if within else fault})
+        found = "is a date or time, which does not fit; write it in quotes if a text is meant"
+    elif isinstance(value, str):
+        found = _odd_text(value) or ""
+    elif nested and isinstance(value, float) and not math.isfinite(value):
+        found = f"is {value}, no finite number"
+    elif nested and not isinstance(value, int | float | None):
+        found = f"is of Python's type {type(value).__name__}, which no config can hold"
+    return found
+
+
+def _odd_text(text: str) -> str | None:
+    if "\0" in text:
+        return "holds a NUL character; remove it"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "holds bytes that are not UTF-8; rename what is named so"
+    return None
 
 
 def refuse_unread(part: Part, choice: str, readers: Mapping[str, tuple[str, ...]]) -> None:
