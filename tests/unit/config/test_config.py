@@ -101,6 +101,7 @@ OTHER_VALUES = {
     ("logging", "rotation"): "00:00",
     ("logging", "retention"): "2 weeks",
     ("executor", "max_parallel"): 3,
+    ("executor", "options"): {"queue": "short"},
     ("executor", "docker", "gpus"): ["0"],
     ("executor", "docker", "shm_size"): "1g",
     ("executor", "docker", "mem_limit"): "6.5g",
