@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zk0.config import RunConfig, load_config
 from zk0.errors import RunNameError
-from zk0.layout import FINAL, RUN_FILE
-from zk0.runs.store import RunStore, is_finished
+from zk0.layout import FINAL
+from zk0.runs.store import RunStore, is_finished, is_run
 
 if TYPE_CHECKING:
     from lerobot.policies import PreTrainedPolicy
@@ -147,7 +147,7 @@ def run(
     """
     from zk0.federation.alone import run_alone
 
-    if isinstance(config, str | Path) and (Path(config) / RUN_FILE).is_file():
+    if isinstance(config, str | Path) and is_run(config):
         if name is not None or list(overrides):
             raise RunNameError(
                 f"config = {str(config)!r}: is a run that goes on as it is; leave name and overrides out"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from zk0.errors import DatasetError, RunNameError, Zk0Error
 
@@ -72,7 +73,7 @@ def serve(
     set_up_serving(host, port, auth)
     from flows.serve import Options, Service
 
-    Service(Options(config=config, outputs=outputs.absolute(), host=host, notify=notify), console.print).run()
+    Service(Options(config=config, outputs=outputs.absolute(), host=host, notify=notify), _say).run()
 
 
 @app.command()
@@ -119,12 +120,10 @@ def compare(name: NameArgument = None, outputs: OutputsOption = Path("outputs"))
     store = _open(outputs, name)
     _warm_up(store.config)
     setup_orchestrator(store.folder, store.config.logging)
-    found = compare_run(
-        store, ProcessExecutor(store.config.executor), lambda arm: console.print(f"{arm} ...", highlight=False)
-    )
+    found = compare_run(store, ProcessExecutor(store.config.executor), lambda arm: _say(f"{arm} ..."))
     chart = write_comparison(found, store.folder)
     console.print(comparison_table(found))
-    console.print(f"chart: {chart}", highlight=False)
+    _say(f"chart: {chart}")
 
 
 @app.command()
@@ -142,7 +141,7 @@ def export(
     from zk0.federation.export import export_round
 
     written = export_round(_open(outputs, name), out, number, merge=merge, client=client)
-    console.print(f"written: {written}")
+    _say(f"written: {written}")
 
 
 @app.command(name="check-data")
@@ -176,14 +175,15 @@ def record(
     seed: Annotated[int, typer.Option(help="Seed of the first episode.")] = 0,
 ) -> None:
     """Record demonstrations of the scripted expert in the SO-101 simulator as a LeRobot dataset."""
+    from zk0.config.paths import check_target
     from zk0.errors import ConfigError
     from zk0.sim.record import record as write
 
     try:
-        write(setting, episodes, out, seed)
+        write(setting, episodes, check_target("--out", out), seed)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    console.print(f"recorded: {out}")
+    _say(f"recorded: {out}")
 
 
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True})
@@ -200,7 +200,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)  # typer gives the code of an exit, such as 130 for Ctrl-C, as a result
     except Zk0Error as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(error)}", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(Text.assemble(("error:", "bold red"), f" {error}"))
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
@@ -255,7 +255,7 @@ def _train(config: "RunConfig", prepare: "Callable[[], RunStore]") -> None:
             server.discard()
             raise
         api = server.wait()
-        console.print(f"run [bold]{store.info.name}[/]: {store.folder}\nPrefect UI: {ui_url(api)}", highlight=False)
+        _say("run ", (store.info.name, "bold"), f": {store.folder}\nPrefect UI: {ui_url(api)}")
         try:
             with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, ui_url(api), console):
                 final = federated_training(str(store.folder))
@@ -264,7 +264,7 @@ def _train(config: "RunConfig", prepare: "Callable[[], RunStore]") -> None:
             raise
     complete()
     console.print(closing_view(store.folder))
-    console.print(f"final policy: {final}", highlight=False)
+    _say(f"final policy: {final}")
 
 
 def _warm_up(config: "RunConfig") -> None:
@@ -286,13 +286,12 @@ def _open(outputs: Path, name: str | None) -> "RunStore":
 
 
 def _going_on(store: "RunStore") -> None:
-    console.print(f"going on with the unfinished run {store.info.name!r} (--name starts another)")
+    _say(f"going on with the unfinished run {store.info.name!r} (--name starts another)")
 
 
-def _escaped(error: Exception) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))
+def _say(*parts: str | tuple[str, str]) -> None:
+    """Print as it is: a path may hold what rich takes for markup, and must not be broken into lines."""
+    console.print(Text.assemble(*parts), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from zk0.config.part import FilePath, Part, refuse_unread
+from zk0.config.part import Part, refuse_unread
+from zk0.config.paths import FilePath
 
 STRATEGY_KEYS: dict[str, tuple[str, ...]] = {
     "fedavg": (),

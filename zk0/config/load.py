@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from zk0.config.faults import explain, shown
-from zk0.config.part import ASSET_PREFIX, absolute_path, path_fault, resolve_path
+from zk0.config.paths import ASSET_PREFIX, absolute_path, path_fault, resolve_path
 from zk0.config.run import RunConfig
 from zk0.errors import ConfigError
 

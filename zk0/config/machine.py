@@ -11,7 +11,8 @@ from loguru import logger
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from zk0.config.part import FilePath, Name, Part, size_in_bytes
+from zk0.config.part import Name, Part, size_in_bytes
+from zk0.config.paths import FilePath
 
 LONGEST_S = 2_000_000
 """Seconds, 23 days: more than this a process cannot wait for another."""

@@ -1,56 +1,23 @@
-"""What every part of the config is made of: no unknown keys, no silent choices, sizes and paths."""
+"""What every part of the config is made of: no unknown keys, no silent choices, nothing odd; and sizes."""
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from datetime import date, time
-from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from zk0.errors import ConfigError
-
-ASSET_PREFIX = "asset:"
-"""Marks a path inside the installed package, so that a frozen config does not depend on where zk0 is installed."""
+from zk0.config.paths import odd_text
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
-LONGEST_NAME, LONGEST_PATH = 255, 4095
-"""Bytes that Linux takes of one name in a path, and of a whole one."""
 MOST = 2**63 - 1
 """The greatest whole number of a TOML file, and of most that reads it."""
 DEEPEST = 16
 """Levels of tables and lists within a value that is handed on as it is, such as policy.overrides."""
-
-
-def path_fault(path: str) -> str | None:
-    """Why no file can have a path that a config gives; None where one can."""
-    if (fault := _odd_text(path)) is not None:
-        return f"it {fault}"
-    if len(os.fsencode(path)) > LONGEST_PATH:
-        return f"it is longer than the {LONGEST_PATH} bytes that a path may have; give a shorter one"
-    if long := [name for name in path.split("/") if len(os.fsencode(name)) > LONGEST_NAME]:
-        return f"{long[0][:40]!r}... is longer than the {LONGEST_NAME} bytes that a name may have; give a shorter one"
-    try:
-        Path(path).expanduser()
-    except RuntimeError:
-        return f"there is no user {path.split('/', maxsplit=1)[0][1:]!r} on this machine; give the path from / on"
-    return None
-
-
-def _possible(path: str) -> str:
-    if (fault := path_fault(path)) is not None:
-        raise PydanticCustomError("path", "{fault}", {"fault": fault})
-    return path
-
-
-FilePath = Annotated[str, AfterValidator(_possible)]
-"""A path that a file can have on this machine, whether there is one or not."""
 
 
 class Part(BaseModel):
@@ -98,22 +65,12 @@ def _oddity(value: Any, *, nested: bool = False) -> str:
     elif isinstance(value, date | time):
         found = "is a date or time, which does not fit; write it in quotes if a text is meant"
     elif isinstance(value, str):
-        found = _odd_text(value) or ""
+        found = odd_text(value) or ""
     elif nested and isinstance(value, float) and not math.isfinite(value):
         found = f"is {value}, no finite number"
     elif nested and not isinstance(value, int | float | None):
         found = f"is of Python's type {type(value).__name__}, which no config can hold"
     return found
-
-
-def _odd_text(text: str) -> str | None:
-    if "\0" in text:
-        return "holds a NUL character; remove it"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "holds bytes that are not UTF-8; rename what is named so"
-    return None
 
 
 def refuse_unread(part: Part, choice: str, readers: Mapping[str, tuple[str, ...]]) -> None:
@@ -132,19 +89,6 @@ def refuse_unread(part: Part, choice: str, readers: Mapping[str, tuple[str, ...]
             raise ValueError(f"{key} = {value} needs {choice} = {users}; set that, or {remedy}")
 
 
-def resolve_path(path: str) -> Path:
-    """Turn a config path into a real one: `asset:x` lies in the installed package, all else is taken as it is.
-
-    Raises:
-        ConfigError: no file can have that path.
-    """
-    if (fault := path_fault(path)) is not None:
-        raise ConfigError(f"path {path[:LONGEST_NAME]!r}: {fault}")
-    if path.startswith(ASSET_PREFIX):
-        return Path(str(files("zk0") / "assets" / path.removeprefix(ASSET_PREFIX)))
-    return Path(path).expanduser()
-
-
 def size_in_bytes(text: str) -> int:
     """Read a size as Docker spells it: `512m`, `6g`, `1.5G`, `1024` (bytes).
 
@@ -156,17 +100,3 @@ def size_in_bytes(text: str) -> int:
     if not 1 <= size <= MOST:
         raise ValueError(f'{text[:40]!r} is no size; write a number with k, m or g, such as "6g"')
     return int(size)
-
-
-def absolute_path(folder: str | Path) -> Path:
-    """A folder that a config names, absolute and with `~` and `asset:` resolved.
-
-    Raises:
-        ConfigError: as `resolve_path`; or it is relative to a working directory that is gone.
-    """
-    try:
-        return resolve_path(str(folder)).absolute()
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"path {str(folder)!r}: the working directory is gone; change to one that is there"
-        ) from error

@@ -4,7 +4,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from zk0.config.part import FilePath, Name, Part
+from zk0.config.part import Name, Part
+from zk0.config.paths import FilePath
 
 
 class DatasetConfig(Part):

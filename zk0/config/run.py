@@ -8,7 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from zk0.config.learning import AdaptiveConfig, FederationConfig, PeftConfig, PolicyConfig, TrainingConfig
 from zk0.config.machine import CheckpointConfig, ExecutorConfig, LoggingConfig, MemoryConfig, ReportConfig
-from zk0.config.part import FilePath, Part
+from zk0.config.part import Part
+from zk0.config.paths import FilePath
 from zk0.config.recordings import ClientConfig, DataConfig, EvaluationConfig
 
 WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "report", "outputs_dir")

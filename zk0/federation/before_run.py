@@ -4,6 +4,7 @@ from pathlib import Path
 
 from zk0.aggregation.strategies import check_strategy
 from zk0.config import RunConfig
+from zk0.config.paths import check_target
 from zk0.data.findings import DataReport
 from zk0.executors import calls
 from zk0.executors.choice import check_clients
@@ -29,4 +30,6 @@ def check(config: RunConfig) -> Preflight:
 
 def check_data(config: RunConfig, fix_to: Path | None = None) -> DataReport:
     """Every check of every dataset and of all its frames, in a process of its own; see `preflight.check_data`."""
+    if fix_to is not None:
+        fix_to = check_target("--fix-to", fix_to)
     return ProcessExecutor(config.executor).call(calls.check_data, config, fix_to)

@@ -100,7 +100,7 @@ def summary_table(run_dir: str | Path) -> Table:
     last = int(progress.rounds[-1]["server_round"]) if progress.rounds else 0
     both_ends, frames = comparable([progress.rounds[index] for index in (0, -1)] if progress.rounds else [])
     on = "every n-th frame of held-out episodes (quick)" if frames == QUICK else "held-out episodes"
-    table = Table(title=f"{progress.name}: round 0 (the base) -> round {last}, on {on}")
+    table = Table(title=Text(f"{progress.name}: round 0 (the base) -> round {last}, on {on}", "table.title"))
     table.add_column("dataset", no_wrap=True)
     for heading in ("action\nerror, deg", "change", "gripper\nerror, 0-100", "loss"):
         table.add_column(heading, justify="right", no_wrap=heading != "change")  # a narrow terminal breaks no pair

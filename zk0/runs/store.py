@@ -1,8 +1,9 @@
 """The run directory, the only truth of a run: create, open, list, lock, describe the work."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from errno import EDQUOT, EIO, ENOSPC
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Self
 from loguru import logger
 
 from zk0.config import NAME_PATTERN, WITHOUT_EFFECT, RunConfig, validate_config
-from zk0.config.part import absolute_path
+from zk0.config.paths import absolute_path, path_fault
 from zk0.errors import ConfigError, RunNameError, StorageError
 from zk0.files import atomic
 from zk0.files.atomic import exists, listdir
@@ -43,12 +44,11 @@ class RunStore(Rounds):
             ConfigError: outputs_dir cannot be written.
             StorageError: the disk is full or broken.
         """
-        if not re.fullmatch(NAME_PATTERN, name):
-            raise RunNameError(f"run name {name!r}: give lower-case letters, digits, '_', '-' and '.', 63 at most")
+        check_name(name)
         folder = absolute_path(config.outputs_dir) / name
         if exists(folder / RUN_FILE):
             return cls._reopen(folder, config)
-        if exists(folder) and any(not path.name.endswith(".tmp") for path in listdir(folder)):
+        if os.path.lexists(folder) and not _is_empty(folder):
             raise RunNameError(
                 f"{folder}: exists and has no {RUN_FILE}, so it is not a run of zk0; choose another --name or move it "
                 "away"
@@ -66,6 +66,8 @@ class RunStore(Rounds):
         Raises:
             RunNameError: there is no such run; names those that are there.
         """
+        if name and (fault := path_fault(name)) is not None:
+            raise RunNameError(f"run name {name[:100]!r}: {fault}")
         folder = absolute_path(where) / name if name else absolute_path(where)
         if not exists(folder / RUN_FILE) and exists(folder / ROUNDS_FOLDER):
             raise RunNameError(
@@ -92,7 +94,7 @@ class RunStore(Rounds):
         """Every run in a folder, newest first; one that cannot be read is named in the log and left out."""
         root = absolute_path(outputs_dir)
         stores = []
-        for path in sorted(listdir(root)) if exists(root) else []:
+        for path in sorted(listdir(root)) if root.is_dir() else []:
             try:
                 if exists(path / RUN_FILE):
                     stores.append(cls.open(path))
@@ -201,6 +203,28 @@ class RunStore(Rounds):
             optimizer=state.optimizers.get(client) if state and kind == "train" else None,
             proximal_mu=proximal_mu,
         )
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be a run's name.
+
+    Raises:
+        RunNameError: says what can.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise RunNameError(f"run name {name[:100]!r}: give lower-case letters, digits, '_', '-' and '.', 63 at most")
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a path is a run directory, whatever else it may be."""
+    with suppress(OSError, ValueError):
+        return (Path(folder) / RUN_FILE).is_file()
+    return False
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether nothing but what a killed creation left is there."""
+    return folder.is_dir() and all(path.name.endswith(".tmp") for path in listdir(folder))
 
 
 @contextmanager
