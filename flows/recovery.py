@@ -64,7 +64,9 @@ LIVE_TASKS = TaskRunFilter(
 )
 GIVEN_UP = "given up"
 NEVER_PASSES = tuple(
-    name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.BadInputError)
+    name
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, errors.BadInputError | errors.AbsentClientsError)
 )
 """Errors that another attempt meets again."""
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from zk0.errors import DatasetError, RunNameError, Zk0Error
+from zk0.errors import AbsentClientsError, DatasetError, RunNameError, Zk0Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -243,10 +243,12 @@ def _train(config: "RunConfig", prepare: "Callable[[], RunStore]") -> None:
     server = ensure_server()
     from flows.federated_training import federated_training
     from zk0.federation.start import advancing
+    from zk0.layout import FINAL
     from zk0.logs.setup import complete
     from zk0.report.live import LiveView
     from zk0.report.terminal import closing_view
 
+    absent: Zk0Error | None = None
     with ExitStack() as held:
         try:
             store = prepare()
@@ -258,13 +260,17 @@ def _train(config: "RunConfig", prepare: "Callable[[], RunStore]") -> None:
         _say("run ", (store.info.name, "bold"), f": {store.folder}\nPrefect UI: {ui_url(api)}")
         try:
             with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, ui_url(api), console):
-                final = federated_training(str(store.folder))
+                federated_training(str(store.folder))
         except KeyboardInterrupt:
             store.mark_stopped()
             raise
+        except AbsentClientsError as error:
+            absent = error  # at the very end: what came of the others is shown all the same
     complete()
     console.print(closing_view(store.folder))
-    _say(f"final policy: {final}")
+    _say(f"final policy: {store.folder / FINAL}")
+    if absent is not None:
+        raise absent
 
 
 def _warm_up(config: "RunConfig") -> None:

@@ -12,7 +12,7 @@ from zk0.config.part import Part
 from zk0.config.paths import FilePath
 from zk0.config.recordings import ClientConfig, DataConfig, EvaluationConfig
 
-WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "report", "outputs_dir")
+WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "report", "outputs_dir", "federation.may_miss")
 """Keys that do not change a run's result: RunConfig.digest leaves them out, and they may change under way."""
 
 LATEST = "latest"
@@ -132,6 +132,17 @@ class RunConfig(Part):
         return self
 
     @model_validator(mode="after")
+    def _who_may_miss_is_there(self) -> Self:
+        names, may_miss = [client.name for client in self.clients], self.federation.may_miss
+        if isinstance(may_miss, int) and may_miss > len(names):
+            raise ValueError(f"federation.may_miss = {may_miss} is more than the {len(names)} clients; lower it")
+        if not isinstance(may_miss, int) and (unknown := [name for name in may_miss if name not in names]):
+            raise ValueError(
+                f"federation.may_miss names {unknown[0]!r}, and the clients are {', '.join(names)}; correct it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _environments_have_their_own_names(self) -> Self:
         environments = [environment.name for environment in self.evaluation.environments]
         taken = [item.name for item in [*self.clients, *self.evaluation.datasets]]
@@ -178,7 +189,10 @@ class RunConfig(Part):
     @property
     def digest(self) -> str:
         """SHA-256 over every key that the result depends on: all but those in WITHOUT_EFFECT."""
-        relevant = self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+        relevant = self.model_dump(mode="json")
+        for key in WITHOUT_EFFECT:
+            part, _, name = key.partition(".")
+            del (relevant[part] if name else relevant)[name or part]
         for part, keys in LATER_KEYS.items():
             for node in relevant[part] if isinstance(relevant[part], list) else [relevant[part]]:
                 for key, before in keys.items():

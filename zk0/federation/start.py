@@ -63,6 +63,8 @@ def begin(
     """
     if name is not None:
         check_name(name)
+        if (done := _finished(config, name)) is not None:
+            return done
     check_target("outputs_dir", config.outputs_dir)
     found = _free(config, wait=wait) if name is None else None
     if found is not None:
@@ -78,7 +80,16 @@ def check_again(store: RunStore, check: Check = before_run.check) -> None:
     Raises:
         BadInputError: the first thing that would fail.
     """
-    _warned(check(_without_probe(store.config)))
+    if not is_finished(store):
+        _warned(check(_without_probe(store.config)))
+
+
+def _finished(config: RunConfig, name: str) -> RunStore | None:
+    """A run that needs nothing any more but to be looked at, such as with another `federation.may_miss`."""
+    if not RunStore.exists(config.outputs_dir, name):
+        return None
+    known = RunStore.open(config.outputs_dir, name)
+    return RunStore.create_or_open(settled_like(config, known.config), name) if is_finished(known) else None
 
 
 def _free(config: RunConfig, *, wait: bool) -> RunStore | None:

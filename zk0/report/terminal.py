@@ -60,9 +60,13 @@ def status_view(run_dir: str | Path, ui_url: str | None = None, pid: int | None 
 
 
 def closing_view(run_dir: str | Path) -> RenderableType:
-    """`summary_table`, and `success_table` where the run has simulated environments."""
+    """`summary_table`, `success_table` where the run has simulated environments, and who took no part in it."""
     success = success_table(run_dir)
-    return summary_table(run_dir) if success is None else Group(summary_table(run_dir), success)
+    tables = [summary_table(run_dir), *([] if success is None else [success])]
+    missing = [
+        Text(f"{item}; {item.why}" if item.why else str(item), "yellow") for item in read_progress(run_dir).absent
+    ]
+    return Group(*tables, *missing)
 
 
 def success_table(run_dir: str | Path) -> Table | None:

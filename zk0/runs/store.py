@@ -248,7 +248,7 @@ def _read_info(path: Path) -> RunInfo:
 def _differences(there: Mapping[str, Any], config: RunConfig) -> str:
     """The keys that the result depends on and that differ, with both values."""
     old, new = _flatten(there), _flatten(config.model_dump(mode="json"))
-    keys = sorted(key for key in old | new if key.split(".")[0] not in WITHOUT_EFFECT)
+    keys = sorted(key for key in old | new if not f"{key}.".startswith(tuple(f"{item}." for item in WITHOUT_EFFECT)))
     differing = [key for key in keys if old.get(key) != new.get(key)]
     return ", ".join(f"{key} is {old.get(key)!r} there, {new.get(key)!r} here" for key in differing)
 
