@@ -4,6 +4,7 @@ import importlib.util
 import os
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zk0.config import RunConfig
+    from zk0.federation.start import Check
     from zk0.runs.store import RunStore
 
 INTERRUPTED = 130
@@ -45,10 +47,10 @@ def run(
 
     wanted = load_config(config, overrides or [])
 
-    def begun() -> "RunStore":
+    def begun(check: "Check") -> "RunStore":
         from zk0.federation.start import begin, stem_of
 
-        return begin(wanted, name, stem_of(config), going_on=_going_on)
+        return begin(wanted, name, stem_of(config), check=check, going_on=_going_on)
 
     _train(wanted, begun)
 
@@ -81,10 +83,10 @@ def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) 
     """Go on with an unfinished run from its last committed round."""
     store = _open(outputs, name)
 
-    def again() -> "RunStore":
+    def again(check: "Check") -> "RunStore":
         from zk0.federation.start import check_again
 
-        check_again(store)
+        check_again(store, check)
         return store
 
     _train(store.config, again)
@@ -151,20 +153,24 @@ def check_data(
     fix_to: Annotated[
         Path | None, typer.Option(help="Write copies without doubled frames to FIX_TO/<name>, and check those.")
     ] = None,
+    fresh: Annotated[bool, typer.Option(help="Look again at recordings that were found good before.")] = False,
 ) -> None:
     """Check every frame of a config's datasets, against each other and the base policy, and train nothing."""
     from zk0.config import load_config
     from zk0.federation.before_run import check, check_data
+    from zk0.report.checking import checking
     from zk0.report.findings import findings_table
 
     wanted = load_config(config, overrides or [])
-    found = check_data(wanted, fix_to)
+    with checking(console) as watch:
+        found = check_data(wanted, fix_to, fresh=fresh, watch=watch)
     console.print(findings_table(found))
     if errors := found.of("error"):
         at = ", ".join(dict.fromkeys(finding.dataset for finding in errors))
         raise DatasetError(f"{len(errors)} errors in the table ({at}); training would fail on them or learn wrongly")
     if fix_to is None:  # the copies are of no config yet
-        check(wanted)
+        with checking(console) as watch:
+            check(wanted, watch)
 
 
 @app.command()
@@ -230,7 +236,7 @@ def _claim_our_names() -> None:
             spec.loader.exec_module(sys.modules[name])
 
 
-def _train(config: "RunConfig", prepare: "Callable[[], RunStore]") -> None:
+def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
     """Check everything, bring up the workers and the server meanwhile, and run the flow under the live view."""
     _warm_up(config)
     from flows.settings import set_defaults
@@ -242,16 +248,19 @@ def _train(config: "RunConfig", prepare: "Callable[[], RunStore]") -> None:
 
     server = ensure_server()
     from flows.federated_training import federated_training
+    from zk0.federation import before_run
     from zk0.federation.start import advancing
     from zk0.layout import FINAL
     from zk0.logs.setup import complete
+    from zk0.report.checking import checking
     from zk0.report.live import LiveView
     from zk0.report.terminal import closing_view
 
     absent: Zk0Error | None = None
     with ExitStack() as held:
         try:
-            store = prepare()
+            with checking(console) as watch:
+                store = prepare(partial(before_run.check, watch=watch))
             held.enter_context(advancing(store))  # says now if another process has the run
         except Zk0Error:
             server.discard()

@@ -10,7 +10,7 @@ from zk0.config.learning import AdaptiveConfig, FederationConfig, PeftConfig, Po
 from zk0.config.machine import CheckpointConfig, ExecutorConfig, LoggingConfig, MemoryConfig, ReportConfig
 from zk0.config.part import Part
 from zk0.config.paths import FilePath
-from zk0.config.recordings import ClientConfig, DataConfig, EvaluationConfig
+from zk0.config.recordings import ClientConfig, DataConfig, DatasetConfig, EvaluationConfig
 
 WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "report", "outputs_dir", "federation.may_miss")
 """Keys that do not change a run's result: RunConfig.digest leaves them out, and they may change under way."""
@@ -97,6 +97,14 @@ class RunConfig(Part):
             raise ValueError(f"client names must differ; given more than once: {', '.join(doubled)}")
         return clients
 
+    @field_validator("evaluation")
+    @classmethod
+    def _unique_datasets(cls, evaluation: EvaluationConfig) -> EvaluationConfig:
+        names = [dataset.name for dataset in evaluation.datasets]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"the names of its datasets must differ; given more than once: {', '.join(doubled)}")
+        return evaluation
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         names = {client.name for client in self.clients}
@@ -170,6 +178,11 @@ class RunConfig(Part):
                 "or choose 'action_error' or 'loss'"
             )
         return self
+
+    @property
+    def datasets(self) -> list[DatasetConfig]:
+        """Every dataset: the clients', then those that no client trains on."""
+        return [*self.clients, *self.evaluation.datasets]
 
     def is_full(self, server_round: int) -> bool:
         """Whether a round is evaluated in full; see evaluation.full_every."""

@@ -11,7 +11,7 @@ from loguru import logger
 
 from zk0.config import RunConfig, load_config
 from zk0.config.paths import check_target
-from zk0.federation import before_run
+from zk0.federation import before_run, identity
 from zk0.logs.setup import setup_orchestrator
 from zk0.memory import client_limits
 from zk0.memory.estimate import expectation, fitting_micro_batch
@@ -81,7 +81,7 @@ def check_again(store: RunStore, check: Check = before_run.check) -> None:
         BadInputError: the first thing that would fail.
     """
     if not is_finished(store):
-        _warned(check(_without_probe(store.config)))
+        identity.check(store, _warned(check(_without_probe(store.config))).files)
 
 
 def _finished(config: RunConfig, name: str) -> RunStore | None:
@@ -114,7 +114,9 @@ def _new(config: RunConfig, name: str, check: Check) -> RunStore:
     settled = settle_origin(settled, name)
     size = fitting_micro_batch(settled, checked.memory)
     check_free_space(settled.outputs_dir, room_needed(settled, checked.exchanged_bytes))
-    store = RunStore.create_or_open(settled, name)
+    store = RunStore.create_or_open(settled, name, checked.files)
+    if known:
+        identity.check(store, checked.files)
     if size is not None and checked.memory is not None:
         for client in settled.clients:
             client_limits.expect(store.folder, client.name, "train", size, expectation(settled, checked.memory))
