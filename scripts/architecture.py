@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "architecture.svg"
 AROUND = ("tasks", "flows")
 """What stands around the core and is drawn with it."""
-WIDTH, BOX_HEIGHT, FLOOR, GAP = 1280, 62, 112, 14
+WIDTH, BOX_HEIGHT, FLOOR, GAP = 1280.0, 62.0, 112.0, 14.0
 LETTERS_A_LINE = 0.155
 """Letters of the small text for each pixel of a box's width."""
 
@@ -74,7 +74,7 @@ def lines(text: str, letters: int) -> list[str]:
 
 def places(levels: list[list[str]]) -> dict[str, tuple[float, float, float]]:
     """Room -> left, top and width of its box."""
-    found = {}
+    found: dict[str, tuple[float, float, float]] = {}
     for level, rooms in enumerate(levels):
         width = min(300.0, (WIDTH - GAP * (len(rooms) + 1)) / len(rooms))
         left = (WIDTH - len(rooms) * width - (len(rooms) - 1) * GAP) / 2
@@ -89,7 +89,7 @@ def box(name: str, left: float, top: float, width: float) -> str:
     middle, letters = left + width / 2, int(width * LETTERS_A_LINE)
     parts = [
         (
-            f'<rect x="{left:.0f}" y="{top}" width="{width:.0f}" height="{BOX_HEIGHT}" rx="6" fill="{colour}" '
+            f'<rect x="{left:.0f}" y="{top:.0f}" width="{width:.0f}" height="{BOX_HEIGHT}" rx="6" fill="{colour}" '
             'stroke="#345"/>'
         ),
         _text(name, middle, top + 19, 'font-size="15" font-weight="bold"'),
@@ -112,17 +112,17 @@ def line(source: tuple[float, float, float], target: tuple[float, float, float])
     )
 
 
-def draw(edges: Iterable[tuple[str, str]], at: Mapping[str, tuple[float, float, float]], height: int) -> str:
+def draw(edges: Iterable[tuple[str, str]], at: Mapping[str, tuple[float, float, float]], height: float) -> str:
     """The picture as SVG."""
     body = [line(at[source], at[target]) for source, target in sorted(edges)]
     body += [box(name, *place) for name, place in sorted(at.items())]
     return "\n".join(
         [
             (
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:.0f} {height:.0f}" '
                 'font-family="Helvetica, Arial, sans-serif">'
             ),
-            f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
+            f'<rect width="{WIDTH:.0f}" height="{height:.0f}" fill="white"/>',
             *body,
             "</svg>\n",
         ]

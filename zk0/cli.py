@@ -206,7 +206,12 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)  # typer gives the code of an exit, such as 130 for Ctrl-C, as a result
     except Zk0Error as error:
-        Console(stderr=True, soft_wrap=True).print(Text.assemble(("error:", "bold red"), f" {error}"))
+        from zk0.executors.call import kept_trace
+
+        said = Console(stderr=True, soft_wrap=True)
+        said.print(Text.assemble(("error:", "bold red"), f" {error}"))
+        if (trace := kept_trace(error)) is not None:
+            said.print(Text(f"its traceback: {trace}"))
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()

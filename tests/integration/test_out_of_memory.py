@@ -18,14 +18,14 @@ from tests.cgroups import limited_cgroup
 from zk0.config import RunConfig, validate_config
 from zk0.errors import QuarantineError
 from zk0.executors.process import ProcessExecutor
-from zk0.executors.worker import NO_MEMORY
+from zk0.federation.guard import run_guarded
 from zk0.memory import client_limits
-from zk0.memory.guard import run_guarded
 from zk0.memory.samples import read_samples
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.work.attempts import failed_causes
 from zk0.work.records import ClientResult, ClientTask
+from zk0.work.told import OUT_OF_MEMORY
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def assert_equal_but_for_rounding(
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunConfig]:
     """Batches whose activations are what memory goes to."""
     outputs = tmp_path_factory.mktemp("wide")
-    common = {"training__batch_size": BATCH, "training__steps": STEPS, "checkpoint__every_steps": 0}
+    common: dict[str, float] = {"training__batch_size": BATCH, "training__steps": STEPS, "checkpoint__every_steps": 0}
     common |= {"memory__sample_interval_s": 0.1}
     return lambda **changes: validate_config(small_run(outputs, **common, **changes))
 
@@ -104,7 +104,7 @@ def main(group, limit_file, config_file, run_dir):
     Path(group, "cgroup.procs").write_text(str(os.getpid()))
     from zk0.config import validate_config
     from zk0.executors.process import ProcessExecutor
-    from zk0.memory import guard
+    from zk0.federation import guard
     from zk0.work.records import ClientTask
     config = validate_config(json.loads(Path(config_file).read_text()))
     executor = ProcessExecutor(config.executor)
@@ -189,7 +189,7 @@ def test_a_sigkill_without_the_kernels_doing_is_no_out_of_memory(small_config: C
 
 
 def test_torch_says_what_the_worker_looks_for() -> None:
-    with pytest.raises(RuntimeError, match=NO_MEMORY):
+    with pytest.raises(RuntimeError, match=OUT_OF_MEMORY):
         torch.empty(1 << 50, dtype=torch.uint8)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from zk0.config import DatasetConfig, RunConfig
+from zk0.executors.call import of_input
 from zk0.executors.worker import die_first, quiet
 from zk0.files import atomic
 from zk0.metrics.success import Success
@@ -14,6 +15,7 @@ from zk0.preflight.records import Examined, Preflight
 from zk0.work.records import ClientTask
 
 
+@of_input
 def settle(config: RunConfig) -> RunConfig:
     """`checks.settle` in a worker process."""
     die_first()
@@ -23,6 +25,7 @@ def settle(config: RunConfig) -> RunConfig:
     return checks.settle(config)
 
 
+@of_input
 def ready(config: RunConfig, fix_to: Path | None) -> RunConfig:
     """`checks.ready` in a worker process."""
     die_first()
@@ -32,6 +35,7 @@ def ready(config: RunConfig, fix_to: Path | None) -> RunConfig:
     return checks.ready(config, fix_to)
 
 
+@of_input
 def examine(config: RunConfig, dataset: DatasetConfig, every_frame: bool, fresh: bool, note: Path) -> Examined:
     """`datasets.examine` in a worker process, which leaves a word of what it is at in the file `note`."""
     die_first()
@@ -45,6 +49,7 @@ def examine(config: RunConfig, dataset: DatasetConfig, every_frame: bool, fresh:
     return examine(config, dataset, every_frame=every_frame, fresh=fresh, say=say)
 
 
+@of_input
 def preflight(config: RunConfig, in_container: bool = False, examined: list[Examined] | None = None) -> Preflight:
     """`preflight.preflight` in a worker process, and the estimate of a fit's memory where the config asks for it.
 
@@ -63,6 +68,7 @@ def preflight(config: RunConfig, in_container: bool = False, examined: list[Exam
     return found.model_copy(update={"memory": probe.estimate(found.config, in_container=in_container)})
 
 
+@of_input
 def check_environments(config: RunConfig) -> None:
     """`preflight.check_environments` in a worker process, whose memory a simulator does not spoil for `preflight`."""
     die_first()
@@ -72,6 +78,7 @@ def check_environments(config: RunConfig) -> None:
     checks.check_environments(config)
 
 
+@of_input
 def fetch(config: RunConfig) -> None:
     """`fetch.fetch` in a worker process."""
     quiet()

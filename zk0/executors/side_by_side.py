@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from zk0.config import DatasetConfig, RunConfig
+from zk0.errors import ClientError, UnforeseenError
 from zk0.executors import calls
 from zk0.executors.process import ProcessExecutor
 from zk0.preflight.records import Examined
@@ -70,8 +71,20 @@ def _examined(
 ) -> Examined | BaseException:
     try:
         return executor.call(calls.examine, config, dataset, every_frame, fresh, note)
+    except (ClientError, UnforeseenError) as error:
+        return _named(error, dataset.name)
     except BaseException as error:  # noqa: BLE001 - it is raised where the results are gathered
         return error
+
+
+def _named(error: ClientError | UnforeseenError, dataset: str) -> Exception:
+    """The error with the dataset's name, which what a dead process left does not have."""
+    if repr(dataset) in str(error):
+        return error
+    text = f"dataset {dataset!r}: {error}"
+    named = type(error)(error.cause, text) if isinstance(error, ClientError) else type(error)(text)
+    named.__cause__ = error.__cause__
+    return named
 
 
 def _gathered(

@@ -23,7 +23,7 @@ from zk0.data.value_checks import (
     check_values,
 )
 from zk0.data.videos import Timeline, check_all_frames, check_some_frames
-from zk0.errors import DatasetError, PolicyError
+from zk0.errors import DatasetError, PolicyError, during
 from zk0.learning.policy import base_config
 from zk0.preflight.inputs import check_dimensions, check_names
 from zk0.preflight.records import Examined, together
@@ -66,7 +66,8 @@ def examine(
     """
     first = config.clients[0]
     try:
-        root = folder_of(dataset)
+        with during(f"dataset {dataset.name!r}: metadata"):
+            root = folder_of(dataset)
         before = None if dataset.name == first.name else _metadata(first)
         files = file_digests(root, say) if (root / "data").is_dir() else {}
         key = partial(verdict_key, config, dataset, root, files, before)
@@ -90,17 +91,19 @@ def _look(
         DatasetError: there is no such dataset, or its metadata cannot be read.
     """
     say("rows")
-    subject, files = open_subject(config, dataset, first)
+    with during(f"dataset {dataset.name!r}: metadata"):
+        subject, files = open_subject(config, dataset, first)
     findings = [files]
     if any(client.name == dataset.name for client in config.clients):
         findings.append(check_episodes(subject))
     if not len(subject.rows):
         return Examined(findings=findings, frames=subject.meta.total_frames)
-    findings += [check(subject) for check in ROW_CHECKS]
+    findings += [_done(check, subject) for check in ROW_CHECKS]
     broken = any(item.verdict == "error" and item.check in TIMES for item in findings)
     if subject.meta.camera_keys and not broken:
         say("frames")
-        findings.append(_pictures(subject, every_frame=every_frame))
+        with during(f"dataset {dataset.name!r}: video frames"):
+            findings.append(_pictures(subject, every_frame=every_frame))
     return Examined(findings=findings, frames=subject.meta.total_frames, traits=traits_of(subject))
 
 
@@ -130,6 +133,11 @@ ROW_CHECKS: tuple[Check, ...] = (
 )
 
 
+def _done(check: Check, subject: Subject) -> DataFinding:
+    with during(f"dataset {subject.dataset.name!r}: {check.__name__.removeprefix('check_').replace('_', ' ')}"):
+        return check(subject)
+
+
 def _pictures(subject: Subject, *, every_frame: bool) -> DataFinding:
     """What is wrong with the pictures of a dataset whose rows and times can be trusted."""
     timeline = Timeline(subject.meta, _times(subject), subject.config.data.tolerance_s)
@@ -156,10 +164,12 @@ def _against_policy(config: RunConfig, dataset: DatasetConfig) -> Iterator[DataF
     """
     meta = open_metadata(dataset)
     first = meta if dataset.name == config.clients[0].name else _metadata(config.clients[0])
-    base: PreTrainedConfig = base_config(config, first or meta)
+    with during(f"policy {config.policy.path or config.policy.type}"):
+        base: PreTrainedConfig = base_config(config, first or meta)
     for check, look in POLICY_CHECKS.items():
         try:
-            look(base, meta, dataset.rename_map, dataset.name)
+            with during(f"dataset {dataset.name!r}: {check}"):
+                look(base, meta, dataset.rename_map, dataset.name)
         except PolicyError as error:
             yield _from_error(dataset, check, error)
         else:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import types
 import typing
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -23,7 +24,7 @@ from zk0.config import (
 from zk0.errors import ConfigError
 from zk0.sim.settings import CLIENTS, UNSEEN
 
-BASE = {
+BASE: dict[str, Any] = {
     "clients": [{"name": "a", "repo_id": "o/a"}, {"name": "b", "repo_id": "o/b"}],
     "policy": {"path": "o/policy"},
     "evaluation": {"datasets": [{"name": "c", "repo_id": "o/c"}]},
@@ -109,7 +110,7 @@ OTHER_VALUES = {
 }
 
 
-NEEDS = {
+NEEDS: dict[tuple[str, ...], dict[str, dict[str, object]]] = {
     ("federation", "strategy_options"): {"federation": {"strategy": "my.module:Mine"}},
     ("adaptive", "plateau_factor"): {"adaptive": {"plateau_patience": 2}},
     ("adaptive", "mu_patience"): {"adaptive": {"mu_step": 0.1}, "federation": {"strategy": "fedprox"}},

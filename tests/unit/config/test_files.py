@@ -12,7 +12,11 @@ from zk0.errors import ConfigError
 
 SIM = shipped_configs()["sim"].read_text(encoding="utf-8")
 LONG = "9" * 5000
-TWO = {"clients": [{"name": "a", "repo_id": "o/a"}], "policy": {"path": "o/p"}, "federation": {"min_train_clients": 1}}
+TWO: dict[str, Any] = {
+    "clients": [{"name": "a", "repo_id": "o/a"}],
+    "policy": {"path": "o/p"},
+    "federation": {"min_train_clients": 1},
+}
 
 
 def refusal(source: Any, *overrides: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 from tests.foreign import installed
 from zk0.config import RunConfig
 from zk0.errors import ClientError, ConfigError, StorageError
-from zk0.executors import choice
+from zk0.executors import calls
 from zk0.executors.choice import check_clients, executor_of, make_executor, own_executor, stop_work
 from zk0.executors.plugged import GROUP, Plugged, plugged
 from zk0.executors.process import ProcessExecutor
@@ -58,7 +58,7 @@ def importable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (information / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *lines]))
     for folder in [*installed(tmp_path / "installed"), tmp_path]:
         monkeypatch.syspath_prepend(folder)
-    monkeypatch.setattr(choice.calls, "preflight", None)  # it would need a process; what is refused needs none
+    monkeypatch.setattr(calls, "preflight", None)  # it would need a process; what is refused needs none
     STOPPED.clear()
 
 
