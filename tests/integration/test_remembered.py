@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from zk0.config import RunConfig, resolve_path
-from zk0.errors import PolicyError
+from zk0.errors import DatasetError, PolicyError
 from zk0.executors.side_by_side import examine_all
+from zk0.federation.start import begin
 from zk0.files.cache import FOLDER_VARIABLE
 from zk0.preflight.datasets import examine
 from zk0.preflight.records import Examined, together
@@ -66,6 +67,18 @@ def test_what_changed_is_looked_at_and_errors_always_are(config: RunConfig) -> N
     found, looked = look(config)
     assert not looked
     assert not any(finding.verdict == "error" for finding in found.findings)
+
+
+def test_a_run_is_of_its_recordings(config: RunConfig) -> None:
+    store = begin(config, "mine")
+    before = (store.folder / "run.json").read_bytes()
+    assert begin(config, "mine").info == store.info
+    stats = Path(str(config.clients[0].root)) / "meta" / "stats.json"
+    stats.write_text(stats.read_text() + "\n")
+    with pytest.raises(DatasetError, match=r"dataset 'mine': its recordings .* \(changed: meta/stats.json\); put them"):
+        begin(config, "mine")
+    assert (store.folder / "run.json").read_bytes() == before
+    assert begin(config, "other").info.data != store.info.data
 
 
 def test_side_by_side_they_find_the_same_in_order(small_config: MakeConfig, tmp_path: Path) -> None:
