@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from zk0.config.part import Name, Part
+from zk0.config.paths import FilePath
 
 
 class DatasetConfig(Part):
@@ -14,7 +15,7 @@ class DatasetConfig(Part):
     """Short name: folder in the run directory and label in tables, logs and the Prefect UI."""
     repo_id: str
     """The dataset's hub id, such as `lerobot/svla_so101_pickplace`; any `owner/name` when `root` is given."""
-    root: str | None = None
+    root: FilePath | None = None
     """Folder of the dataset; relative to the config file. Without it the hub's copy is fetched and cached."""
     revision: str | None = None
     """Hub revision (branch, tag or commit)."""

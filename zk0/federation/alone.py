@@ -35,7 +35,7 @@ def run_alone(what: RunConfig | RunStore, name: str | None = None, stem: str = "
         with advancing(store):
             steps = Steps(store)
             federate(steps)
-            steps.export_final()
+            steps.finish()
     except KeyboardInterrupt:
         store.mark_stopped()
         raise

@@ -12,7 +12,7 @@ from zk0.aggregation.server_round import RoundPlan
 from zk0.config import RunConfig
 from zk0.errors import ClientError, QuarantineError
 from zk0.executors.choice import make_executor, stop_work
-from zk0.federation import commit, server
+from zk0.federation import attendance, commit, server
 from zk0.federation.export import export
 from zk0.federation.guard import run_guarded
 from zk0.federation.outcomes import Outcomes, sorted_out
@@ -117,6 +117,16 @@ class Steps:
     def export_final(self) -> Path:
         """Write `final/`, a LeRobot `pretrained_model` folder of the newest round."""
         return export(self.store, self.store.committed_rounds()[-1], self.store.folder / FINAL, merge=False)
+
+    def finish(self) -> Path:
+        """`export_final`, and the judgement whether the run is a success.
+
+        Raises:
+            AbsentClientsError: a client gave no update in any round, and may not.
+        """
+        final = self.export_final()
+        attendance.check(self.store)
+        return final
 
 
 def run_work(work: ClientTask, config: RunConfig) -> ClientResult:

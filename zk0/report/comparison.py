@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from zk0.files import atomic
 from zk0.layout import CHARTS_FOLDER, COMPARE_FOLDER, COMPARISON_CHART, COMPARISON_FILE
@@ -14,7 +15,9 @@ from zk0.report.text import in_brackets
 
 def comparison_table(found: Comparison) -> Table:
     """A row per way to train, a column per hold-out, and the mean over the clients' with its interval."""
-    table = Table(title=f"{found.run}: action error on held-out episodes, deg; 95 % intervals by episodes")
+    table = Table(
+        title=Text(f"{found.run}: action error on held-out episodes, deg; 95 % intervals by episodes", "table.title")
+    )
     table.add_column("trained", no_wrap=True)
     unseen = [f"{name} (unseen)" for name in found.unseen]
     for heading in (*found.clients, "mean of clients", "beside federated", *unseen):

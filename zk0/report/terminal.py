@@ -60,9 +60,13 @@ def status_view(run_dir: str | Path, ui_url: str | None = None, pid: int | None 
 
 
 def closing_view(run_dir: str | Path) -> RenderableType:
-    """`summary_table`, and `success_table` where the run has simulated environments."""
+    """`summary_table`, `success_table` where the run has simulated environments, and who took no part in it."""
     success = success_table(run_dir)
-    return summary_table(run_dir) if success is None else Group(summary_table(run_dir), success)
+    tables = [summary_table(run_dir), *([] if success is None else [success])]
+    missing = [
+        Text(f"{item}; {item.why}" if item.why else str(item), "yellow") for item in read_progress(run_dir).absent
+    ]
+    return Group(*tables, *missing)
 
 
 def success_table(run_dir: str | Path) -> Table | None:
@@ -100,7 +104,7 @@ def summary_table(run_dir: str | Path) -> Table:
     last = int(progress.rounds[-1]["server_round"]) if progress.rounds else 0
     both_ends, frames = comparable([progress.rounds[index] for index in (0, -1)] if progress.rounds else [])
     on = "every n-th frame of held-out episodes (quick)" if frames == QUICK else "held-out episodes"
-    table = Table(title=f"{progress.name}: round 0 (the base) -> round {last}, on {on}")
+    table = Table(title=Text(f"{progress.name}: round 0 (the base) -> round {last}, on {on}", "table.title"))
     table.add_column("dataset", no_wrap=True)
     for heading in ("action\nerror, deg", "change", "gripper\nerror, 0-100", "loss"):
         table.add_column(heading, justify="right", no_wrap=heading != "change")  # a narrow terminal breaks no pair

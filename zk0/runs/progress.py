@@ -24,6 +24,7 @@ from zk0.layout import (
 )
 from zk0.memory.usage import snapshot
 from zk0.metrics import scores
+from zk0.metrics.attendance import Absence, absences
 from zk0.metrics.values import Json, interval, mapping, number
 from zk0.runs import lock
 from zk0.runs.rounds import metric_lines
@@ -112,6 +113,8 @@ class RunProgress:
     """The committed rounds: the lines of metrics.jsonl, by server_round."""
     environments: tuple[EnvironmentProgress, ...] = ()
     """The simulated environments, in the config's order."""
+    absent: tuple[Absence, ...] = ()
+    """Clients without an update in any committed round of training."""
 
 
 def read_progress(run_dir: str | Path) -> RunProgress:
@@ -147,6 +150,7 @@ def read_progress(run_dir: str | Path) -> RunProgress:
         best=scores.best_round(config, rounds),
         rounds=rounds,
         environments=tuple(_read_environments(folder, config, rounds, current, complete)),
+        absent=tuple(absences(_names(config.get("clients")), rounds)),
     )
 
 
@@ -160,7 +164,8 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
         `name`, `state` (starting, running, interrupted, finished), `server_round`, `num_rounds`, `committed_rounds`,
         `elapsed_s`, `eta_s` (or null), `pid` (or null), `memory` (Snapshot's fields, or null when no process runs),
         `best` (Best's fields, or null), `clients` (ClientProgress' fields), `environments` (EnvironmentProgress'
-        fields) and `rounds` (the lines of metrics.jsonl).
+        fields), `absent` (Absence's fields: clients without an update in any committed round) and `rounds` (the lines
+        of metrics.jsonl).
     """
     progress = read_progress(run_dir)
     now = snapshot(progress.pid) if progress.pid else None
@@ -177,6 +182,7 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
         "best": asdict(progress.best) if progress.best else None,
         "clients": [asdict(client) for client in progress.clients],
         "environments": [asdict(environment) for environment in progress.environments],
+        "absent": [asdict(absence) for absence in progress.absent],
         "rounds": [dict(line) for line in progress.rounds],
     }
 

@@ -264,7 +264,8 @@ def test_what_looks_at_input_is_marked() -> None:
     from zk0.executors import calls
     from zk0.executors.call import _OF_INPUT
 
-    assert {calls.preflight, calls.check_data, calls.check_environments, calls.fetch} == _OF_INPUT
+    before_a_run = {calls.settle, calls.ready, calls.examine, calls.preflight, calls.check_environments, calls.fetch}
+    assert before_a_run == _OF_INPUT
     assert of_input(calls.fetch) is calls.fetch
 
 
