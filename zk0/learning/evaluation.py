@@ -167,7 +167,8 @@ def _predict(policy: Policy, postprocessor: Processor, batch: dict[str, Any], si
     observation = {key: value for key, value in batch.items() if not key.startswith(ACTION)}
     whole = size >= frames
     chunks = policy.predict_action_chunk(observation) if whole else predict(policy, observation, frames, size)
-    return torch.as_tensor(postprocessor(chunks)).to("cpu", torch.float32)
+    joints = batch[ACTION].shape[-1]  # some policies that pad actions do not cut them again
+    return torch.as_tensor(postprocessor(chunks)).to("cpu", torch.float32)[..., :joints]
 
 
 def _by_joint(error: NDArray[Any], joints: Joints) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from zk0.data.value_checks import (
 from zk0.data.videos import Pictures, Timeline, check_all_frames, check_some_frames
 from zk0.errors import DatasetError, PolicyError
 from zk0.learning.policy import base_config
-from zk0.preflight.inputs import check_dimensions, check_names
+from zk0.preflight.inputs import check_base_statistics, check_dimensions, check_names
 
 POLICY_CHECKS = {"cameras": check_names, "policy dimensions": check_dimensions}
 """What a dataset must have for the policy, beside being whole."""
@@ -104,6 +104,10 @@ def _times(subject: Subject) -> dict[int, NDArray[np.float64]]:
 
 def _against_policy(config: RunConfig, subjects: list[Subject]) -> Iterator[DataFinding]:
     base: PreTrainedConfig = base_config(config, subjects[0].meta)
+    try:
+        check_base_statistics(config, base)
+    except PolicyError as error:
+        yield _from_error(subjects[0].dataset, "policy dimensions", error)
     for subject in subjects:
         for check, look in POLICY_CHECKS.items():
             try:
