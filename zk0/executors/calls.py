@@ -14,14 +14,21 @@ from zk0.preflight.records import Preflight
 from zk0.work.records import ClientTask
 
 
-def preflight(config: RunConfig) -> Preflight:
-    """`preflight.preflight` in a worker process, and the estimate of a fit's memory where the config asks for it."""
+def preflight(config: RunConfig, in_container: bool = False) -> Preflight:
+    """`preflight.preflight` in a worker process, and the estimate of a fit's memory where the config asks for it.
+
+    Args:
+        config: the wanted config.
+        in_container: whether fits will be in containers, whose memory is bounded.
+    """
     die_first()
     quiet()
     from zk0.preflight import checks, probe
 
     found = checks.preflight(config)
-    return found.model_copy(update={"memory": probe.estimate(found.config)}) if config.memory.probe else found
+    if not config.memory.probe:
+        return found
+    return found.model_copy(update={"memory": probe.estimate(found.config, in_container=in_container)})
 
 
 def check_environments(config: RunConfig) -> None:

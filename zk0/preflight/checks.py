@@ -8,8 +8,8 @@ from zk0.config import RunConfig
 from zk0.data.datasets import open_metadata
 from zk0.data.findings import DataReport
 from zk0.data.fix import without_doubled_frames
-from zk0.errors import ConfigError
-from zk0.learning.policy import base_config, base_path
+from zk0.errors import ConfigError, PolicyError, Zk0Error, first_line
+from zk0.learning.policy import Policy, base_config, base_path, build_policy
 from zk0.preflight import environments, fetch
 from zk0.preflight.datasets import refuse, report
 from zk0.preflight.records import Preflight
@@ -81,6 +81,24 @@ def _settle_device(config: RunConfig) -> RunConfig:
 
 def _exchanged_bytes(config: RunConfig) -> int:
     """Upper estimate from the base's file: adapters of the usual ranks stay below a twentieth of their base."""
+    if config.policy.path is None:
+        return sum(value.nbytes for value in _from_scratch(config).parameters() if value.requires_grad)
     weights = Path(base_path(config.policy, Path())) / "model.safetensors"
     base = weights.stat().st_size if weights.is_file() else UNKNOWN_BASE_BYTES
     return base // 20 if config.peft.enabled else base
+
+
+def _from_scratch(config: RunConfig) -> Policy:
+    """The policy that round 0 will make: what it would fail on shows now."""
+    first = config.clients[0]
+    meta = open_metadata(first)
+    base = base_config(config, meta)
+    try:
+        return build_policy(base, config.peft, meta, first.rename_map)
+    except (Zk0Error, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # whatever a policy raises, LeRobot's own or a plug-in's
+        raise PolicyError(
+            f"policy.type = {config.policy.type!r}: cannot be made for the data of client {first.name!r} "
+            f"({type(error).__name__}: {first_line(error)}); correct policy.overrides, or use another type"
+        ) from error
