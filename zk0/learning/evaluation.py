@@ -11,6 +11,7 @@ from lerobot.utils.random_utils import seeded_context
 from numpy.typing import NDArray
 
 from zk0.config import DataConfig, EvaluationConfig
+from zk0.data.names import joint_names
 from zk0.learning.micro_batches import divide, predict
 from zk0.learning.policy import Policy, Processor
 from zk0.learning.training import prepare_batch
@@ -201,16 +202,3 @@ def _by_episode(error: NDArray[Any], owner: NDArray[Any], joints: Joints, seed: 
 def _groups(joints: Joints) -> dict[str, list[int]]:
     """Key of an error -> the places of the joints that it is the mean of."""
     return {units.key_of(ACTION_ERROR, joints.arm_unit): joints.arm, GRIPPER_ERROR: joints.grippers}
-
-
-def joint_names(feature: dict[str, Any], dimension: int) -> list[str]:
-    """Names of the action's dimensions as the dataset gives them, `joint_<i>` where it gives none.
-
-    LeRobot datasets write them as a list, or as a mapping with one list (`{"motors": [...]}`).
-    """
-    names = feature.get("names")
-    if isinstance(names, dict):
-        names = next(iter(names.values()), None)
-    if not isinstance(names, list) or len(names) != dimension:
-        return [f"joint_{index}" for index in range(dimension)]
-    return [str(name).removesuffix(".pos") for name in names]

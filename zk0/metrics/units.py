@@ -107,7 +107,7 @@ def _guess(name: str, *, family: bool, gripper: bool) -> str | None:
 def _stem(name: str) -> str:
     """`left_main_shoulder_pan.pos` is a `shoulder_pan`."""
     known = name.lower().removesuffix(".pos")
-    return next((stem for stem in _STEMS if known == stem or known.endswith(f"_{stem}")), known)
+    return next((stem for stem in _STEMS if known == stem or known.endswith((f"_{stem}", f".{stem}"))), known)
 
 
 def key_of(name: str, unit: str | None) -> str:

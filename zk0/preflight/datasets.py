@@ -7,15 +7,24 @@ from lerobot.configs.policies import PreTrainedConfig
 from numpy.typing import NDArray
 
 from zk0.config import DatasetConfig, RunConfig
-from zk0.data.checks import check_doubled, check_episodes, check_indices, check_rows, check_timestamps
+from zk0.data.checks import (
+    check_doubled,
+    check_episodes,
+    check_indices,
+    check_metadata,
+    check_rows,
+    check_timestamps,
+    check_video_times,
+)
+from zk0.data.faults import RECORD_AGAIN
 from zk0.data.findings import DataFinding, DataReport
-from zk0.data.subject import RECORD_AGAIN, Check, Subject, first_of, open_subject
+from zk0.data.statistics_checks import check_statistics
+from zk0.data.subject import Check, Subject, first_of, open_subject
 from zk0.data.value_checks import (
     check_constant,
     check_joint_names,
     check_jumps,
     check_lengths,
-    check_statistics,
     check_values,
 )
 from zk0.data.videos import Pictures, Timeline, check_all_frames, check_some_frames
@@ -73,7 +82,7 @@ def refuse(found: DataReport) -> None:
 
 
 ROW_CHECKS: tuple[Check, ...] = (
-    *(check_doubled, check_rows, check_indices, check_timestamps),
+    *(check_metadata, check_doubled, check_rows, check_indices, check_timestamps, check_video_times),
     *(check_lengths, check_values, check_joint_names, check_constant, check_jumps, check_statistics),
 )
 
