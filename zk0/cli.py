@@ -30,6 +30,7 @@ console = Console()
 ConfigArgument = Annotated[str | None, typer.Argument(help="A TOML file, or a shipped config: sim (default), so100.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one key: training.steps=20.")]
 OutputsOption = Annotated[Path, typer.Option("--outputs", help="The folder of the runs.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="A warning of the checks is an error, too.")]
 NameArgument = Annotated[str | None, typer.Argument(help="The run; the newest when left out.")]
 
 
@@ -38,6 +39,7 @@ def run(
     config: ConfigArgument = None,
     name: Annotated[str | None, typer.Option(help="The run's name; an unfinished run of it goes on.")] = None,
     overrides: SetOption = None,
+    strict: StrictOption = False,
 ) -> None:
     """Train a federation: a new run, or an unfinished one of the same config from where it stopped."""
     from zk0.config import load_config
@@ -45,9 +47,11 @@ def run(
     wanted = load_config(config, overrides or [])
 
     def begun() -> "RunStore":
+        from zk0.federation import before_run
         from zk0.federation.start import begin, stem_of
 
-        return begin(wanted, name, stem_of(config), going_on=_going_on)
+        check = before_run.strictly(before_run.check) if strict else before_run.check
+        return begin(wanted, name, stem_of(config), check=check, going_on=_going_on)
 
     _train(wanted, begun)
 
@@ -76,7 +80,8 @@ def serve(
 
 
 @app.command()
-def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
+def resume(name: StrictOption = Annotated[bool, typer.Option("--strict", help="A warning of the checks is an error, too.")]
+NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
     """Go on with an unfinished run from its last committed round."""
     store = _open(outputs, name)
 
@@ -91,7 +96,8 @@ def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) 
 
 @app.command()
 def status(
-    name: NameArgument = None,
+    name: StrictOption = Annotated[bool, typer.Option("--strict", help="A warning of the checks is an error, too.")]
+NameArgument = None,
     outputs: OutputsOption = Path("outputs"),
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
@@ -109,7 +115,8 @@ def status(
 
 
 @app.command()
-def compare(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
+def compare(name: StrictOption = Annotated[bool, typer.Option("--strict", help="A warning of the checks is an error, too.")]
+NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
     """Train a finished run's clients alone, and all data pooled, with the same budget, and show them beside it."""
     from zk0.executors.process import ProcessExecutor
     from zk0.federation.comparison import compare as compare_run
@@ -153,10 +160,11 @@ def check_data(
         Path | None,
         typer.Option(help="Write copies to FIX_TO/<name>: converted, without doubled frames; and check those."),
     ] = None,
+    strict: StrictOption = False,
 ) -> None:
     """Check every frame of a config's datasets, against each other and the base policy, and train nothing."""
     from zk0.config import load_config
-    from zk0.federation.before_run import check, check_data
+    from zk0.federation.before_run import check, check_data, strictly
     from zk0.report.findings import findings_table
 
     wanted = load_config(config, overrides or [])
@@ -165,8 +173,11 @@ def check_data(
     if errors := found.of("error"):
         at = ", ".join(dict.fromkeys(finding.dataset for finding in errors))
         raise DatasetError(f"{len(errors)} errors in the table ({at}); training would fail on them or learn wrongly")
+    if strict and (warnings := found.of("warning")):
+        at = ", ".join(dict.fromkeys(finding.dataset for finding in warnings))
+        raise DatasetError(f"--strict: {len(warnings)} warnings in the table ({at}) are errors")
     if fix_to is None:  # the copies are of no config yet
-        check(wanted)
+        (strictly(check) if strict else check)(wanted)
 
 
 @app.command()
