@@ -80,8 +80,7 @@ def serve(
 
 
 @app.command()
-def resume(name: StrictOption = Annotated[bool, typer.Option("--strict", help="A warning of the checks is an error, too.")]
-NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
+def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
     """Go on with an unfinished run from its last committed round."""
     store = _open(outputs, name)
 
@@ -96,8 +95,7 @@ NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
 
 @app.command()
 def status(
-    name: StrictOption = Annotated[bool, typer.Option("--strict", help="A warning of the checks is an error, too.")]
-NameArgument = None,
+    name: NameArgument = None,
     outputs: OutputsOption = Path("outputs"),
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
@@ -115,8 +113,7 @@ NameArgument = None,
 
 
 @app.command()
-def compare(name: StrictOption = Annotated[bool, typer.Option("--strict", help="A warning of the checks is an error, too.")]
-NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
+def compare(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
     """Train a finished run's clients alone, and all data pooled, with the same budget, and show them beside it."""
     from zk0.executors.process import ProcessExecutor
     from zk0.federation.comparison import compare as compare_run

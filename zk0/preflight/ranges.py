@@ -11,8 +11,8 @@ from zk0.preflight.records import Ranges
 Array = NDArray[np.float64]
 
 SCALE = 25.0
-"""Times: so much larger are values and ranges of most joints in other units, or of a gripper (0-1 beside 0-100). Of
-robots that move less ranges may be so much smaller, but not the values: an arm's pose stays tens of degrees from zero."""
+"""Times: so much larger are values and ranges of most joints in other units, or of a gripper (0-1 beside 0-100). The
+ranges of a robot that moves less may be so much smaller, but not its values: a pose stays tens of degrees from zero."""
 TICK_SCALE = 8.0
 """The same where the larger ones are beyond all angles: an encoder's 4096 steps beside 360 degrees."""
 ANY_ANGLE = 400.0
