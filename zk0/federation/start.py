@@ -20,6 +20,7 @@ from zk0.preflight.records import Preflight
 from zk0.runs.lock import is_ours
 from zk0.runs.origin import settle_origin, settled_like
 from zk0.runs.store import RunStore, is_finished
+from zk0.work.executor import STOPPED
 
 STATE_SETS = {"fedavg": 0, "fedprox": 0, "fedavgm": 2, "fedadam": 2, "fedyogi": 2}
 """federation.strategy -> sets of tensors that its state is, as large as the exchanged tensors, in every round."""
@@ -143,6 +144,7 @@ def advancing(store: RunStore) -> Iterator[None]:
         yield
         return
     with store.lock():
+        STOPPED.clear()  # of a run that this process had before
         setup_orchestrator(store.folder, store.config.logging)
         with watched(store.folder, store.config.memory.sample_interval_s):
             yield

@@ -87,7 +87,7 @@ class Steps:
             futures: list[Future[ClientResult]] = [pool.submit(retried, item, self.config) for item in work]
             return [future.exception() or future.result() for future in futures]
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)  # who ends the run ends the work that is waited for
 
     def aggregate(self, server_round: int, before: RoundState, fits: Outcomes) -> Aggregated:
         """See `server.aggregate`."""
@@ -135,8 +135,10 @@ def run_work(work: ClientTask, config: RunConfig) -> ClientResult:
             if STOPPED.is_set():
                 raise  # no attempt of the client's
             logger.warning("{} failed ({}): {}", work.kind, error.cause, error)
-            attempts.note_failure(work, error)
-            raise
+            judged = attempts.note_failure(work, error)
+            if judged is error:
+                raise
+            raise judged from error
 
 
 def may_pass(error: object) -> bool:
