@@ -21,7 +21,8 @@ from zk0.executors import calls
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.side_by_side import examine_all
 from zk0.files.cache import FOLDER_VARIABLE
-from zk0.preflight.records import Examined, together
+from zk0.preflight.between import together
+from zk0.preflight.records import Examined
 
 CLIENTS = 4
 CAMERAS = ("front", "wrist")

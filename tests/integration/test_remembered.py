@@ -12,8 +12,9 @@ from zk0.errors import DatasetError, PolicyError
 from zk0.executors.side_by_side import examine_all
 from zk0.federation.start import begin
 from zk0.files.cache import FOLDER_VARIABLE
+from zk0.preflight.between import together
 from zk0.preflight.datasets import examine
-from zk0.preflight.records import Examined, together
+from zk0.preflight.records import Examined
 
 pytestmark = pytest.mark.slow
 MakeConfig = Callable[..., RunConfig]

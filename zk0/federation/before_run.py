@@ -1,16 +1,19 @@
 """Everything that is checked before a run, for every executor."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from zk0.aggregation.strategies import check_strategy
 from zk0.config import RunConfig
 from zk0.config.paths import check_target
 from zk0.data.findings import DataReport
+from zk0.errors import DatasetError
 from zk0.executors import calls
 from zk0.executors.choice import check_clients
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.side_by_side import Watch, examine_all, nobody
-from zk0.preflight.records import Preflight, together
+from zk0.preflight.between import together
+from zk0.preflight.records import Preflight
 
 
 def check(config: RunConfig, watch: Watch = nobody) -> Preflight:
@@ -32,6 +35,18 @@ def check(config: RunConfig, watch: Watch = nobody) -> Preflight:
         watch("trying the environments")
         ProcessExecutor(config.executor).call(calls.check_environments, found.config)
     return found
+
+
+def strictly(check: Callable[[RunConfig], Preflight]) -> Callable[[RunConfig], Preflight]:
+    """The same checks, of which a warning is an error."""
+
+    def checked(config: RunConfig) -> Preflight:
+        found = check(config)
+        if found.warnings:
+            raise DatasetError("\n".join([*found.warnings, f"--strict: {len(found.warnings)} warnings are errors"]))
+        return found
+
+    return checked
 
 
 def check_data(

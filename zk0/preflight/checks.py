@@ -11,8 +11,9 @@ from zk0.data.findings import DataReport
 from zk0.errors import ConfigError, PolicyError, Zk0Error, first_line
 from zk0.learning.policy import Policy, base_config, base_path, build_policy
 from zk0.preflight import environments, fetch
+from zk0.preflight.between import together
 from zk0.preflight.datasets import examine, refuse, report
-from zk0.preflight.records import Examined, Preflight, together
+from zk0.preflight.records import Examined, Preflight
 
 UNKNOWN_BASE_BYTES = 2 * 2**30
 """Assumed size of a base that is not on this disk yet: SmolVLA's 450 M parameters in fp32."""

@@ -34,8 +34,9 @@ from zk0.data.value_checks import (
 from zk0.data.videos import Timeline, check_all_frames, check_some_frames
 from zk0.errors import DatasetError, PolicyError, during
 from zk0.learning.policy import base_config
-from zk0.preflight.inputs import check_dimensions, check_names
-from zk0.preflight.records import Examined, together
+from zk0.preflight.between import together
+from zk0.preflight.inputs import check_base_statistics, check_dimensions, check_names
+from zk0.preflight.records import Examined
 from zk0.preflight.traits import traits_of
 from zk0.preflight.verdicts import folder_of, recall, remember, verdict_key
 
@@ -106,7 +107,7 @@ def _look(
     if any(client.name == dataset.name for client in config.clients):
         findings.append(check_episodes(subject))
     if not len(subject.rows):
-        return Examined(findings=findings, frames=subject.meta.total_frames)
+        return Examined(findings=findings, frames=subject.meta.total_frames, traits=traits_of(subject))
     findings += [_done(check, subject) for check in ROW_CHECKS]
     broken = any(item.verdict == "error" and item.check in TIMES for item in findings)
     if subject.meta.camera_keys and not broken:
@@ -175,6 +176,11 @@ def _against_policy(config: RunConfig, dataset: DatasetConfig) -> Iterator[DataF
     first = meta if dataset.name == config.clients[0].name else _metadata(config.clients[0])
     with during(f"policy {config.policy.path or config.policy.type}"):
         base: PreTrainedConfig = base_config(config, first or meta)
+        if dataset.name == config.clients[0].name:
+            try:
+                check_base_statistics(config, base)
+            except PolicyError as error:
+                yield _from_error(dataset, "policy dimensions", error)
     for check, look in POLICY_CHECKS.items():
         try:
             with during(f"dataset {dataset.name!r}: {check}"):

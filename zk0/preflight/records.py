@@ -3,9 +3,33 @@
 from pydantic import Field
 
 from zk0.config import RunConfig
-from zk0.data.findings import DataFinding, DataReport
+from zk0.data.findings import DataFinding
 from zk0.memory.estimate import MemoryEstimate
 from zk0.work.records import Record
+
+
+class Ranges(Record):
+    """Where each joint of a recording is; a number for each in all of them."""
+
+    low: list[float]
+    """5 % of the values are below."""
+    high: list[float]
+    """5 % are above."""
+    least: list[float]
+    most: list[float]
+    at_end: list[float]
+    """Share of the rows just at 100 or -100."""
+
+
+class Rows(Record):
+    """Digests of a recording's rows, without what they say."""
+
+    digests: list[int]
+    """Of state and action in a row, 64 bits each; a sample where there are many rows: see `every`."""
+    episodes: list[int]
+    """The episode of each."""
+    every: int
+    """A power of two of which all these digests are multiples; 1 where all rows are here."""
 
 
 class Traits(Record):
@@ -15,14 +39,14 @@ class Traits(Record):
     """Frames per second."""
     robot_type: str | None
     """As the recorder named it."""
-    cameras: list[str]
-    """Features that are pictures."""
-    joints: list[str] | None
-    """Names of the action's dimensions; None where it has none."""
-    ranges: dict[str, tuple[list[float], list[float]]]
-    """Of state and action: least and greatest value of each dimension, where all are finite."""
-    rows_sha256: str
-    """Digest of the values of state and action, in their order: the same recordings have the same."""
+    cameras: dict[str, list[int]]
+    """Feature -> shape of its pictures."""
+    joints: dict[str, list[str]]
+    """State and action -> names of their dimensions."""
+    ranges: dict[str, Ranges]
+    """State and action -> where they are, of the rows that are finite."""
+    rows: Rows | None
+    """None where there is neither state nor action."""
 
 
 class Examined(Record):
@@ -36,18 +60,6 @@ class Examined(Record):
     """None where its rows cannot be read."""
     files: dict[str, str] = Field(default_factory=dict)
     """Path within the dataset -> SHA-256; empty where its recordings are not here."""
-
-
-def together(config: RunConfig, examined: list[Examined]) -> DataReport:
-    """What was found in all datasets of a config.
-
-    Args:
-        config: the config.
-        examined: one for each of its datasets, in their order.
-    """
-    names = [dataset.name for dataset in config.datasets]
-    frames = {name: item.frames for name, item in zip(names, examined, strict=True) if item.frames is not None}
-    return DataReport(findings=[finding for item in examined for finding in item.findings], frames=frames)
 
 
 class Preflight(Record):
