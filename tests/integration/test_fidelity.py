@@ -30,9 +30,9 @@ from zk0.data.datasets import build_dataset, open_metadata
 from zk0.data.statistics import with_imagenet
 from zk0.executors.process import ProcessExecutor
 from zk0.learning import training
+from zk0.learning.build import build_policy
 from zk0.learning.policy import (
     base_path,
-    build_policy,
     load_policy_config,
     new_policy_config,
     policy_features,

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from zk0.config.faults import explain
-from zk0.config.part import ASSET_PREFIX, resolve_path
+from zk0.config.part import ASSET_PREFIX, NULL, resolve_path
 from zk0.config.run import RunConfig
 from zk0.errors import ConfigError
 
@@ -84,7 +84,7 @@ def _resolve_relative(data: dict[str, Any], folder: Path) -> None:
 
 def _absolute(key: str, value: Any, folder: Path) -> Any:
     """Turn the value of a `root` or of `policy.path` into an absolute path, if it is a relative one."""
-    if not isinstance(value, str) or value.startswith((ASSET_PREFIX, "~")):
+    if not isinstance(value, str) or value == NULL or value.startswith((ASSET_PREFIX, "~")):
         return value
     local = (folder / value).absolute()
     return str(local) if key == "root" or local.exists() else value  # a policy path that is no folder is a hub id

@@ -4,12 +4,16 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 ASSET_PREFIX = "asset:"
 """Marks a path inside the installed package, so that a frozen config does not depend on where zk0 is installed."""
+
+NULL = "null"
+"""Says that a key which may be absent is, as on LeRobot's command line: TOML has no word for it."""
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -27,6 +31,13 @@ class Part(BaseModel):
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
             raise ValueError("true and false do not fit here")
         return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _null_is_absence(cls, value: Any, info: ValidationInfo) -> Any:
+        """For a key that a file or an earlier --set has given."""
+        may_be_absent = NoneType in get_args(cls.model_fields[info.field_name or ""].annotation)
+        return None if value == NULL and may_be_absent else value
 
 
 def refuse_unread(part: Part, choice: str, readers: Mapping[str, tuple[str, ...]]) -> None:

@@ -15,13 +15,12 @@ from zk0.work.records import ClientTask
 
 
 def preflight(config: RunConfig) -> Preflight:
-    """`preflight.preflight` in a worker process, and the estimate of a fit's memory where the config asks for it."""
+    """`preflight.preflight` in a worker process."""
     die_first()
     quiet()
-    from zk0.preflight import checks, probe
+    from zk0.preflight import checks
 
-    found = checks.preflight(config)
-    return found.model_copy(update={"memory": probe.estimate(found.config)}) if config.memory.probe else found
+    return checks.preflight(config)
 
 
 def check_environments(config: RunConfig) -> None:

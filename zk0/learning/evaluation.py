@@ -73,6 +73,34 @@ def evaluate(
     }
 
 
+def try_frame(
+    policy: Policy, preprocessor: Processor, postprocessor: Processor, dataset: LeRobotDataset, *, learns: bool
+) -> float:
+    """Go once through what training and evaluation do with a frame, before a run; whatever fails there fails here.
+
+    Args:
+        policy: the policy.
+        preprocessor: LeRobot's input pipeline.
+        postprocessor: its output pipeline.
+        dataset: with one frame at least.
+        learns: reckon the loss of a step of learning, too.
+
+    Returns:
+        The loss of evaluation on the first frame.
+    """
+    policy.eval()
+    with torch.no_grad(), seeded_context(0):
+        raw = next(iter(_loader(dataset, range(1), 1, 0)))
+        batch = prepare_batch(dict(raw), preprocessor, dataset)
+        loss = _loss(policy, batch, 1)
+        _compared(raw, _predict(policy, postprocessor, batch, 1), _horizon(policy), loss)
+        if learns:
+            raw = next(iter(_loader(dataset, range(min(2, len(dataset))), 2, 0)))
+            policy.train()
+            policy.forward(prepare_batch(dict(raw), preprocessor, dataset))
+    return loss
+
+
 class _Batch(NamedTuple):
     """A batch of frames, evaluated."""
 

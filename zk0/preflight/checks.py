@@ -8,31 +8,33 @@ from zk0.config import RunConfig
 from zk0.data.datasets import open_metadata
 from zk0.data.findings import DataReport
 from zk0.data.fix import without_doubled_frames
-from zk0.errors import ConfigError
-from zk0.learning.policy import base_config, base_path
-from zk0.preflight import environments, fetch
+from zk0.errors import ConfigError, first_line
+from zk0.learning.policy import base_config
+from zk0.preflight import environments, fetch, probe
 from zk0.preflight.datasets import refuse, report
 from zk0.preflight.records import Preflight
-
-UNKNOWN_BASE_BYTES = 2 * 2**30
-"""Assumed size of a base that is not on this disk yet: SmolVLA's 450 M parameters in fp32."""
+from zk0.preflight.trial import Trial, try_policy
 
 
 def preflight(config: RunConfig) -> Preflight:
-    """Check every dataset against the base before anything is written, and settle what the machine decides.
+    """Check every dataset and the policy before anything is written, and settle what the machine decides.
 
     Raises:
-        ConfigError: policy.device asks for a GPU that is not there.
+        ConfigError: policy.device asks for a GPU that is not there, or memory for one frame is lacking.
         DatasetError, PolicyError: the first thing that would fail in training.
     """
     config = _settle_device(config)
+    fetch.fetch_policy(config)
     found = report(config, every_frame=False)
     refuse(found)
+    trial = _tried(config)
     return Preflight(
         config=config,
         frames=found.frames,
-        exchanged_bytes=_exchanged_bytes(config),
-        warnings=[str(item) for item in found.of("warning")],
+        exchanged_bytes=trial.exchanged_bytes,
+        base_bytes=trial.base_bytes,
+        warnings=[*(str(item) for item in found.of("warning")), *trial.warnings],
+        memory=probe.estimate(config, trial) if config.memory.probe else None,
     )
 
 
@@ -58,10 +60,13 @@ def check_data(config: RunConfig, fix_to: Path | None = None) -> DataReport:
         DatasetError, PolicyError: something cannot be fetched, or the base cannot be read.
     """
     config = _settle_device(config)
-    fetch.fetch_datasets(config)
+    fetch.fetch(config)
     if fix_to is not None:
         config = without_doubled_frames(config, fix_to)
-    return report(config, every_frame=True)
+    found = report(config, every_frame=True)
+    if not found.of("error"):
+        _tried(config)
+    return found
 
 
 def _settle_device(config: RunConfig) -> RunConfig:
@@ -79,8 +84,11 @@ def _settle_device(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"policy": config.policy.model_copy(update={"device": device})})
 
 
-def _exchanged_bytes(config: RunConfig) -> int:
-    """Upper estimate from the base's file: adapters of the usual ranks stay below a twentieth of their base."""
-    weights = Path(base_path(config.policy, Path())) / "model.safetensors"
-    base = weights.stat().st_size if weights.is_file() else UNKNOWN_BASE_BYTES
-    return base // 20 if config.peft.enabled else base
+def _tried(config: RunConfig) -> Trial:
+    try:
+        return try_policy(config)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ConfigError(
+            f"memory: the policy cannot be built and try one frame ({first_line(error)}); free some memory, or use a "
+            "smaller policy"
+        ) from error

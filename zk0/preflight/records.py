@@ -15,7 +15,9 @@ class Preflight(Record):
     frames: dict[str, int]
     """Frames of every dataset, by name."""
     exchanged_bytes: int
-    """Estimate of one set of exchanged tensors, in bytes."""
+    """One set of exchanged tensors, in bytes."""
+    base_bytes: int = 0
+    """The base that the run must keep in its own directory."""
     memory: MemoryEstimate | None = None
     """Estimate of a fit's memory; None where none was made."""
     warnings: list[str] = Field(default_factory=list)
