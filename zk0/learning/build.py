@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import re
 from pathlib import Path
+from textwrap import shorten
 from urllib.error import URLError
 
 import peft
@@ -19,11 +20,13 @@ from zk0.config import PeftConfig
 from zk0.data.hub import HUB_ERRORS
 from zk0.errors import PolicyError, first_line
 from zk0.learning.policy import Policy
-from zk0.learning.pretrained import weights_header
+from zk0.learning.pretrained import is_hub_id, weights_header
 
 type Source = LeRobotDatasetMetadata | EnvConfig
 """What a policy's features come from: a dataset's metadata, or LeRobot's config of an environment."""
-SIZE_MISMATCH = re.compile(r"size mismatch for (\S+): copying a param with shape (.+?) from checkpoint, .*? is (.+?)\.")
+SIZE_MISMATCH = re.compile(
+    r"size mismatch for (\S+): copying a param with shape (.+?) from checkpoint, .*? is (.+?\))\."
+)
 """In the text of torch's RuntimeError."""
 INTEGERS = ("I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL")
 """safetensors' names of types that are no weights: torch would copy them into floats in silence."""
@@ -190,9 +193,10 @@ def _explained(config: PreTrainedConfig, error: Exception) -> PolicyError:
         return PolicyError(f"{named} ({config.type}): a package is missing: {said}{hint}")
     if found := SIZE_MISMATCH.search(said):
         name, there, here = found.groups()
+        by = "adapter_config.json" if config.use_peft else "config.json and policy.overrides"
         return PolicyError(
-            f"{named}: its weights cannot be loaded: {name} has shape {there} in the file and {here} by config.json "
-            "and policy.overrides; give the config that belongs to the weights"
+            f"{named}: its weights cannot be loaded: {name} has shape {there} in the file and {here} by {by}; give "
+            "those that belong to the weights"
         )
     if weights := _unfetched(config, error, said):
         return PolicyError(f"{named} ({config.type}): {weights}")
@@ -214,10 +218,14 @@ def _unfetched(config: PreTrainedConfig, error: Exception, said: str) -> str | N
             'begin without them: policy.overrides.pretrained_backbone_weights = "null"'
         )
     texts = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    key = next((key for key, value in texts.items() if isinstance(value, str) and "/" in value and value in said), None)
-    if key is None:
+    models = {
+        key: value for key, value in texts.items() if isinstance(value, str) and is_hub_id(value) and "/" in value
+    }
+    wanted = {key: value for key, value in models.items() if value in said} or models
+    if not wanted or not (isinstance(error, HUB_ERRORS) or "connect" in said or wanted != models):
         return None
+    keys = " or ".join(f"{key} = {value!r}" for key, value in wanted.items())
     return (
-        f"{key} = {texts[key]!r} is neither a folder here nor can it be fetched ({said[:200]}); connect this machine "
-        f"once, or give a folder: policy.overrides.{key}"
+        f"{keys} is neither a folder here nor can it be fetched ({shorten(said, 300, placeholder=' ...')}); connect "
+        f"this machine once, or give a folder: policy.overrides.{next(iter(wanted))}"
     )

@@ -50,12 +50,12 @@ def decoded(overrides: dict[str, Any], config_class: type[PreTrainedConfig]) -> 
     return read
 
 
-def refused_by_policy(overrides: dict[str, Any], error: Exception) -> PolicyError:
-    """What a policy's config says against values that are each of the right type."""
-    said = str(error).strip() or type(error).__name__
+def refused_by_policy(named: str, overrides: dict[str, Any], error: Exception) -> PolicyError:
+    """What a policy's config says against values that are each of the right type; `named` where there are none."""
+    said = " ".join(str(error).split()) or type(error).__name__
     guilty = {key: value for key, value in overrides.items() if key in said} or overrides
-    named = ", ".join(f"policy.overrides.{key} = {value!r}" for key, value in guilty.items())
-    return PolicyError(f"{named}: the policy refuses it ({' '.join(said.split())}); correct or remove it")
+    values = ", ".join(f"policy.overrides.{key} = {value!r}" for key, value in guilty.items())
+    return PolicyError(f"{values or named}: the policy refuses it ({said}); correct or remove it")
 
 
 def _value(key: str, value: Any, hint: Any, owner: str) -> Any:

@@ -73,7 +73,7 @@ def load_policy_config(policy: PolicyConfig, path: str) -> PreTrainedConfig:
 
 def _unreadable(policy: PolicyConfig, error: Exception) -> PolicyError:
     """What is wrong with a config.json, in LeRobot's words: in the cause where draccus only says that it couldn't."""
-    cause = error.__cause__ if isinstance(error, DraccusException) and error.__cause__ else error
+    cause = error.__cause__ if str(error).startswith("Couldn't instantiate") and error.__cause__ else error
     said = " ".join(str(cause).split()) or type(cause).__name__
     named = f"policy.path = {policy.path!r}"
     if "is not registered" in said:
@@ -121,7 +121,7 @@ def new_policy_config(policy: PolicyConfig, features: dict[str, Any]) -> PreTrai
     try:
         config = make_policy_config(policy.type, device=policy.device, push_to_hub=False, **overrides)
     except Exception as error:  # whatever a policy's own __post_init__ raises
-        raise refused_by_policy(policy.overrides, error) from error
+        raise refused_by_policy(f"policy.type = {policy.type!r}", policy.overrides, error) from error
     if "input_features" not in overrides:
         config.input_features = {key: value for key, value in features.items() if value.type is not FeatureType.ACTION}
     return config
@@ -160,4 +160,4 @@ def _override(config: PreTrainedConfig, policy: PolicyConfig, overrides: dict[st
     try:
         return dataclasses.replace(config, **{**values, "device": policy.device, "push_to_hub": False})
     except Exception as error:  # whatever a policy's own __post_init__ raises
-        raise refused_by_policy(overrides, error) from error
+        raise refused_by_policy(f"policy.path = {policy.path!r}", overrides, error) from error

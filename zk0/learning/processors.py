@@ -1,6 +1,7 @@
 """A policy's processors, with the statistics that they normalise by."""
 
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ NORMALIZED_BY = {
     NormalizationMode.QUANTILE10: ("q10", "q90"),
 }
 """The statistics that LeRobot's normaliser reads in each mode; without any it passes values through in silence."""
+LONGEST_WORDS = 500
+"""Characters of a library's words that a message gives: some list all that they know."""
 
 
 def build_processors(
@@ -82,10 +85,11 @@ def _loaded(config: PreTrainedConfig, before: dict[str, Any], after: dict[str, A
 
 
 def _unmade(config: PreTrainedConfig, error: Exception) -> PolicyError:
-    said = " ".join(str(error).split())
+    said = shorten(str(error), LONGEST_WORDS, placeholder=" ...")
     return PolicyError(
         f"{named_policy(config)} ({config.type}): LeRobot cannot make its processors ({type(error).__name__}: {said}); "
-        "restore policy_preprocessor.json, policy_postprocessor.json and the files that they name from the checkpoint"
+        "correct policy_preprocessor.json and policy_postprocessor.json, or restore them and the files that they name "
+        "from the checkpoint"
     )
 
 
