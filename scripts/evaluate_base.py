@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import torch
-from asset_tools import ASSETS, FrameCache, action_error, load_base
 
+from scripts.asset_tools import ASSETS, FrameCache, action_error, load_base
 from zk0.learning.closed_loop import Plan, roll_out
 from zk0.metrics.success import Success
 from zk0.sim import BASE, SETTINGS

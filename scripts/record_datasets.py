@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from asset_tools import ASSETS, folder_digest, folder_size
-
+from scripts.asset_tools import ASSETS, folder_digest, folder_size
 from zk0.sim import CLIENTS, UNSEEN
 from zk0.sim.record import record
 

@@ -73,7 +73,7 @@ def _make_config(tokenizer: PreTrainedTokenizerFast) -> SmolVLMConfig:
         "image_size": IMAGE_SIZE,
         "patch_size": _PATCH,
     }
-    config = SmolVLMConfig(
+    config = SmolVLMConfig(  # type: ignore[call-arg]  # its arguments are its annotations, by a decorator without types
         text_config=text,
         vision_config=vision,
         scale_factor=_PIXEL_SHUFFLE,

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from asset_tools import ACTION_KEY, ASSETS, IMAGE_KEYS, STATE_KEY, VLM, FrameCache
 from lerobot.datasets.compute_stats import aggregate_stats
 from lerobot.datasets.lerobot_dataset import LeRobotDatasetMetadata
 from lerobot.policies import make_policy, make_pre_post_processors
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from lerobot.utils.feature_utils import dataset_to_policy_features
-from tiny_vlm import IMAGE_SIZE, LAYERS, build_tiny_vlm
 
+from scripts.asset_tools import ACTION_KEY, ASSETS, IMAGE_KEYS, STATE_KEY, VLM, FrameCache
+from scripts.tiny_vlm import IMAGE_SIZE, LAYERS, build_tiny_vlm
 from zk0.sim import BASE, SETTINGS
 
 FIRST_SEEDS = (0, 10_000)  # one recording process each; clients start at 20,000, evaluation at 90,000

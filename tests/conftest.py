@@ -27,6 +27,13 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is exhaustive is slow: `-m "not slow"` takes the place of the usual `-m "not exhaustive"`."""
+    for item in items:
+        if item.get_closest_marker("exhaustive") is not None:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def small_config(tmp_path: Path) -> Callable[..., RunConfig]:
     """Make the small run's config with changes: small_config(training__steps=3)."""

@@ -117,7 +117,7 @@ class Run:
 
         with tempfile.TemporaryDirectory(prefix="zk0-") as scratch:
             folder = self.export(Path(scratch) / "policy", server_round=server_round, merge=True)
-            return LoadedPolicy(*load_pretrained(folder, device))
+            return LoadedPolicy(*load_pretrained(folder, self.config.policy, device))
 
 
 def run(

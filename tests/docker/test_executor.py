@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from zk0.config import RunConfig
 from zk0.errors import ClientError
 from zk0.executors.docker.executor import DockerExecutor
 from zk0.executors.process import ProcessExecutor
+from zk0.federation.guard import run_guarded
 from zk0.files.atomic import file_sha256
 from zk0.memory import client_limits
-from zk0.memory.guard import run_guarded
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.work.attempts import failed_causes
@@ -43,7 +43,7 @@ def initial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture
-def fit(docker_config: Callable[..., RunConfig], initial: dict[str, Any]) -> Iterator[ClientTask]:
+def fit(docker_config: Callable[..., RunConfig], initial: dict[str, Any]) -> ClientTask:
     """A fit of `kitchen` in a run of the test's own, which must leave no container behind."""
     store = RunStore.create_or_open(docker_config(training__steps=STEPS), "disturbed")
     if "tensors" not in initial:

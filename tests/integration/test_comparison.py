@@ -11,8 +11,9 @@ from rich.console import Console
 
 from zk0.aggregation.server_round import ServerRound
 from zk0.client.run import run_task
-from zk0.config import RunConfig
+from zk0.config import ExecutorConfig, RunConfig
 from zk0.errors import RunNameError
+from zk0.executors.process import ProcessExecutor
 from zk0.federation.comparison import compare
 from zk0.files import atomic
 from zk0.metrics.arms import ArmResult
@@ -25,10 +26,11 @@ from zk0.work.results import find_finished
 MakeConfig = Callable[..., RunConfig]
 
 
-class HereExecutor:
+class HereExecutor(ProcessExecutor):
     """Does the work in this process, which has the imports done; remembers what it did."""
 
     def __init__(self) -> None:
+        super().__init__(ExecutorConfig())
         self.did: list[tuple[str, int, str]] = []
 
     def run(self, task: ClientTask) -> ClientResult:

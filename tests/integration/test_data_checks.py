@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +44,7 @@ def with_root(make: MakeConfig, root: Path, **changes: object) -> RunConfig:
     return make(clients=clients, federation__min_train_clients=1, **changes)
 
 
-def edit_info(root: Path, change: Callable[[dict[str, dict[str, object]]], None]) -> None:
+def edit_info(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path = root / "meta" / "info.json"
     info = json.loads(path.read_text())
     change(info)
@@ -127,11 +128,11 @@ def missing_video(root: Path) -> None:
 
 
 def wrong_shape(root: Path) -> None:
-    edit_info(root, lambda info: info["features"][STATE].update(shape=[7]))  # type: ignore[attr-defined]
+    edit_info(root, lambda info: info["features"][STATE].update(shape=[7]))
 
 
 def wrong_names(root: Path) -> None:
-    edit_info(root, lambda info: info["features"][ACTION].update(names=["a", "b"]))  # type: ignore[attr-defined]
+    edit_info(root, lambda info: info["features"][ACTION].update(names=["a", "b"]))
 
 
 def not_a_number(root: Path) -> None:
@@ -155,7 +156,7 @@ def wrapped_encoder(root: Path) -> None:
     edit_values(root, STATE, wrap)
 
 
-ERRORS = {
+ERRORS: dict[Callable[[Path], None], tuple[str, str]] = {
     doubled_rows: ("doubled frames", r"444 of 888 rows"),
     doubled_times: ("doubled frames", r"1 of 444 rows"),
     stored_twice: ("doubled frames", r"\d+ frames are exactly those before, 49% .* stored twice"),
@@ -237,7 +238,7 @@ def test_a_robot_of_other_dimensions(dataset: Path, config: RunConfig) -> None:
         return table.set_column(table.column_names.index(STATE), STATE, values)
 
     edit_rows(dataset, shorten)
-    edit_info(dataset, lambda info: info["features"][STATE].update(shape=[5], names=list("abcde")))  # type: ignore[attr-defined]
+    edit_info(dataset, lambda info: info["features"][STATE].update(shape=[5], names=list("abcde")))
     assert (
         "has 5 dimensions, the policy (smolvla) was made for 6" in verdicts(config, "error")["policy dimensions"].seen
     )
@@ -246,7 +247,7 @@ def test_a_robot_of_other_dimensions(dataset: Path, config: RunConfig) -> None:
 
 
 def test_joints_in_another_order(small_config: MakeConfig, dataset: Path) -> None:
-    edit_info(dataset, lambda info: info["features"][ACTION]["names"].reverse())  # type: ignore[index, attr-defined]
+    edit_info(dataset, lambda info: info["features"][ACTION]["names"].reverse())
     clients = [
         {"name": "first", "repo_id": "zk0/first", "root": "asset:datasets/unseen"},
         {"name": "mine", "repo_id": "zk0/mine", "root": str(dataset)},

@@ -5,14 +5,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tasks import commit as commit_
-from tasks.aggregate import aggregate, sample
 from zk0.client.run import run_task
 from zk0.config import RunConfig
 from zk0.data.datasets import build_dataset, open_metadata
 from zk0.executors.process import ProcessExecutor
+from zk0.federation import commit as durable
+from zk0.federation.outcomes import Outcomes
 from zk0.federation.round import evaluation_work, fit_work
-from zk0.federation.server import Aggregated
+from zk0.federation.server import Aggregated, aggregate, sample
 from zk0.files import atomic
 from zk0.learning.policy import base_path, load_policy_config
 from zk0.runs.records import RoundState
@@ -28,17 +28,19 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ProcessExecutor, "call", lambda self, function, *arguments: function(*arguments))
 
 
-def commit(store: RunStore, number: int, aggregated: Aggregated, work: list) -> RoundState:
-    after = RoundState(server_round=number, arrays=aggregated.arrays)
-    results = [run_task(item) for item in work + evaluation_work(store, after)]
-    return commit_.commit.fn(str(store.folder), number, aggregated, None, results, [], 0.0)
+def commit(
+    store: RunStore, before: RoundState | None, after: RoundState, aggregated: Aggregated, fits: Outcomes
+) -> None:
+    evaluations = Outcomes([run_task(item) for item in evaluation_work(store, after)])
+    durable.commit(store, before, after, aggregated, fits + evaluations, 0.0)
 
 
-def one_round(store: RunStore, number: int) -> RoundState:
-    plan = sample.fn(str(store.folder), number)
-    work = fit_work(store, number, plan, store.state(number - 1))
-    updates = [run_task(item) for item in work]
-    return commit(store, number, aggregate.fn(str(store.folder), number, updates, []), work)
+def one_round(store: RunStore, number: int) -> None:
+    before = store.state(number - 1)
+    work = fit_work(store, number, sample(store, number, before), before)
+    fits = Outcomes([run_task(item) for item in work])
+    aggregated = aggregate(store, number, before, fits)
+    commit(store, before, RoundState(server_round=number, arrays=aggregated.arrays), aggregated, fits)
 
 
 def test_a_run_with_quick_rounds_and_adaptive_schedules(small_config: Callable[..., RunConfig], here: None) -> None:
@@ -53,14 +55,13 @@ def test_a_run_with_quick_rounds_and_adaptive_schedules(small_config: Callable[.
     store = RunStore.create_or_open(config, "adaptive")
     initial = run_task(store.task("init", 0, "server"))
     assert initial.tensors is not None
-    commit(store, 0, Aggregated(arrays=initial.tensors, metrics={}), [])
+    zero = RoundState(server_round=0, arrays=initial.tensors)
+    commit(store, None, zero, Aggregated(arrays=initial.tensors, metrics={}), Outcomes())
     one_round(store, 1)
-    first_plan = sample.fn(str(store.folder), 2)
-    work = fit_work(store, 2, first_plan, store.state(1))
+    state = store.state(1)
+    work = fit_work(store, 2, sample(store, 2, state), state)
     again = RunStore.open(store.folder)  # as after a kill
-    assert [item.key for item in fit_work(again, 2, sample.fn(str(store.folder), 2), again.state(1))] == [
-        item.key for item in work
-    ]
+    assert [item.key for item in fit_work(again, 2, sample(again, 2, state), state)] == [item.key for item in work]
     one_round(again, 2)
     base, quick, last = store.read_metrics()
     check_frames(store, base, quick, last)

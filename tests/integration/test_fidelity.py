@@ -85,7 +85,8 @@ class Start:
 
 def lerobot(config: RunConfig, base: PreTrainedConfig, folder: Path) -> tuple[Trace, Start]:
     """Run LeRobot's `train`; its `update_policy` is watched, not changed."""
-    item, trace, starts = config.clients[0], Trace(), []
+    item, trace = config.clients[0], Trace()
+    starts: list[Start] = []
     update, models = lerobot_train.update_policy, []
 
     def watched(tracker: MetricsTracker, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -166,7 +167,8 @@ def as_base(config: RunConfig, fresh: PreTrainedConfig, folder: Path) -> PreTrai
     from lerobot.policies import make_policy, make_pre_post_processors
 
     built = make_policy(fresh, ds_meta=open_metadata(config.clients[0]))
-    save_pretrained(built, *make_pre_post_processors(fresh), folder)
+    before, after = make_pre_post_processors(fresh)
+    save_pretrained(built, before, after, folder)
     return load_policy_config(config.policy, str(folder))
 
 
@@ -200,7 +202,7 @@ def in_rounds(config: RunConfig) -> tuple[Trace, list[Any]]:
     built = build_policy(base, config.peft, open_metadata(item), item.rename_map)
     before, _ = build_processors(base, None, item.rename_map)
     frames = build_dataset(item, open_metadata(item), built.config, config.data, EPISODES)
-    update = training.update_policy
+    update = lerobot_train.update_policy
 
     def watched(tracker: MetricsTracker, model: torch.nn.Module, batch: Any, *args: Any, **kwargs: Any) -> Any:
         batches.append(copy.deepcopy(batch))
@@ -208,7 +210,8 @@ def in_rounds(config: RunConfig) -> tuple[Trace, list[Any]]:
         trace.rates.append(tracker.lr.val)
         return told
 
-    training.update_policy = watched
+    patch = pytest.MonkeyPatch()
+    patch.setattr(training, "update_policy", watched)
     for number in range(ROUNDS):
         set_seed(SEED + number)
         local = training.LocalRound(
@@ -220,7 +223,7 @@ def in_rounds(config: RunConfig) -> tuple[Trace, list[Any]]:
         outcome = training.fit(built, before, frames, config.training, local)
         moments = outcome.optimizer_state
         trace.losses += outcome.losses
-    training.update_policy = update
+    patch.undo()
     trace.weights = arrays(built)
     return trace, batches
 

@@ -108,7 +108,9 @@ def work(payload: str, losses_file: str, kill: str, at: int) -> None:
             if moment == "step":
                 after_step(self, live)
 
-    training.fit, FitCheckpoint.after_step = recorded, watched
+    patch = pytest.MonkeyPatch()  # never undone: the process ends
+    patch.setattr(training, "fit", recorded)
+    patch.setattr(FitCheckpoint, "after_step", watched)
     task = ClientTask.model_validate_json(payload)
     with worker_lock(task):
         run_task(task)
@@ -226,7 +228,8 @@ def test_a_damaged_checkpoint_costs_its_steps_only(fit: Fit, name: str, damage: 
 
 def test_a_fit_that_goes_on_from_its_last_ones_moments_is_resumed_exactly_too(tmp_path: Path) -> None:
     fit = prepare(tmp_path, "kept", training__optimizer_state="keep", **POLICIES["act"])
-    update, moments = [], []
+    update: list[str] = []
+    moments: list[ArtifactRef] = []
     for kill, at in (("", 0), ("step", 7)):
         for number in (1, 2):
             earlier = moments[-1] if number == 2 else None

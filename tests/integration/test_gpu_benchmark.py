@@ -27,8 +27,8 @@ def test_without_a_gpu_it_says_so() -> None:
 @pytest.mark.exhaustive
 def test_what_it_measures() -> None:
     printed = benchmark("--device", "cpu", "--base", "asset:base", "--steps", "3", "--batch-size", "2")
-    zk0, bare, ratio = map(float, re.search(r"\| steps/s \| (\S+) \| (\S+) \| (\S+) \|", printed).groups())  # type: ignore[union-attr]
+    zk0, bare, ratio = map(float, re.search(r"\| steps/s \| (\S+) \| (\S+) \| (\S+) \|", printed).groups())
     assert ratio == pytest.approx(zk0 / bare, rel=0.05)
     assert "4 fits in 2 rounds" in printed
-    exchanged, update = (float(re.search(rf"{text}\D*([\d.]+) ", printed)[1]) for text in ("MiB", "update has"))  # type: ignore[index]
+    exchanged, update = (float(re.search(rf"{text}\D*([\d.]+) ", printed)[1]) for text in ("MiB", "update has"))
     assert exchanged == pytest.approx(8 * update, rel=0.05)

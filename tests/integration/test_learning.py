@@ -356,7 +356,8 @@ def test_act_from_scratch_with_federated_statistics(small_config: MakeConfig) ->
     small = {"chunk_size": 8, "n_action_steps": 4, "dim_model": 32, "n_heads": 2, "dim_feedforward": 32}
     small |= {"n_encoder_layers": 1, "n_decoder_layers": 1, "pretrained_backbone_weights": None}
     changes = {"policy": {"type": "act", "device": "cpu", "overrides": small}, "peft__enabled": False}
-    config = checks.preflight(small_config(**changes, data__normalization="federated")).config
+    found = checks.preflight(small_config(**changes, data__normalization="federated"))
+    config = found.config
     store = RunStore.create_or_open(config, "act")
     statistics = [run_work(store, "statistics", 0, client.name, None) for client in config.clients]
     merged = aggregate(
@@ -365,11 +366,21 @@ def test_act_from_scratch_with_federated_statistics(small_config: MakeConfig) ->
     assert int(merged["action"]["count"][0]) == sum(item.num_examples for item in statistics)
     stats = store.place(0, "stats", flatten_stats(merged))
     state = first_state(store).model_copy(update={"stats": stats})
+    assert sum(array.nbytes for array in read_tensors(store.folder, state.arrays).values()) == found.exchanged_bytes
     update = run_work(store, "train", 1, "kitchen", state)
     evaluation = run_work(store, "evaluate", 1, "workshop", state)
     assert update.tensors is not None
     assert "model.action_head.weight" in read_tensors(store.folder, update.tensors)
     assert evaluation.metrics["action_error_deg"] > 0
+
+
+def test_a_policy_that_cannot_be_made_from_scratch_is_refused_before_a_run(small_config: MakeConfig) -> None:
+    policy = {"type": "act", "device": "cpu", "overrides": {"pretrained_backbone_weights": "None.SUCH"}}
+    config = small_config(policy=policy, peft__enabled=False, data__normalization="federated")
+    with pytest.raises(
+        PolicyError, match=r"policy\.type = 'act': cannot be made for the data of client 'kitchen' \(.*None\.SUCH"
+    ):
+        checks.preflight(config)
 
 
 def test_a_feature_without_statistics_is_refused(small_config: MakeConfig) -> None:

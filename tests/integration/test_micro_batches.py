@@ -158,7 +158,12 @@ def test_gradient_and_loss_of_any_policy(size: int) -> None:
     torch.manual_seed(0)
     whole = Regression()
     parts = MicroBatchedPolicy(copy.deepcopy(whole), size, Accelerator(cpu=True))
-    batch = {"observation": torch.randn(7, 3), "action": torch.randn(7, 2), "task": list("abcdefg"), "scalar": 3}
+    batch: dict[str, Any] = {
+        "observation": torch.randn(7, 3),
+        "action": torch.randn(7, 2),
+        "task": list("abcdefg"),
+        "scalar": 3,
+    }
     expected, _ = whole.forward(batch)
     expected.backward()
     loss, outputs = parts.forward(batch)

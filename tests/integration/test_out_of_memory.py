@@ -19,8 +19,8 @@ from zk0.config import RunConfig, validate_config
 from zk0.errors import QuarantineError
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.worker import NO_MEMORY
+from zk0.federation.guard import run_guarded
 from zk0.memory import client_limits
-from zk0.memory.guard import run_guarded
 from zk0.memory.samples import read_samples
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
@@ -65,7 +65,7 @@ def assert_equal_but_for_rounding(
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunConfig]:
     """Batches whose activations are what memory goes to."""
     outputs = tmp_path_factory.mktemp("wide")
-    common = {"training__batch_size": BATCH, "training__steps": STEPS, "checkpoint__every_steps": 0}
+    common: dict[str, float] = {"training__batch_size": BATCH, "training__steps": STEPS, "checkpoint__every_steps": 0}
     common |= {"memory__sample_interval_s": 0.1}
     return lambda **changes: validate_config(small_run(outputs, **common, **changes))
 
@@ -104,7 +104,7 @@ def main(group, limit_file, config_file, run_dir):
     Path(group, "cgroup.procs").write_text(str(os.getpid()))
     from zk0.config import validate_config
     from zk0.executors.process import ProcessExecutor
-    from zk0.memory import guard
+    from zk0.federation import guard
     from zk0.work.records import ClientTask
     config = validate_config(json.loads(Path(config_file).read_text()))
     executor = ProcessExecutor(config.executor)

@@ -34,7 +34,7 @@ def test_the_estimate_is_near_what_the_fit_then_uses(small_config: Callable[...,
 def test_what_a_container_may_have_is_the_budget(small_config: Callable[..., RunConfig]) -> None:
     changes = {"executor__kind": "docker", "executor__docker": {"mem_limit": "3g"}, "memory__soft_limit": 0.5}
     config = small_config(memory__probe=True, **changes)
-    found = ProcessExecutor(config.executor).call(preflight, config).memory
+    found = ProcessExecutor(config.executor).call(preflight, config, True).memory
     assert found is not None
     assert (found.budget, found.whose) == (1536 * MIB, "of the container")
 

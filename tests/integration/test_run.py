@@ -202,8 +202,8 @@ def test_an_unfinished_run_goes_on_without_a_name(zk0: CommandLine) -> None:
 
 @pytest.mark.exhaustive
 def test_a_worker_killed_in_the_midst_of_a_rollout_gives_the_same_figures(zk0: CommandLine) -> None:
-    bench = {"name": "bench", "type": "zk0_so101", "plugin": "zk0.sim", "options": {"setting": "base"}}
-    bench |= {"episodes": 8, "first_seed": 90_000, "videos": 1}
+    bench: dict[str, object] = {"name": "bench", "type": "zk0_so101", "plugin": "zk0.sim"}
+    bench |= {"options": {"setting": "base"}, "episodes": 8, "first_seed": 90_000, "videos": 1}
     changes = {"federation__num_rounds": 1, "training__steps": 1, "evaluation__environments": [bench]}
     zk0.run("run", zk0.config(**changes), "--name", "rolled-out")
     folder = zk0.outputs / "rolled-out-killed" / "rounds" / "0001" / "clients" / "bench"

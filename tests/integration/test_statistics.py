@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 MakeConfig = Callable[..., RunConfig]
 STATE, ACTION = "observation.state", "action"
 HOLDOUT = 3
-SAME = {"rtol": 1e-5, "atol": 1e-4}
+SAME: Any = {"rtol": 1e-5, "atol": 1e-4}
 """LeRobot's running sums against numpy's, in degrees; what is wrong is off by far more, as the tests show."""
 NAMES = ("mean", "std", "min", "max")
 

@@ -4,27 +4,32 @@ from datetime import timedelta
 
 import pytest
 from prefect import flow, get_client, task
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Crashed, Pending
 
-from flows import recovery
+from flows import ROUND, recovery
 
 pytestmark = pytest.mark.slow
+
+
+def nothing() -> None:
+    pass
 
 
 def test_a_task_run_of_a_crashed_round_is_ended(
     prefect_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recovery, "STRAGGLERS_AFTER", timedelta(0))
-    work = task(lambda: None, name="fit")
+    work = task(name="fit")(nothing)
     with (
         temporary_settings({PREFECT_API_URL: prefect_environment["PREFECT_API_URL"]}),
         get_client(sync_client=True) as client,
     ):
         states = {}
-        for end in (Crashed(message="killed"), Completed()):
-            round_run = client.create_flow_run(flow(lambda: None, name=recovery.ROUND), state=Pending())
+        ends: tuple[State[None], ...] = (Crashed(message="killed"), Completed())
+        for end in ends:
+            round_run = client.create_flow_run(flow(name=ROUND)(nothing), state=Pending())
             left = client.create_task_run(work, round_run.id, dynamic_key="0", state=Pending())
             client.set_flow_run_state(round_run.id, end, force=True)
             states[end.type] = left.id

@@ -238,3 +238,11 @@ def test_functions_and_modules_are_short(path: Path) -> None:
 def test_unit_tests_mirror_the_rooms() -> None:
     folders = {path.name for path in (ROOT / "tests/unit").iterdir() if path.is_dir() and any(path.glob("test_*.py"))}
     assert folders <= ROOMS.keys() | OUTSIDE.keys() | {"benchmarks", "scripts"}
+
+
+def test_the_picture_is_up_to_date() -> None:
+    from scripts import architecture
+
+    assert architecture.PICTURE.read_text(encoding="utf-8") == architecture.picture(), (
+        "run `uv run python scripts/architecture.py`"
+    )

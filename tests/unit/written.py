@@ -13,9 +13,9 @@ CLIENTS = ("kitchen", "workshop")
 
 
 def text_of(renderable) -> str:
-    console = Console(file=io.StringIO(), width=140)
-    console.print(renderable)
-    return console.file.getvalue()
+    text = io.StringIO()
+    Console(file=text, width=140).print(renderable)
+    return text.getvalue()
 
 
 class Run:

@@ -1,7 +1,7 @@
 """Flower outside its runtime: the only place that knows of its private parts.
 
 Its strategies speak in Messages, and a Message can be made outside the runtime in no other way. Held by
-tests/unit/test_flower_contract.py.
+tests/unit/aggregation/test_flower.py.
 """
 
 import random

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from zk0.config.part import Part, size_in_bytes
+from zk0.config.part import Name, Part, size_in_bytes
 
 
 class DockerConfig(Part):
@@ -52,10 +52,14 @@ class DockerConfig(Part):
 class ExecutorConfig(Part):
     """Where a client's work runs, and what happens when it dies. None of it changes the result of a run."""
 
-    kind: Literal["process", "docker"] = "process"
-    """`process`: each piece of work in a process of its own; `docker`: in a container of its own."""
+    kind: Name = "process"
+    """`process`: each piece of work in a process of its own; `docker`: in a container of its own; or the name of an
+    executor that an installed package gives, see [extending.md](extending.md)."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """What an executor of another package is told."""
     max_parallel: int | None = Field(default=None, ge=1)
-    """Clients at work at the same time. When absent: one; in containers, one on each GPU that may be used."""
+    """Clients at work at the same time. When absent: one; in containers, one on each GPU that may be used; or as
+    many as another package's executor says."""
     timeout_s: float = Field(default=3600.0, gt=0)
     """A fit that takes longer than this is killed and counts as failed (cause `timeout`), in seconds."""
     max_retries: int = Field(default=2, ge=0)

@@ -14,13 +14,18 @@ from zk0.preflight.records import Preflight
 from zk0.work.records import ClientTask
 
 
-def preflight(config: RunConfig) -> Preflight:
-    """`preflight.preflight` in a worker process."""
+def preflight(config: RunConfig, in_container: bool = False) -> Preflight:
+    """`preflight.preflight` in a worker process.
+
+    Args:
+        config: the wanted config.
+        in_container: whether fits will be in containers, whose memory is bounded.
+    """
     die_first()
     quiet()
     from zk0.preflight import checks
 
-    return checks.preflight(config)
+    return checks.preflight(config, in_container=in_container)
 
 
 def check_environments(config: RunConfig) -> None:

@@ -1,31 +1,113 @@
-"""The executor of a run's clients for work outside its flow: containers are checked before the first that is needed."""
+"""Where a run's clients are at work: the only module that looks at `executor.kind`."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 from zk0.config import RunConfig
-from zk0.executors.calls import save_policy
+from zk0.errors import ConfigError
+from zk0.executors import calls
+from zk0.executors.plugged import plugged
 from zk0.executors.process import ProcessExecutor
-from zk0.work.executor import Executor
+from zk0.preflight.records import Preflight
+from zk0.work.executor import STOPPED, Checked, Executor, Placed, Stoppable
 from zk0.work.records import ClientResult, ClientTask
 from zk0.work.results import find_finished
 
+type Factory = Callable[[RunConfig], Executor]
+
+
+def _processes(config: RunConfig) -> Executor:
+    return ProcessExecutor(config.executor)
+
+
+def _containers(config: RunConfig) -> Executor:
+    from zk0.executors.docker.executor import DockerExecutor  # the SDK only where it is used
+
+    return DockerExecutor(config)
+
+
+PROCESS, DOCKER = "process", "docker"
+OURS: dict[str, Factory] = {PROCESS: _processes, DOCKER: _containers}
+"""executor.kind -> what makes the executor; every other one is an installed package's."""
+
+
+def executor_of(config: RunConfig) -> Executor:
+    """The executor that `executor.kind` names.
+
+    Args:
+        config: of the run that the tasks belong to.
+
+    Raises:
+        ConfigError: there is none of that name, or it cannot be made.
+    """
+    return OURS.get(config.executor.kind, plugged)(config)
+
+
+def make_executor(work: ClientTask, config: RunConfig) -> Executor:
+    """The executor that `executor.kind` names, for a client's work; a rollout is always a process of this machine.
+
+    A container is there to keep a client's recordings apart from everything else, and a rollout reads none: it takes
+    the global tensors and a simulator, which is no client's. So the image needs no simulator, and a simulator no
+    container with a way to draw. What it does not have is the container's bounds on memory and network.
+    """
+    return _processes(config) if work.kind == "rollout" else executor_of(config)
+
+
+def check_clients(config: RunConfig) -> Preflight:
+    """Look at the executor, and at data and policy in a process with torch, before anything is written.
+
+    What lies on the hub is fetched for containers, which have no network.
+
+    Raises:
+        BadInputError: the first thing that would fail.
+    """
+    kind, options = config.executor.kind, config.executor.options
+    if kind in OURS and options:
+        raise ConfigError(f"executor.options = {options!r}: executor.kind = {kind!r} reads none; leave them out")
+    if kind == DOCKER:
+        return _check_containers(config)
+    executor = executor_of(config)
+    if isinstance(executor, Checked):
+        executor.check()
+    found = ProcessExecutor(config.executor).call(calls.preflight, config)
+    if config.executor.max_parallel is not None or not isinstance(executor, Placed):
+        return found
+    return found.model_copy(update={"config": _with_places(found.config, executor.places)})
+
+
+def _check_containers(config: RunConfig) -> Preflight:
+    from zk0.executors.docker import check
+
+    processes = ProcessExecutor(config.executor)
+    check.check_engine(config)
+    found = processes.call(calls.preflight, config, True)
+    processes.call(calls.fetch, found.config)
+    warnings = [*found.warnings, *check.mount_warnings(config)]
+    found = found.model_copy(update={"config": check.settle_places(found.config), "warnings": warnings})
+    check.check_container(found.config)
+    return found
+
+
+def _with_places(config: RunConfig, places: int) -> RunConfig:
+    return config.model_copy(update={"executor": config.executor.model_copy(update={"max_parallel": places})})
+
 
 def own_executor(config: RunConfig, processes: ProcessExecutor) -> Executor:
-    """Where `executor.kind` wants the work of one client.
+    """The executor that `executor.kind` names, for work without the checks before a run.
 
     Args:
         config: of a run, as it was settled.
         processes: for `process`.
     """
-    return CheckedContainers(config) if config.executor.kind == "docker" else processes
+    return processes if config.executor.kind == PROCESS else CheckedExecutor(config)
 
 
-class CheckedContainers:
-    """Does work in containers; what is done already needs no engine."""
+class CheckedExecutor:
+    """Checks an executor before the first work that it is needed for; what is done already needs none."""
 
     def __init__(self, config: RunConfig) -> None:
-        """Prepare; nothing is asked of the engine yet.
+        """Prepare; nothing is asked of the executor yet.
 
         Args:
             config: of a run, as it was settled.
@@ -36,56 +118,38 @@ class CheckedContainers:
         """See `Executor.run`; at Ctrl-C, of which a container hears nothing, the work is ended too.
 
         Raises:
-            ConfigError: no container can be made.
+            ConfigError: the executor cannot work.
         """
         if (found := find_finished(task)) is not None:
             return found
         try:
             return self._executor.run(task)
         except KeyboardInterrupt:
-            from zk0.executors.docker.executor import stop_containers
-
-            stop_containers(task.run_dir)
+            stop_work(task.run_dir, self._config)
             raise
 
     @cached_property
     def _executor(self) -> Executor:
-        from zk0.executors.docker import check
-        from zk0.executors.docker.executor import DockerExecutor
-
-        check.check_engine(self._config)
-        check.check_container(self._config)
-        return DockerExecutor(self._config)
-
-
-def make_executor(work: ClientTask, config: RunConfig) -> Executor:
-    """The executor that `executor.kind` names, for a client's work; a rollout is always a process of this machine.
-
-    A container is there to keep a client's recordings apart from everything else, and a rollout reads none: it takes
-    the global tensors and a simulator, which is no client's. So the image needs no simulator, and a simulator no
-    container with a way to draw. What it does not have is the container's bounds on memory and network.
-    """
-    if config.executor.kind == "docker" and work.kind != "rollout":
-        from zk0.executors.docker.executor import DockerExecutor  # the SDK only where it is used
-
-        return DockerExecutor(config)
-    return ProcessExecutor(config.executor)
+        executor = executor_of(self._config)
+        if isinstance(executor, Checked):
+            executor.check()
+        return executor
 
 
 def export_policy(work: ClientTask, config: RunConfig, folder: Path, *, merge: bool, own: bool) -> None:
     """Write a round's policy, in a worker process: the orchestrator never loads a model."""
-    ProcessExecutor(config.executor).call(save_policy, work.model_dump_json(), str(folder), merge, own)
+    ProcessExecutor(config.executor).call(calls.save_policy, work.model_dump_json(), str(folder), merge, own)
 
 
 def stop_work(run_dir: str, config: RunConfig) -> None:
     """End what is at work for a run whose orchestrator was told to end: containers get no signal from a terminal."""
-    if config.executor.kind == "docker":
-        from zk0.executors.docker.executor import stop_containers
-
-        stop_containers(run_dir)
+    executor = executor_of(config)
+    if isinstance(executor, Stoppable):
+        STOPPED.set()
+        executor.stop(run_dir)
 
 
 def warm_up(config: RunConfig) -> None:
-    """Begin what takes long before the first piece of work; in containers, 800 MB for little are spared."""
-    if config.executor.kind == "process":
+    """Begin what takes long before the first piece of work; for other executors 800 MB for little are spared."""
+    if config.executor.kind == PROCESS:
         ProcessExecutor(config.executor).warm_up()

@@ -41,6 +41,7 @@ FORK_SERVER_GONE = 255
 """Exit code that multiprocessing gives to every worker whose fork server has died, while the worker itself lives on."""
 STARTS = 3
 """Fork servers that may die under one piece of work before it is given up: the kernel kills some if memory is short."""
+RESTART_PAUSE_S = 0.5
 LONGEST_NAME = 64
 """Bytes of a lock that may name its holder."""
 Result = TypeVar("Result")
@@ -81,7 +82,7 @@ class ProcessExecutor:
                     with _main_left_alone():
                         future = pool.submit(function, *arguments)
                 except (EOFError, ConnectionError) as error:
-                    logger.warning("the fork server died: starting another ({})", error)
+                    _fork_server_died(error)
                     continue
                 try:
                     return future.result()
@@ -132,7 +133,7 @@ class ProcessExecutor:
                     process.start()
                 return process
             except (EOFError, ConnectionError) as error:
-                logger.warning("the fork server died: starting another ({})", error)
+                _fork_server_died(error)
         raise ClientError("lost", f"{task.kind} of {task.client!r}: {STARTS} fork servers died; is memory short?")
 
     def _adopt(self, task: ClientTask, process: psutil.Process) -> ClientResult:
@@ -151,6 +152,12 @@ class ProcessExecutor:
         return ClientError(
             "timeout", f"{task.kind} of {task.client!r} took longer than executor.timeout_s = {limit:g} s; it was ended"
         )
+
+
+def _fork_server_died(error: Exception) -> None:
+    """Say so, and give the kernel time to end it: until then it counts as running, and answers nobody."""
+    logger.warning("the fork server died: starting another ({})", error)
+    time.sleep(RESTART_PAUSE_S)
 
 
 @contextmanager

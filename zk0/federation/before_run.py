@@ -6,6 +6,7 @@ from zk0.aggregation.strategies import check_strategy
 from zk0.config import RunConfig
 from zk0.data.findings import DataReport
 from zk0.executors import calls
+from zk0.executors.choice import check_clients
 from zk0.executors.process import ProcessExecutor
 from zk0.preflight.records import Preflight
 
@@ -20,24 +21,9 @@ def check(config: RunConfig) -> Preflight:
         BadInputError: the first thing that would fail.
     """
     check_strategy(config)
-    executor = ProcessExecutor(config.executor)
-    found = _check_clients(config, executor)
+    found = check_clients(config)
     if config.evaluation.environments:
-        executor.call(calls.check_environments, found.config)
-    return found
-
-
-def _check_clients(config: RunConfig, executor: ProcessExecutor) -> Preflight:
-    if config.executor.kind != "docker":
-        return executor.call(calls.preflight, config)
-    from zk0.executors.docker import check as docker_check
-
-    docker_check.check_engine(config)
-    found = executor.call(calls.preflight, config)
-    executor.call(calls.fetch, found.config)
-    warnings = [*found.warnings, *docker_check.mount_warnings(config)]
-    found = found.model_copy(update={"config": docker_check.settle_places(found.config), "warnings": warnings})
-    docker_check.check_container(found.config)
+        ProcessExecutor(config.executor).call(calls.check_environments, found.config)
     return found
 
 

@@ -14,12 +14,12 @@ from zk0.config import FederationConfig, RunConfig
 from zk0.errors import RunNameError
 from zk0.executors.choice import own_executor
 from zk0.executors.process import ProcessExecutor
+from zk0.federation.guard import run_guarded
 from zk0.federation.outcomes import Outcomes
 from zk0.federation.round import evaluation_work, federate
 from zk0.federation.server import Aggregated
 from zk0.federation.steps import Round, Steps
 from zk0.layout import BASE_FOLDER, COMPARE_FOLDER
-from zk0.memory.guard import run_guarded
 from zk0.metrics.arms import ERROR, FEDERATED, ArmResult, Comparison, Json
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore, is_finished

@@ -20,9 +20,12 @@ from zk0.preflight.records import Preflight
 from zk0.runs.lock import is_ours
 from zk0.runs.origin import settle_origin, settled_like
 from zk0.runs.store import RunStore, is_finished
+from zk0.work.executor import STOPPED
 
-STATE_SETS = {"fedavgm": 2, "fedadam": 2, "fedyogi": 2}
+STATE_SETS = {"fedavg": 0, "fedprox": 0, "fedavgm": 2, "fedadam": 2, "fedyogi": 2}
 """federation.strategy -> sets of tensors that its state is, as large as the exchanged tensors, in every round."""
+MOST_STATE_SETS = 2
+"""Assumed of a strategy that is not of zk0."""
 Check = Callable[[RunConfig], Preflight]
 """Looks at data and policy, in a process that has torch, before anything is written."""
 GoingOn = Callable[[RunStore], None]
@@ -112,7 +115,7 @@ def room_needed(config: RunConfig, exchanged_bytes: int) -> int:
         config: the run's.
         exchanged_bytes: one set of exchanged tensors.
     """
-    state = STATE_SETS.get(config.federation.strategy, 0)
+    state = STATE_SETS.get(config.federation.strategy, MOST_STATE_SETS)
     if config.training.optimizer_state == "keep":
         state += 2 * len(config.clients)
     sets = (config.checkpoint.keep + 3) * (1 + len(config.clients) + state) + 6 * config.executor.places
@@ -141,6 +144,7 @@ def advancing(store: RunStore) -> Iterator[None]:
         yield
         return
     with store.lock():
+        STOPPED.clear()  # of a run that this process had before
         setup_orchestrator(store.folder, store.config.logging)
         with watched(store.folder, store.config.memory.sample_interval_s):
             yield

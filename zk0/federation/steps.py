@@ -14,10 +14,10 @@ from zk0.errors import ClientError, QuarantineError
 from zk0.executors.choice import make_executor, stop_work
 from zk0.federation import commit, server
 from zk0.federation.export import export
+from zk0.federation.guard import run_guarded
 from zk0.federation.outcomes import Outcomes, sorted_out
 from zk0.federation.server import Aggregated
 from zk0.layout import FINAL
-from zk0.memory.guard import run_guarded
 from zk0.memory.sampler import phase
 from zk0.report.pictures import draw_all
 from zk0.runs.records import RoundState
@@ -87,7 +87,7 @@ class Steps:
             futures: list[Future[ClientResult]] = [pool.submit(retried, item, self.config) for item in work]
             return [future.exception() or future.result() for future in futures]
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)  # who ends the run ends the work that is waited for
 
     def aggregate(self, server_round: int, before: RoundState, fits: Outcomes) -> Aggregated:
         """See `server.aggregate`."""

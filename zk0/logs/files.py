@@ -1,7 +1,7 @@
 """Log files that outlive a full disk: Loguru's own file sink, which would print a traceback for every line.
 
 The sink is private: the public way to it, `logger.add(path)`, leaves nothing between the sink and its `OSError`, and no
-file that others write into could be rotated in place. Held by test_loguru_contract.py.
+file that others write into could be rotated in place. Held by tests/unit/logs/test_files_contract.py.
 """
 
 import contextlib

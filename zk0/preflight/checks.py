@@ -16,8 +16,12 @@ from zk0.preflight.records import Preflight
 from zk0.preflight.trial import Trial, try_policy
 
 
-def preflight(config: RunConfig) -> Preflight:
+def preflight(config: RunConfig, *, in_container: bool = False) -> Preflight:
     """Check every dataset and the policy before anything is written, and settle what the machine decides.
+
+    Args:
+        config: the wanted config.
+        in_container: whether fits will be in containers, whose memory is bounded.
 
     Raises:
         ConfigError: policy.device asks for a GPU that is not there, or memory for one frame is lacking.
@@ -34,7 +38,7 @@ def preflight(config: RunConfig) -> Preflight:
         exchanged_bytes=trial.exchanged_bytes,
         base_bytes=trial.base_bytes,
         warnings=[*(str(item) for item in found.of("warning")), *trial.warnings],
-        memory=probe.estimate(config, trial) if config.memory.probe else None,
+        memory=probe.estimate(config, trial, in_container=in_container) if config.memory.probe else None,
     )
 
 

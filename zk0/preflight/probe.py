@@ -16,14 +16,15 @@ FRAMES = (1, 1, 4)
 """Frames of the steps tried; the first one only warms up, and two sizes tell what is fixed from what grows."""
 
 
-def estimate(config: RunConfig, trial: Trial) -> MemoryEstimate:
+def estimate(config: RunConfig, trial: Trial, *, in_container: bool = False) -> MemoryEstimate:
     """Try small steps of the first client's fit, in this process, and read what they cost.
 
     What is counted is the GPU's memory where the fit uses one, else that of this process.
 
     Args:
-        config: the run's.
+        config: with everything settled that depends on the machine.
         trial: of the run's policy, which learns from it.
+        in_container: whether fits will be in containers, whose memory is bounded.
 
     Raises:
         ConfigError: not even one frame fits.
@@ -38,7 +39,7 @@ def estimate(config: RunConfig, trial: Trial) -> MemoryEstimate:
             "free some memory, use a smaller policy, or lower peft.r"
         ) from error
     growth = max(0, peaks[2] - peaks[1]) // (FRAMES[2] - FRAMES[1])
-    budget, whose = _budget(config)
+    budget, whose = _budget(config, in_container=in_container)
     return MemoryEstimate(fixed=max(0, peaks[1] - growth), per_frame=growth, budget=budget, whose=whose)
 
 
@@ -57,18 +58,18 @@ def _peak_of_a_step(
     return tree + max(0, high_water_bytes() - rss)
 
 
-def _budget(config: RunConfig) -> tuple[int, str]:
+def _budget(config: RunConfig, *, in_container: bool) -> tuple[int, str]:
     """What one fit may use, of what there is now for all that run at the same time."""
-    share, whose = _share(config)
+    share, whose = _share(config, in_container=in_container)
     limit = config.memory.soft_limit
     if isinstance(limit, str):
         return min(share, size_in_bytes(limit)), whose
     return int(share * (limit or 1)), whose
 
 
-def _share(config: RunConfig) -> tuple[int, str]:
+def _share(config: RunConfig, *, in_container: bool) -> tuple[int, str]:
     """One place's part of what there is, without the soft limit, and whose it is."""
-    in_container, places = config.executor.kind == "docker", config.executor.places
+    places = config.executor.places
     if config.policy.device == "cuda":
         free, _ = torch.cuda.mem_get_info()
         there = free + torch.cuda.memory_reserved()

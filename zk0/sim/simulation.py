@@ -1,7 +1,7 @@
 """The physics of one setting: so101-nexus' pick-and-lift task with the setting's zone, light and cube.
 
 Its private parts are used, for it has no public way to place the cube, to read a pose, or to hold joints without
-rendering. Its version is pinned exactly; held by test_so101_contract.py.
+rendering. Its version is pinned exactly; held by tests/unit/sim/test_so101_contract.py.
 """
 
 from __future__ import annotations

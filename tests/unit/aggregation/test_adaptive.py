@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -88,7 +89,8 @@ def test_each_decision_comes_with_its_reason(config):
     assert (first.lr_scale, first.proximal_mu, first.steps) == (1.0, 0.2, {"kitchen": 2, "workshop": 2})
     assert first.changes == []
     third = decide(config, ROUNDS, 3)
-    assert (third.lr_scale, third.proximal_mu, third.steps) == (1.0, pytest.approx(0.3), {"kitchen": 2, "workshop": 3})
+    assert (third.lr_scale, third.steps) == (1.0, {"kitchen": 2, "workshop": 3})
+    assert third.proximal_mu == pytest.approx(0.3)
     assert [change.split(":")[0] for change in third.changes] == ["mu 0.3 (0.2 before)", "workshop"]
     fourth = decide(config, ROUNDS, 4)
     assert fourth.lr_scale == 0.1
@@ -106,7 +108,7 @@ def test_what_was_decided_is_part_of_the_works_identity(tmp_path):
     work = store.task("train", 1, "kitchen")
     parts = [work.run_id, work.config_digest, "train", "1", "kitchen", "-", "-", "0.0"]
     assert work.key == hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
-    adapted = [{"lr_scale": 0.5}, {"steps": 3}, {"steps": 4}, {"lr_scale": 0.5, "steps": 3}]
+    adapted: list[dict[str, Any]] = [{"lr_scale": 0.5}, {"steps": 3}, {"steps": 4}, {"lr_scale": 0.5, "steps": 3}]
     assert len({work.key, *(work.model_copy(update=item).key for item in adapted)}) == 5
 
 

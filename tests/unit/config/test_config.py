@@ -5,6 +5,7 @@ import hashlib
 import json
 import types
 import typing
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -23,7 +24,7 @@ from zk0.config import (
 from zk0.errors import ConfigError
 from zk0.sim.settings import CLIENTS, UNSEEN
 
-BASE = {
+BASE: dict[str, Any] = {
     "clients": [{"name": "a", "repo_id": "o/a"}, {"name": "b", "repo_id": "o/b"}],
     "policy": {"path": "o/policy"},
     "evaluation": {"datasets": [{"name": "c", "repo_id": "o/c"}]},
@@ -99,6 +100,7 @@ OTHER_VALUES = {
     ("adaptive", "plateau_factor"): 0.25,
     ("memory", "soft_limit"): "6g",
     ("executor", "max_parallel"): 3,
+    ("executor", "options"): {"queue": "short"},
     ("executor", "docker", "gpus"): ["0"],
     ("executor", "docker", "shm_size"): "1g",
     ("executor", "docker", "mem_limit"): "6.5g",
@@ -106,7 +108,7 @@ OTHER_VALUES = {
 }
 
 
-NEEDS = {
+NEEDS: dict[tuple[str, ...], dict[str, dict[str, object]]] = {
     ("federation", "strategy_options"): {"federation": {"strategy": "my.module:Mine"}},
     ("adaptive", "plateau_factor"): {"adaptive": {"plateau_patience": 2}},
     ("adaptive", "mu_patience"): {"adaptive": {"mu_step": 0.1}, "federation": {"strategy": "fedprox"}},

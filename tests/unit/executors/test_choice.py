@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.executors.docker.made import config, task
-from zk0.executors.choice import CheckedContainers
+from zk0.executors.choice import CheckedExecutor
 from zk0.work.records import ClientResult, ClientTask
 
 
@@ -16,8 +16,8 @@ def test_ctrl_c_in_a_comparison_ends_its_container(tmp_path: Path, monkeypatch: 
 
     ended: list[str] = []
     monkeypatch.setattr("zk0.executors.docker.executor.stop_containers", ended.append)
-    monkeypatch.setattr(CheckedContainers, "_executor", Interrupted())
+    monkeypatch.setattr(CheckedExecutor, "_executor", Interrupted())
     made = task(config(tmp_path))
     with pytest.raises(KeyboardInterrupt):
-        CheckedContainers(config(tmp_path)).run(made)
+        CheckedExecutor(config(tmp_path)).run(made)
     assert ended == [made.run_dir]

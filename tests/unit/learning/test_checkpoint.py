@@ -8,14 +8,17 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from loguru import logger
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
-from zk0.learning.checkpoint import MANIFEST, FitCheckpoint, LiveFit
+from zk0.layout import MANIFEST
+from zk0.learning.checkpoint import FitCheckpoint, LiveFit
 from zk0.work.records import ClientTask
 
 STEPS = 7
@@ -26,7 +29,8 @@ class Net(nn.Module):
 
     def __init__(self, *, target: bool = False) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        self.first = nn.Conv2d(3, 4, 3)
+        self.first.weight.data = self.first.weight.data.to(memory_format=torch.channels_last)
         self.norm = nn.BatchNorm2d(4)
         self.frozen = nn.Linear(4, 4)
         self.frozen.requires_grad_(False)
@@ -54,14 +58,15 @@ def fresh(
     made = getattr(torch.optim, optimizer)(trainable, lr=0.1, **({"momentum": 0.9} if optimizer == "SGD" else {}))
     schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda step: 0.5 * (1 + math.cos(math.pi * step / STEPS)))
     # Grows at every second step, until a gradient overflows and the step is left out.
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120, growth_interval=2) if scaled else None
+    scaler = GradScaler("cpu", init_scale=2.0**120, growth_interval=2) if scaled else None
     return LiveFit(policy, made, schedule, scaler)
 
 
 def advance(fit: LiveFit, until: int, checkpoint: FitCheckpoint | None = None) -> LiveFit:
     """Steps that draw from all three generators; one Gaussian number each leaves the other of the pair pending."""
     while fit.step < until:
-        dtype = fit.policy.last.weight.dtype
+        policy: Any = fit.policy
+        dtype = policy.last.weight.dtype
         frames = torch.randn(4, 3, 5, 5, dtype=dtype) + random.gauss()
         frames += float(np.random.normal())  # noqa: NPY002 - as above
         loss = fit.policy(frames)
@@ -74,8 +79,8 @@ def advance(fit: LiveFit, until: int, checkpoint: FitCheckpoint | None = None) -
             fit.scaler.update()
         fit.optimizer.zero_grad()
         fit.scheduler.step()
-        if hasattr(fit.policy, "update"):
-            fit.policy.update()
+        if hasattr(policy, "update"):
+            policy.update()
         fit.losses.append(loss.item())
         if checkpoint is not None:
             checkpoint.after_step(fit)
@@ -180,9 +185,10 @@ def test_the_state_keeps_every_dtype_and_layout(task: ClientTask):
     advance(fit, 2, FitCheckpoint(task, 2))
     other = fresh(torch.bfloat16)
     FitCheckpoint(task).restore(other)
-    moment = other.optimizer.state[other.policy.first.weight]["exp_avg"]
+    policy: Any = other.policy
+    moment = other.optimizer.state[policy.first.weight]["exp_avg"]
     assert moment.dtype == torch.bfloat16
-    assert moment.stride() == other.policy.first.weight.stride() != moment.contiguous().stride()
+    assert moment.stride() == policy.first.weight.stride() != moment.contiguous().stride()
     assert other.optimizer.param_groups[0]["betas"] == (0.9, 0.999)
     assert other.losses == fit.losses
 
@@ -300,9 +306,9 @@ def die_at(number: int) -> None:
 
         return call
 
-    os.fsync = counted(os.fsync)
-    for name in ("replace", "unlink", "rename"):
-        setattr(Path, name, counted(getattr(Path, name)))
+    names = ((os, "fsync"), (Path, "replace"), (Path, "unlink"), (Path, "rename"))
+    for place, name in names:
+        setattr(place, name, counted(getattr(place, name)))
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

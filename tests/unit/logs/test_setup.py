@@ -197,7 +197,7 @@ def test_rotation_and_retention_have_an_effect(tmp_path):
 @pytest.mark.parametrize("key", ["rotation", "retention"])
 def test_a_bad_spelling_is_named(tmp_path, key):
     with pytest.raises(ConfigError, match=f"logging.{key}"):
-        setup_orchestrator(tmp_path, LoggingConfig(**{key: "a while"}))
+        setup_orchestrator(tmp_path, LoggingConfig.model_validate({key: "a while"}))
 
 
 def test_a_log_that_cannot_be_written_is_a_storage_error(tmp_path):

@@ -97,7 +97,7 @@ def test_a_client_is_set_against_its_own_capacity():
 
 
 def test_it_is_said_once():
-    said = []
+    said: list[str] = []
     sink = logger.add(said.append, level="WARNING", format="{message}")
     rounds = [line(index, LEVEL + index * 10 * MIB) for index in range(14)]
     for end in range(1, len(rounds) + 1):

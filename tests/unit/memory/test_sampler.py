@@ -95,7 +95,7 @@ def test_a_torn_line_is_left_out_and_the_next_sample_is_whole(tmp_path):
 
 
 def test_a_disk_that_cannot_be_written_costs_samples_not_the_work(tmp_path):
-    said = []
+    said: list[str] = []
     sink = logger.add(said.append, level="WARNING", format="{message}")
     (tmp_path / "file").write_text("")
     with MemorySampler(tmp_path / "file", 0.05, "x") as sampler:

@@ -33,12 +33,12 @@ def test_events_name_what_happened_once(run):
 
 
 def test_without_a_terminal_there_is_one_line_per_event(run):
-    console = Console(file=io.StringIO(), width=40)
-    with run.lock(), LiveView(run.folder, ui_url="http://ui", console=console):
+    text = io.StringIO()
+    with run.lock(), LiveView(run.folder, ui_url="http://ui", console=Console(file=text, width=40)):
         for server_round in range(4):
             run.commit(server_round, (8.0, 6.0, 7.0))
         (run.folder / "final").mkdir()
-    lines = console.file.getvalue().splitlines()
+    lines = text.getvalue().splitlines()
     assert [line.split("committed")[0].strip() for line in lines if "committed" in line][-1:] in (
         ["round 3 of 3"],
         [],  # all rounds were there at the first look

@@ -201,7 +201,7 @@ def _die_at_step(number: int) -> None:
         setattr(os, name, deadly(getattr(os, name)))
 
     plain_open = Path.open
-    Path.open = lambda path, mode="r", *a, **k: (  # type: ignore[method-assign, assignment, misc]
+    Path.open = lambda path, mode="r", *a, **k: (  # type: ignore[assignment]
         TornFile(plain_open(path, mode, *a, **k), is_last) if mode in ("wb", "ab+") else plain_open(path, mode, *a, **k)
     )
 
@@ -274,7 +274,7 @@ def test_sigkill_among_commits_leaves_a_resume_point(store: RunStore) -> None:
 
 def newest(store: RunStore) -> int | None:
     state = store.resume_point()
-    return state and state.server_round
+    return None if state is None else state.server_round
 
 
 def test_damaged_rounds_do_not_pile_up(store: RunStore) -> None:

@@ -18,6 +18,7 @@ from loguru import logger
 from zk0.config import RunConfig
 from zk0.errors import ClientError
 from zk0.executors.docker import engine
+from zk0.executors.docker.check import check_container, check_engine
 from zk0.executors.docker.death import outcome, timed_out
 from zk0.executors.docker.gpu_turns import gpu_turn, is_among, slots
 from zk0.executors.docker.log_tail import LogTail
@@ -63,6 +64,15 @@ class DockerExecutor:
         """
         self._config = config
         self._limit_s = config.executor.timeout_s
+
+    def check(self) -> None:
+        """See `Checked.check`."""
+        check_engine(self._config)
+        check_container(self._config)
+
+    def stop(self, run_dir: str) -> None:
+        """See `Stoppable.stop`."""
+        stop_containers(run_dir)
 
     def run(self, task: ClientTask) -> ClientResult:
         """See `Executor.run`."""

@@ -10,7 +10,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from zk0_example.policy.configuration_example_mlp import ExampleMlpConfig
 
 
-class ExampleMlpPolicy(PreTrainedPolicy):  # type: ignore[misc] # LeRobot ships no types
+class ExampleMlpPolicy(PreTrainedPolicy):
     """Two layers."""
 
     config_class = ExampleMlpConfig

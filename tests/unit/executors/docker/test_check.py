@@ -58,7 +58,7 @@ def test_gpus_that_torch_cannot_use_are_refused(tmp_path: Path) -> None:
         check.judge_versions(settings, [], printed(plugin="mine"))
 
 
-@pytest.mark.parametrize(("plugin", "lacking"), [("json.tool", ""), ("mine.policies", "mine")])
+@pytest.mark.parametrize(("plugin", "lacking"), [("json.tool", ""), ("nowhere.policies", "nowhere")])
 def test_a_container_says_which_package_of_a_policy_it_lacks(
     plugin: str, lacking: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

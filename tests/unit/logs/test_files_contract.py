@@ -80,7 +80,7 @@ def test_a_write_that_fails_raises_and_leaves_the_file_there(tmp_path: Path) -> 
 
 def test_sizes_are_bytes_and_an_age_is_none() -> None:
     sizes = {"20 KB": 20_000, "10 MB": 10_000_000, "1 MiB": 2**20, "1 day": None, "00:00": None}
-    assert {text: parse_size(text) for text in sizes} == sizes  # type: ignore[no-untyped-call]  # private
+    assert {text: parse_size(text) for text in sizes} == sizes
 
 
 def test_the_public_way_prints_a_traceback_for_every_line() -> None:

@@ -6,12 +6,12 @@ import pytest
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies import make_policy_config
 
+from tests.foreign import PACKAGE
 from zk0.config import PolicyConfig
 from zk0.errors import ConfigError, PolicyError
 from zk0.learning import plugins
 from zk0.learning.policy import load_policy_config, new_policy_config
 
-PACKAGE = Path(__file__).parents[1] / "foreign_package"
 FEATURES = {
     "observation.state": PolicyFeature(FeatureType.STATE, (6,)),
     "action": PolicyFeature(FeatureType.ACTION, (6,)),

@@ -11,7 +11,8 @@ from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
-from tests.unit.test_strategies import advance, create, fedavgm, make_config, rounds_of
+from tests import foreign
+from tests.unit.aggregation.test_strategies import advance, create, fedavgm, make_config, rounds_of
 from zk0.aggregation.foreign import attributes, forgotten
 from zk0.aggregation.state import StateError, load_strategy_state, strategy_state
 from zk0.aggregation.strategies import check_strategy
@@ -20,7 +21,7 @@ from zk0.errors import ConfigError
 from zk0.files import atomic
 from zk0.logs.setup import add_sink, remove_sink
 
-PACKAGE = Path(__file__).parents[1] / "foreign_package"
+PACKAGE = foreign.PACKAGE
 EXAMPLE = "zk0_example.strategies:ServerMomentum"
 MODULE = """
 from flwr.serverapp.strategy import FedAvg, Strategy

@@ -7,8 +7,8 @@ import pytest
 from benchmarks.service import small_run
 from zk0.config import validate_config
 from zk0.errors import ClientError, QuarantineError
+from zk0.federation.guard import run_guarded
 from zk0.memory import client_limits
-from zk0.memory.guard import run_guarded
 from zk0.runs.store import RunStore
 from zk0.work import attempts
 from zk0.work.records import ClientResult
