@@ -150,7 +150,8 @@ def check_data(
     config: ConfigArgument = None,
     overrides: SetOption = None,
     fix_to: Annotated[
-        Path | None, typer.Option(help="Write copies without doubled frames to FIX_TO/<name>, and check those.")
+        Path | None,
+        typer.Option(help="Write copies to FIX_TO/<name>: converted, without doubled frames; and check those."),
     ] = None,
 ) -> None:
     """Check every frame of a config's datasets, against each other and the base policy, and train nothing."""

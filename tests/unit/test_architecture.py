@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "config": {"errors"},
     "files": {"errors"},
     # 3
-    "work": {"config", "errors", "files", "layout"},
+    "work": {"config", "errors", "files", "layout", "metrics"},
     # 4
     "memory": {"config", "errors", "files", "layout", "metrics", "work"},
     "aggregation": {"config", "errors", "files", "layout", "metrics", "seeding", "work"},

@@ -20,7 +20,16 @@ from zk0.files.atomic import file_sha256
 from zk0.layout import BASE_FOLDER, RUN_FILE
 from zk0.learning.build import build_policy, missing_weights, plain_policy, with_adapters
 from zk0.learning.exchange import load_exchanged_tensors
-from zk0.learning.policy import Policy, Processor, base_config, base_path, load_policy_config, save_pretrained
+from zk0.learning.policy import (
+    Policy,
+    Processor,
+    base_config,
+    base_path,
+    for_joints,
+    load_policy_config,
+    policy_features,
+    save_pretrained,
+)
 from zk0.learning.processors import build_processors, saved_processors
 from zk0.runs.origin import origin_tensors
 from zk0.seeding import derive_seed
@@ -78,6 +87,7 @@ def load_policy(
     """The base policy with the run's adapters at their first values, and LeRobot's config of it."""
     path = base_path(config.policy, Path(task.run_dir))
     base = load_policy_config(config.policy, path)
+    for_joints(base, policy_features(meta, dataset.rename_map))
     # The adapters' random start must not depend on who builds them.
     set_seed(derive_seed(config.seed, 0, "", "init"))
     return build_policy(base, config.peft, meta, dataset.rename_map), base

@@ -36,6 +36,7 @@ LATER_KEYS: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("server_learning_rate", "server_momentum", "eta", "beta_1", "beta_2", "tau")),
     },
     "policy": {"plugin": None},
+    "data": {"unit": None, "grippers": ["*gripper*"]},
     "peft": {"aggregation": "average"},
     "evaluation": {"full_every": 1, "quick_stride": 4, "best_metric": "action_error", "environments": []},
     "adaptive": {

@@ -1,10 +1,18 @@
 """Find what would make a LeRobot dataset fail, or silently mislead, in training: one small function for each fault."""
 
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
+from lerobot.datasets.dataset_metadata import CODEBASE_VERSION, LeRobotDatasetMetadata
 from lerobot.utils.constants import ACTION, OBS_STATE
 
+from zk0.data.columns import INDEX_COLUMNS
+from zk0.data.faults import RECORD_AGAIN, shown
 from zk0.data.findings import DataFinding
-from zk0.data.subject import INDEX_COLUMNS, RECORD_AGAIN, Doubles, Subject
+from zk0.data.subject import Doubles, Subject
+from zk0.data.versions import KNOWN, parsed
+from zk0.data.videos import duration_s
 
 DOUBLED_SHARE = 0.4
 """Of the frames in motion: a recorder that stores each frame twice gives 0.5; one that reads too early now, less."""
@@ -50,6 +58,28 @@ def repeated_rows(subject: Subject) -> tuple[Doubles, float]:
     rest = (here & (before | after)) | (after & np.concatenate([same[2:], [False]]))
     moving = int((~rest).sum())
     return alone, float(alone.sum() / moving) if moving else 0.0
+
+
+def check_metadata(subject: Subject) -> DataFinding:
+    """What does no harm in training, but says that somebody's tool left the metadata behind."""
+    meta = subject.meta
+    version = parsed(meta.info.codebase_version)
+    if version is not None and version > KNOWN:
+        seen = (
+            f"codebase_version = {meta.info.codebase_version!r} is newer than {CODEBASE_VERSION}, which LeRobot knows"
+        )
+        return subject.warning("metadata", seen, "use a newer zk0 if something looks odd")
+    if (named := _split_end(meta.info.splits)) is not None and named != meta.total_episodes:
+        seen = f"splits = {shown(meta.info.splits)} in meta/info.json, but there are {meta.total_episodes} episodes"
+        return subject.warning("metadata", seen, "correct it; LeRobot does not look at it in training")
+    return subject.ok("metadata", f"{meta.info.codebase_version}, {meta.total_episodes} episodes")
+
+
+def _split_end(splits: object) -> int | None:
+    """The episode at which the last of info.json's splits ends ("0:12"); None where none says so."""
+    ranges = [str(value).partition(":")[2] for value in splits.values()] if isinstance(splits, dict) else []
+    ends = [int(end) for end in ranges if end.isdecimal() and len(end) < 10]
+    return max(ends, default=None)
 
 
 def check_episodes(subject: Subject) -> DataFinding:
@@ -107,6 +137,8 @@ def check_timestamps(subject: Subject) -> DataFinding:
     """Every time step is 1/fps, within data.tolerance_s, and an episode begins at 0: videos are looked up by time."""
     tolerance, fps = subject.config.data.tolerance_s, subject.meta.fps
     timestamp, frame, same = subject.column("timestamp"), subject.column("frame_index"), subject.same_episode()
+    if (wrong := np.flatnonzero(~np.isfinite(timestamp))).size:
+        return subject.error("timestamps", f"the time stamp of row {wrong[0]} is {timestamp[wrong[0]]}", RECORD_AGAIN)
     off = np.abs(np.diff(timestamp) - 1 / fps)[same]
     worst = float(off.max()) if len(off) else 0.0
     remedy = "correct fps or the time stamps, or raise that key if the recording is meant so"
@@ -124,6 +156,36 @@ def check_timestamps(subject: Subject) -> DataFinding:
         )
         return subject.error("timestamps", seen, remedy)
     return subject.ok("timestamps", f"off 1/{fps} s by at most {worst:.1e} s")
+
+
+def check_video_times(subject: Subject) -> DataFinding:
+    """Every episode has pictures of its own in its video file: they overlap with no other's, nor pass its end."""
+    meta = subject.meta
+    for key in meta.video_keys:
+        files: dict[Path, list[int]] = {}
+        for episode in range(meta.total_episodes):
+            files.setdefault(Path(meta.root) / meta.get_video_file_path(episode, key), []).append(episode)
+        starts = np.asarray(meta.episodes[f"videos/{key}/from_timestamp"], dtype=np.float64)
+        for file, episodes in files.items():
+            if (seen := _video_fault(meta, file, {episode: starts[episode] for episode in episodes})) is not None:
+                remedy = "correct meta/episodes, or convert the dataset again"
+                return subject.error("video times", f"{key}: {seen}", remedy)
+    return subject.ok("video times", f"{len(meta.video_keys)} cameras")
+
+
+def _video_fault(meta: LeRobotDatasetMetadata, file: Path, starts: dict[int, float]) -> str | None:
+    """What is wrong with where the episodes begin in a video, in seconds."""
+    lengths, step = meta.episodes["length"], 1 / meta.fps
+    order = sorted(starts, key=lambda episode: starts[episode])
+    last = {episode: starts[episode] + (lengths[episode] - 1) * step for episode in order}
+    for one, after in pairwise(order):
+        if last[one] > starts[after] - step / 2:
+            times = f"to {last[one]:.3f} s, and from {starts[after]:.3f} s (from_timestamp)"
+            return f"episodes {one} and {after} overlap in {file}: {times}"
+    end = duration_s(file)
+    if end is not None and last[order[-1]] > end + step:
+        return f"episode {order[-1]} ends at {last[order[-1]]:.3f} s of {file}, which lasts {end:.3f} s"
+    return None
 
 
 def check_doubled(subject: Subject) -> DataFinding:

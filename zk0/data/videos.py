@@ -17,6 +17,8 @@ from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frame
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from zk0.errors import first_line
+
 VIDEO_SAMPLE_S = 1.0
 """Seconds that the sampled frames of all datasets together may take at the start of a run."""
 SAMPLED_PLACES = (-1, 0, 0.5)
@@ -51,6 +53,28 @@ class Pictures:
     """Frames of one single grey."""
     seen: int
     """Frames that were decoded."""
+
+
+def video_fault(file: Path) -> str | None:
+    """Why a video cannot be opened, by its head alone; None where it can, and for other files."""
+    if file.suffix == ".parquet":
+        return None
+    try:
+        with av.open(str(file)) as container:
+            streams = len(container.streams.video)
+    except (FFmpegError, ValueError) as error:
+        return f"{file} cannot be opened as a video: it is cut short or damaged ({first_line(error)[:100]})"
+    return None if streams else f"{file} has no video stream"
+
+
+def duration_s(file: Path) -> float | None:
+    """How long a video says that it lasts, in seconds; None where it does not say."""
+    try:
+        with av.open(str(file)) as container:
+            duration = container.duration
+    except (FFmpegError, ValueError):
+        return None
+    return duration / av.time_base if duration else None
 
 
 def check_all_frames(timeline: Timeline) -> Pictures:
@@ -102,8 +126,8 @@ def _try(timeline: Timeline, camera: str, episode: int, place: float) -> list[st
             return_uint8=True,
             is_depth=camera in timeline.meta.depth_keys,
         )
-    except (FFmpegError, FrameTimestampError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0][:100]
+    except (FFmpegError, FrameTimestampError, IndexError, ValueError, RuntimeError) as error:
+        why = first_line(error)[:100]
         return [f"{camera}, episode {episode}: no frame at {wanted:.3f} s of {file} ({why})"]
     return []
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from zk0.config import RunConfig
+from zk0.data import fix
 from zk0.data.datasets import open_metadata
 from zk0.data.findings import DataReport
-from zk0.data.fix import without_doubled_frames
 from zk0.errors import ConfigError, first_line
 from zk0.learning.policy import base_config
 from zk0.preflight import environments, fetch, probe
@@ -57,16 +57,20 @@ def check_data(config: RunConfig, fix_to: Path | None = None) -> DataReport:
 
     Args:
         config: the config.
-        fix_to: where to write corrected copies of the datasets with doubled frames, which are then checked instead.
+        fix_to: where to write corrected copies of datasets: of an older format, with doubled frames or with statistics
+            that are not those of their rows; they are then checked instead.
 
     Raises:
         ConfigError: as `preflight`; or a copy's folder exists.
         DatasetError, PolicyError: something cannot be fetched, or the base cannot be read.
     """
     config = _settle_device(config)
-    fetch.fetch(config)
+    fetch.fetch_policy(config)
     if fix_to is not None:
-        config = without_doubled_frames(config, fix_to)
+        config = fix.converted(config, fix_to)
+    fetch.fetch_datasets(config)
+    if fix_to is not None:
+        config = fix.corrected(config, fix_to)
     found = report(config, every_frame=True)
     if not found.of("error"):
         _tried(config)

@@ -7,21 +7,30 @@ from lerobot.configs.policies import PreTrainedConfig
 from numpy.typing import NDArray
 
 from zk0.config import DatasetConfig, RunConfig
-from zk0.data.checks import check_doubled, check_episodes, check_indices, check_rows, check_timestamps
+from zk0.data.checks import (
+    check_doubled,
+    check_episodes,
+    check_indices,
+    check_metadata,
+    check_rows,
+    check_timestamps,
+    check_video_times,
+)
+from zk0.data.faults import RECORD_AGAIN
 from zk0.data.findings import DataFinding, DataReport
-from zk0.data.subject import RECORD_AGAIN, Check, Subject, first_of, open_subject
+from zk0.data.statistics_checks import check_statistics
+from zk0.data.subject import Check, Subject, first_of, open_subject
 from zk0.data.value_checks import (
     check_constant,
     check_joint_names,
     check_jumps,
     check_lengths,
-    check_statistics,
     check_values,
 )
 from zk0.data.videos import Pictures, Timeline, check_all_frames, check_some_frames
 from zk0.errors import DatasetError, PolicyError
 from zk0.learning.policy import base_config
-from zk0.preflight.inputs import check_dimensions, check_names
+from zk0.preflight.inputs import check_base_statistics, check_dimensions, check_names
 
 POLICY_CHECKS = {"cameras": check_names, "policy dimensions": check_dimensions}
 """What a dataset must have for the policy, beside being whole."""
@@ -73,7 +82,7 @@ def refuse(found: DataReport) -> None:
 
 
 ROW_CHECKS: tuple[Check, ...] = (
-    *(check_doubled, check_rows, check_indices, check_timestamps),
+    *(check_metadata, check_doubled, check_rows, check_indices, check_timestamps, check_video_times),
     *(check_lengths, check_values, check_joint_names, check_constant, check_jumps, check_statistics),
 )
 
@@ -104,6 +113,10 @@ def _times(subject: Subject) -> dict[int, NDArray[np.float64]]:
 
 def _against_policy(config: RunConfig, subjects: list[Subject]) -> Iterator[DataFinding]:
     base: PreTrainedConfig = base_config(config, subjects[0].meta)
+    try:
+        check_base_statistics(config, base)
+    except PolicyError as error:
+        yield _from_error(subjects[0].dataset, "policy dimensions", error)
     for subject in subjects:
         for check, look in POLICY_CHECKS.items():
             try:

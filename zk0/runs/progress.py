@@ -23,7 +23,8 @@ from zk0.layout import (
     worker_lock_file,
 )
 from zk0.memory.usage import snapshot
-from zk0.metrics import scores
+from zk0.metrics import scores, units
+from zk0.metrics.units import ACTION_ERROR
 from zk0.metrics.values import Json, interval, mapping, number
 from zk0.runs import lock
 from zk0.runs.rounds import metric_lines
@@ -58,8 +59,10 @@ class ClientProgress:
     """All steps of that work."""
     loss: float | None = None
     """Training loss now, or of the last fit."""
-    action_error_deg: float | None = None
-    """Action error of the last evaluation, in degrees."""
+    action_error: float | None = None
+    """Action error of the last evaluation."""
+    unit: str | None = None
+    """Its unit; None where that is not known."""
     action_error_interval: list[float] | None = None
     """Its 95 % interval, [low, high]."""
     evaluation: str | None = None
@@ -159,8 +162,8 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
     Returns:
         `name`, `state` (starting, running, interrupted, finished), `server_round`, `num_rounds`, `committed_rounds`,
         `elapsed_s`, `eta_s` (or null), `pid` (or null), `memory` (Snapshot's fields, or null when no process runs),
-        `best` (Best's fields, or null), `clients` (ClientProgress' fields), `environments` (EnvironmentProgress'
-        fields) and `rounds` (the lines of metrics.jsonl).
+        `best` (Best's fields, or null), `clients` (ClientProgress' fields, the error's unit in its key), `environments`
+        (EnvironmentProgress' fields) and `rounds` (the lines of metrics.jsonl).
     """
     progress = read_progress(run_dir)
     now = snapshot(progress.pid) if progress.pid else None
@@ -175,7 +178,7 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
         "pid": progress.pid,
         "memory": asdict(now) if now else None,
         "best": asdict(progress.best) if progress.best else None,
-        "clients": [asdict(client) for client in progress.clients],
+        "clients": [units.keyed(asdict(client), client.unit) for client in progress.clients],
         "environments": [asdict(environment) for environment in progress.environments],
         "rounds": [dict(line) for line in progress.rounds],
     }
@@ -242,8 +245,9 @@ def _read_clients(
                 step=_whole(progress.get("step")),
                 steps=_whole(progress.get("steps")),
                 loss=_last_loss(rounds, name) if loss is None else loss,
-                action_error_deg=number(evaluated.get("action_error_deg")),
-                action_error_interval=interval(mapping(evaluated.get("interval_95")).get("action_error_deg")),
+                action_error=units.value(evaluated, ACTION_ERROR),
+                unit=units.unit_of(evaluated, ACTION_ERROR),
+                action_error_interval=interval(units.get(evaluated.get("interval_95"), ACTION_ERROR)),
                 evaluation=evaluated.get("evaluation"),
                 failure=failure,
             )
@@ -312,7 +316,7 @@ def _last_loss(rounds: tuple[Json, ...], name: str) -> float | None:
 
 def _last_evaluation(rounds: tuple[Json, ...], name: str) -> Json:
     evaluations = (mapping(mapping(line.get("evaluate")).get(name)) for line in reversed(rounds))
-    return next((item for item in evaluations if number(item.get("action_error_deg")) is not None), {})
+    return next((item for item in evaluations if units.value(item, ACTION_ERROR) is not None), {})
 
 
 def _names(datasets: object) -> list[str]:

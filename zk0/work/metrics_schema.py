@@ -2,12 +2,17 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, model_validator
 
+from zk0.metrics import units
+from zk0.metrics.units import ACTION_ERROR
 from zk0.work.records import TaskKind
 
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
 """[low, high], or null where there are too few episodes."""
+
+_ACTION_ERROR: Any = Field(validation_alias=AliasChoices(*units.keys_of(ACTION_ERROR)))
+"""Whatever the unit that its key ends in."""
 
 
 class _Metrics(BaseModel):
@@ -17,16 +22,25 @@ class _Metrics(BaseModel):
     __pydantic_extra__: dict[str, float]
 
 
+class _Units(BaseModel):
+    """Those of an evaluation's errors."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    action_error: str | None
+    gripper_error: str | None
+    joint_error: dict[str, str | None]
+
+
 class _Episodes(_Metrics):
     """Figures by held-out episode."""
 
     steps: list[PositiveInt]
-    action_error_deg: list[float] | None
+    action_error: list[float] | None = _ACTION_ERROR
     gripper_error: list[float] | None
 
     @model_validator(mode="after")
     def _one_for_each(self) -> Self:
-        for errors in (self.action_error_deg, self.gripper_error):
+        for errors in (self.action_error, self.gripper_error):
             if errors is not None and len(errors) != len(self.steps):
                 raise ValueError(f"{len(errors)} errors of {len(self.steps)} episodes")
         return self
@@ -35,11 +49,12 @@ class _Episodes(_Metrics):
 class _Evaluation(_Metrics):
     """As `zk0.learning.evaluation.evaluate` gives them."""
 
-    action_error_deg: float | None
+    action_error: float | None = _ACTION_ERROR
     gripper_error: float | None
     loss: float
     joint_error: dict[str, float]
     joints: list[str]
+    units: _Units | None = None
     interval_95: dict[str, Interval | dict[str, Interval]]
     episodes: _Episodes
 

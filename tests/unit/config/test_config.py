@@ -91,6 +91,8 @@ OTHER_VALUES = {
     ("evaluation", "environments", 0, "rename_map"): {"x": "y"},
     ("evaluation", "environments", 0, "options"): {"setting": "kitchen"},
     ("peft", "full_training_modules"): ["x"],
+    ("data", "unit"): "rad",
+    ("data", "grippers"): ["*hand*"],
     ("federation", "fraction_train"): 0.5,
     ("training", "micro_batch_size"): 2,
     ("training", "restart_steps"): 5,
@@ -174,6 +176,8 @@ def test_so100_is_what_it_says():
         (("training", "steps"), "many", ["training.steps = 'many'", "integer", "Optimizer steps"]),
         (("training", "lr"), "fast", ["training.lr = 'fast'", "number"]),
         (("data",), 3, ["data = 3", "dictionary"]),
+        (("data", "unit"), "degrees", ["data.unit: 'degrees' is no unit", "'rad'"]),
+        (("data", "unit"), {"elbow": 3}, ["data.unit: 3 is no unit", "'rad'"]),
         (("clients",), [], ["clients = []", "at least 1 item"]),
         (("clients", 0), {"name": "a"}, ["clients.0.repo_id: missing", "hub id"]),
         (("clients", 0, "name"), "A b", ["clients.0.name = 'A b'", "pattern"]),
@@ -376,7 +380,9 @@ def test_optional_types_are_the_only_unions():
     """The reference and `_explain` read unions of these; another union needs a look at both."""
     for path, field, _ in fields():
         if isinstance(field.annotation, types.UnionType):
-            assert set(typing.get_args(field.annotation)) <= {str, int, float, list[str], type(None)}, dotted(path)
+            assert set(typing.get_args(field.annotation)) <= {str, int, float, list[str], dict[str, str], type(None)}, (
+                dotted(path)
+            )
 
 
 @pytest.mark.parametrize(
