@@ -3,24 +3,26 @@
 import copy
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
 from urllib.error import URLError
 
 import peft
 import torch
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from lerobot.configs.default import PeftConfig as LeRobotPeftConfig
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.envs.configs import EnvConfig
 from lerobot.policies import PreTrainedPolicy, make_policy
+from safetensors import safe_open
 
 from zk0.aggregation import lora
 from zk0.config import PeftConfig
-from zk0.data.hub import HUB_ERRORS
+from zk0.data.hub import HUB_ERRORS, is_hub_id
 from zk0.errors import PolicyError, first_line
 from zk0.learning.policy import Policy
-from zk0.learning.pretrained import is_hub_id, weights_header
 
 type Source = LeRobotDatasetMetadata | EnvConfig
 """What a policy's features come from: a dataset's metadata, or LeRobot's config of an environment."""
@@ -112,7 +114,7 @@ def missing_weights(policy: Policy, config: PreTrainedConfig) -> list[str]:
     theirs = type(policy).from_pretrained.__func__ is not PreTrainedPolicy.from_pretrained.__func__
     if config.use_peft or theirs or not folder.is_dir():
         return []
-    file, own = weights_header(folder), policy.state_dict()
+    file, own = _weights_header(folder), policy.state_dict()
     for name in sorted(file.keys() & own.keys()):
         if file[name][0] in INTEGERS and own[name].is_floating_point():
             raise PolicyError(
@@ -145,7 +147,14 @@ def check_finite(policy: Policy, named: str) -> None:
 def named_policy(config: PreTrainedConfig) -> str:
     """How messages name a policy."""
     path = config.pretrained_path
-    return f"policy.type = {config.type!r}" if path is None else f"policy.path = {str(path)!r}"
+    return f"policy.type = {config.type!r}" if path is None else f"policy.path = {str(path)!r} ({config.type})"
+
+
+def _weights_header(folder: Path) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+    """Name -> (dtype as safetensors spells it, shape) of each tensor of a folder's weights."""
+    with safe_open(folder / SAFETENSORS_SINGLE_FILE, framework="np") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        return {name: (item.get_dtype(), tuple(item.get_shape())) for name, item in slices.items()}
 
 
 def _merged(config: PreTrainedConfig, source: dict[str, Source], rename_map: dict[str, str]) -> Policy:
@@ -190,7 +199,7 @@ def _explained(config: PreTrainedConfig, error: Exception) -> PolicyError:
         hint = (
             "" if "pip install" in said else "; install it, or LeRobot's extra for this policy, wherever clients train"
         )
-        return PolicyError(f"{named} ({config.type}): a package is missing: {said}{hint}")
+        return PolicyError(f"{named}: a package is missing: {said}{hint}")
     if found := SIZE_MISMATCH.search(said):
         name, there, here = found.groups()
         by = "adapter_config.json" if config.use_peft else "config.json and policy.overrides"
@@ -199,10 +208,10 @@ def _explained(config: PreTrainedConfig, error: Exception) -> PolicyError:
             "those that belong to the weights"
         )
     if weights := _unfetched(config, error, said):
-        return PolicyError(f"{named} ({config.type}): {weights}")
+        return PolicyError(f"{named}: {weights}")
     what = "it cannot be built" if config.pretrained_path is None else "its weights cannot be loaded"
     return PolicyError(
-        f"{named} ({config.type}): {what} ({type(error).__name__}: {said}); correct policy.overrides or the policy's "
+        f"{named}: {what} ({type(error).__name__}: {said}); correct policy.overrides or the policy's "
         "folder, or take another policy"
     )
 

@@ -87,7 +87,7 @@ def _loaded(config: PreTrainedConfig, before: dict[str, Any], after: dict[str, A
 def _unmade(config: PreTrainedConfig, error: Exception) -> PolicyError:
     said = shorten(str(error), LONGEST_WORDS, placeholder=" ...")
     return PolicyError(
-        f"{named_policy(config)} ({config.type}): LeRobot cannot make its processors ({type(error).__name__}: {said}); "
+        f"{named_policy(config)}: LeRobot cannot make its processors ({type(error).__name__}: {said}); "
         "correct policy_preprocessor.json and policy_postprocessor.json, or restore them and the files that they name "
         "from the checkpoint"
     )

@@ -7,15 +7,14 @@ from huggingface_hub import snapshot_download
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from zk0.config import DatasetConfig, RunConfig
-from zk0.data.hub import HUB_ERRORS, patiently
+from zk0.data.hub import HUB_ERRORS, is_hub_id, patiently
 from zk0.errors import DatasetError, PolicyError, first_line
 from zk0.learning.policy import load_policy_config, source_path
-from zk0.learning.pretrained import (
+from zk0.preflight.pretrained import (
     ADAPTER_CONFIG,
     adapter_base,
     check_adapter_base,
     check_pretrained,
-    is_hub_id,
     read_config,
     read_json,
 )

@@ -111,15 +111,17 @@ def _instead(
         if value == kind and key.startswith(OBSERVATION) and renames.get(key, key) not in inputs and key not in renames
     ]
     if spare:
-        near = difflib.get_close_matches(wanted, spare, n=1, cutoff=0) or spare
-        return f"map {kind} to it by rename_map, such as {{{near[0]!r} = {wanted!r}}}, or choose another base"
+        last = {key.rpartition(".")[2]: key for key in reversed(spare)}
+        near = difflib.get_close_matches(wanted.rpartition(".")[2], last, n=1)
+        chosen = last[near[0]] if near else spare[0]
+        return f"map {kind} to it by rename_map, such as {{{chosen!r} = {wanted!r}}}, or choose another base"
     other = sorted(key for key, value in given.items() if value == kind and not key.startswith(OBSERVATION))
     if other:
         return (
             f"{other[0]!r} is {kind}, and LeRobot gives a policy what begins with {OBSERVATION!r} alone: record it "
             f"again under the name {wanted!r}, or convert it"
         )
-    return f"it has no other {kind.removeprefix('a ')} to give it: record one, or choose a base that needs none"
+    return f"there is no other {kind.removeprefix('a ')} to map to it: record one, or choose a base that needs none"
 
 
 def _listed(given: Iterable[str]) -> str:

@@ -71,9 +71,7 @@ def try_policy(config: RunConfig) -> Trial:
     base_bytes = sum(value.numel() * value.element_size() for value in plain.state_dict().values()) if made else 0
     policy = with_adapters(plain, config.peft)
     if not (size := exchanged_bytes(policy)):
-        raise PolicyError(
-            f"{named_policy(base)} ({base.type}): nothing of it is trained; see peft and policy.overrides"
-        )
+        raise PolicyError(f"{named_policy(base)}: nothing of it is trained; see peft and policy.overrides")
     with tempfile.TemporaryDirectory(prefix="zk0-") as scratch:
         if made:
             base = _saved_base(base, Path(scratch) / "base")
@@ -171,7 +169,7 @@ def _leave(config: RunConfig, policy: Policy, base: PreTrainedConfig, piece: Pie
     except Exception as error:  # whatever a policy's own code raises
         said = " ".join(str(error.__cause__ or error).split())
         raise PolicyError(
-            f"{named_policy(base)} ({base.type}): the final policy cannot be saved and loaded again "
+            f"{named_policy(base)}: the final policy cannot be saved and loaded again "
             f"({type(error).__name__}: {said}); correct policy.overrides, or take another policy"
         ) from error
 

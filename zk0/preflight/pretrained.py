@@ -4,13 +4,13 @@ Light on purpose: reads headers and JSON, without torch, so that what is wrong i
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from safetensors import SafetensorError, safe_open
 
+from zk0.data.hub import is_hub_id
 from zk0.errors import PolicyError, first_line
 from zk0.layout import FINAL, RUN_FILE
 
@@ -124,19 +124,6 @@ def check_adapter_base(base: Path, named: str) -> None:
     _check_weights(base, of_base)
 
 
-def is_hub_id(path: str) -> bool:
-    """Whether a path may be meant as an id of the hub: `name` or `owner/name`."""
-    parts = path.split("/")
-    return len(parts) <= 2 and all(part and part.strip(".~") and not set(part) & set("\\: ~") for part in parts)
-
-
-def weights_header(folder: Path) -> Mapping[str, tuple[str, tuple[int, ...]]]:
-    """Name -> (dtype as safetensors spells it, shape) of each tensor of a folder's weights."""
-    with safe_open(folder / SAFETENSORS_SINGLE_FILE, framework="np") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        return {name: (item.get_dtype(), tuple(item.get_shape())) for name, item in slices.items()}
-
-
 def _refuse_place(folder: Path, named: str) -> None:
     """Say what lies where a policy's folder was expected."""
     nothing = f"{named}: no LeRobot policy can be read there"
@@ -229,7 +216,8 @@ def _check_weights(folder: Path, named: str) -> None:
     raise PolicyError(f"{named}: no {SAFETENSORS_SINGLE_FILE}: {why}")
 
 
-def _check_safetensors(path: Path, named: str) -> None:
+def _check_safetensors(path: Path, named: str) -> list[str]:
+    """The names of its tensors; refuses a file that is cut or empty."""
     try:
         with safe_open(path, framework="np") as file:
             names = list(file.keys())
@@ -240,6 +228,7 @@ def _check_safetensors(path: Path, named: str) -> None:
         ) from error
     if not names:
         raise PolicyError(f"{named}: {path.name} holds no tensors; copy it again from the original")
+    return names
 
 
 def _check_processor(folder: Path, name: str, named: str) -> None:
@@ -263,7 +252,7 @@ def _check_processor(folder: Path, name: str, named: str) -> None:
 
 def _without_processors(folder: Path) -> str:
     weights = folder / SAFETENSORS_SINGLE_FILE
-    if weights.is_file() and any(name.startswith(INSIDE_MODEL) for name in weights_header(folder)):
+    if weights.is_file() and any(name.startswith(INSIDE_MODEL) for name in _check_safetensors(weights, "")):
         return (
             "LeRobot before 0.4 saved it, with the statistics among the weights; migrate a copy by "
             f"`{MIGRATE.format(folder)}` and give that"
