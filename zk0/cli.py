@@ -201,7 +201,12 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)  # typer gives the code of an exit, such as 130 for Ctrl-C, as a result
     except Zk0Error as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(error)}", highlight=False)
+        from zk0.executors.call import kept_trace
+
+        said = Console(stderr=True, soft_wrap=True)
+        said.print(f"[bold red]error:[/] {_escaped(error)}", highlight=False)
+        if (trace := kept_trace(error)) is not None:
+            said.print(f"its traceback: {trace}", highlight=False, markup=False)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()

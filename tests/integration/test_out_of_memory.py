@@ -18,7 +18,6 @@ from tests.cgroups import limited_cgroup
 from zk0.config import RunConfig, validate_config
 from zk0.errors import QuarantineError
 from zk0.executors.process import ProcessExecutor
-from zk0.executors.worker import NO_MEMORY
 from zk0.federation.guard import run_guarded
 from zk0.memory import client_limits
 from zk0.memory.samples import read_samples
@@ -26,6 +25,7 @@ from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.work.attempts import failed_causes
 from zk0.work.records import ClientResult, ClientTask
+from zk0.work.told import OUT_OF_MEMORY
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -189,7 +189,7 @@ def test_a_sigkill_without_the_kernels_doing_is_no_out_of_memory(small_config: C
 
 
 def test_torch_says_what_the_worker_looks_for() -> None:
-    with pytest.raises(RuntimeError, match=NO_MEMORY):
+    with pytest.raises(RuntimeError, match=OUT_OF_MEMORY):
         torch.empty(1 << 50, dtype=torch.uint8)
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from zk0.config import RunConfig
 from zk0.data.findings import DataReport
+from zk0.executors.call import of_input
 from zk0.executors.worker import die_first, quiet
 from zk0.files import atomic
 from zk0.metrics.success import Success
@@ -14,6 +15,7 @@ from zk0.preflight.records import Preflight
 from zk0.work.records import ClientTask
 
 
+@of_input
 def preflight(config: RunConfig, in_container: bool = False) -> Preflight:
     """`preflight.preflight` in a worker process.
 
@@ -28,6 +30,7 @@ def preflight(config: RunConfig, in_container: bool = False) -> Preflight:
     return checks.preflight(config, in_container=in_container)
 
 
+@of_input
 def check_environments(config: RunConfig) -> None:
     """`preflight.check_environments` in a worker process, whose memory a simulator does not spoil for `preflight`."""
     die_first()
@@ -37,6 +40,7 @@ def check_environments(config: RunConfig) -> None:
     checks.check_environments(config)
 
 
+@of_input
 def check_data(config: RunConfig, fix_to: Path | None) -> DataReport:
     """`preflight.check_data` in a worker process."""
     die_first()
@@ -46,6 +50,7 @@ def check_data(config: RunConfig, fix_to: Path | None) -> DataReport:
     return checks.check_data(config, fix_to)
 
 
+@of_input
 def fetch(config: RunConfig) -> None:
     """`fetch.fetch` in a worker process."""
     quiet()

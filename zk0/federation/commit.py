@@ -7,7 +7,7 @@ from loguru import logger
 
 from zk0.aggregation import adaptive
 from zk0.config import RunConfig
-from zk0.errors import ClientError
+from zk0.errors import ClientError, PassingError, UnforeseenError
 from zk0.executors import calls
 from zk0.executors.process import ProcessExecutor
 from zk0.federation.outcomes import Outcomes
@@ -156,7 +156,7 @@ def with_history(store: RunStore, number: int, metrics: dict[str, Any]) -> dict[
         found = ProcessExecutor(config.executor).call(
             calls.intervals, base.get("evaluate"), metrics["evaluate"], names, seed, success
         )
-    except ClientError as error:
+    except (ClientError, UnforeseenError, PassingError) as error:
         logger.warning("round {}: no intervals of the means: {}", number, error)
         found = {"interval_95": {}, "change": None}
     added: dict[str, Any] = {"summary": {**metrics["summary"], "interval_95": found["interval_95"]}}

@@ -135,8 +135,10 @@ def run_work(work: ClientTask, config: RunConfig) -> ClientResult:
             if STOPPED.is_set():
                 raise  # no attempt of the client's
             logger.warning("{} failed ({}): {}", work.kind, error.cause, error)
-            attempts.note_failure(work, error)
-            raise
+            judged = attempts.note_failure(work, error)
+            if judged is error:
+                raise
+            raise judged from error
 
 
 def may_pass(error: object) -> bool:

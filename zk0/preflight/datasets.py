@@ -28,7 +28,7 @@ from zk0.data.value_checks import (
     check_values,
 )
 from zk0.data.videos import Pictures, Timeline, check_all_frames, check_some_frames
-from zk0.errors import DatasetError, PolicyError
+from zk0.errors import DatasetError, PolicyError, during
 from zk0.learning.policy import base_config
 from zk0.preflight.inputs import check_base_statistics, check_dimensions, check_names
 
@@ -53,15 +53,17 @@ def report(config: RunConfig, *, every_frame: bool) -> DataReport:
     clients = {client.name for client in config.clients}
     for dataset in [*config.clients, *config.evaluation.datasets]:
         try:
-            subject, files = open_subject(config, dataset, subjects[0].meta if subjects else None)
+            with during(f"dataset {dataset.name!r}: metadata"):
+                subject, files = open_subject(config, dataset, subjects[0].meta if subjects else None)
         except DatasetError as error:
             findings.append(_from_error(dataset, "metadata", error))
             continue
         subjects.append(subject)
         findings += [files] + ([check_episodes(subject)] if dataset.name in clients else [])
         if len(subject.rows):
-            findings += [check(subject) for check in ROW_CHECKS]
-    findings += _videos(subjects, findings, every_frame=every_frame)
+            findings += [_done(check, subject) for check in ROW_CHECKS]
+    with during(f"datasets {', '.join(repr(item.dataset.name) for item in subjects)}: video frames"):
+        findings += _videos(subjects, findings, every_frame=every_frame)
     if subjects:
         findings += _against_policy(config, subjects)
     order = [dataset.name for dataset in [*config.clients, *config.evaluation.datasets]]
@@ -85,6 +87,11 @@ ROW_CHECKS: tuple[Check, ...] = (
     *(check_metadata, check_doubled, check_rows, check_indices, check_timestamps, check_video_times),
     *(check_lengths, check_values, check_joint_names, check_constant, check_jumps, check_statistics),
 )
+
+
+def _done(check: Check, subject: Subject) -> DataFinding:
+    with during(f"dataset {subject.dataset.name!r}: {check.__name__.removeprefix('check_').replace('_', ' ')}"):
+        return check(subject)
 
 
 def _videos(subjects: list[Subject], findings: list[DataFinding], *, every_frame: bool) -> list[DataFinding]:
@@ -112,7 +119,8 @@ def _times(subject: Subject) -> dict[int, NDArray[np.float64]]:
 
 
 def _against_policy(config: RunConfig, subjects: list[Subject]) -> Iterator[DataFinding]:
-    base: PreTrainedConfig = base_config(config, subjects[0].meta)
+    with during(f"policy {config.policy.path or config.policy.type}"):
+        base: PreTrainedConfig = base_config(config, subjects[0].meta)
     try:
         check_base_statistics(config, base)
     except PolicyError as error:
@@ -120,7 +128,8 @@ def _against_policy(config: RunConfig, subjects: list[Subject]) -> Iterator[Data
     for subject in subjects:
         for check, look in POLICY_CHECKS.items():
             try:
-                look(base, subject.meta, subject.dataset.rename_map, subject.dataset.name)
+                with during(f"dataset {subject.dataset.name!r}: {check}"):
+                    look(base, subject.meta, subject.dataset.rename_map, subject.dataset.name)
             except PolicyError as error:
                 yield _from_error(subject.dataset, check, error)
             else:
