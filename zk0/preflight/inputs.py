@@ -110,14 +110,14 @@ def check_base_statistics(config: RunConfig, base: PreTrainedConfig) -> None:
         return
     wanted = {**(base.input_features or {}), **(base.output_features or {})}
     for pipeline in build_processors(base, None, first.rename_map):
-        for name, value in _statistics(pipeline).items():
-            key, _, statistic = name.rpartition(".")
+        for name, value in sorted(_statistics(pipeline).items()):
+            key = name.rpartition(".")[0]
             if key in wanted and wanted[key].type in ROOM and value.shape[-1:] != tuple(wanted[key].shape):
-                whose = "all data" if normalization == "base" else "the final policy's"
+                whose = "all data" if normalization == "base" else "what the final policy sees"
                 raise PolicyError(
                     f"dataset {first.name!r}: {key!r} has {wanted[key].shape[0]} dimensions, but data.normalization = "
-                    f"{normalization!r} normalises {whose} by the base's statistics, whose {statistic} has "
-                    f"{value.shape[-1]} numbers; use 'federated', or a base for this robot"
+                    f"{normalization!r} normalises {whose} by the base's statistics, which have {value.shape[-1]} "
+                    "numbers; use 'federated', or a base for this robot"
                 )
 
 
