@@ -24,6 +24,8 @@ POINTER = b"version https://git-lfs"
 """How a git-lfs pointer begins, which lies in place of a file that was not pulled."""
 POINTER_BYTES = 1024
 """No pointer is longer."""
+DEPTHS = ("*", "*/*", "*/*/*")
+"""How far inside a policy is looked for, to propose it: `checkpoints/last/pretrained_model` of `lerobot-train`."""
 TORCH_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 INSIDE_MODEL = ("normalize_inputs.", "unnormalize_outputs.", "normalize_targets.", "input_normalizer.", "normalizer.")
 """How LeRobot before 0.4 named the statistics that it kept among the weights."""
@@ -137,7 +139,7 @@ def _refuse_place(folder: Path, named: str) -> None:
     if (folder / RUN_FILE).is_file():
         raise PolicyError(f"{nothing} (it is a run of zk0); give its policy, {str(folder / FINAL)!r}")
     inside = sorted(
-        (path.parent for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/{CONFIG_NAME}")),
+        (found.parent for depth in DEPTHS for found in folder.glob(f"{depth}/{CONFIG_NAME}") if _is_policys(found)),
         key=lambda path: (path.parent.name != "last", path.name != "pretrained_model", str(path)),
     )
     if inside:
@@ -151,6 +153,14 @@ def _refuse_place(folder: Path, named: str) -> None:
         f"{nothing} (it has no {CONFIG_NAME}); give a pretrained_model folder with config.json and "
         "model.safetensors, or a hub id"
     )
+
+
+def _is_policys(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and isinstance(found.get("type"), str)
 
 
 def _check_pointers(folder: Path, named: str) -> None:
