@@ -66,7 +66,8 @@ def adapter(target: Path, base_name: str | None = None) -> Path:
             if "lora_B" in name:
                 value.normal_(std=0.05)
     tokenizer = {"tokenizer_processor": {"tokenizer_name": str(source / "vlm")}}
-    save_pretrained(policy, *make_pre_post_processors(config, str(source), preprocessor_overrides=tokenizer), target)
+    before, after = make_pre_post_processors(config, str(source), preprocessor_overrides=tokenizer)
+    save_pretrained(policy, before, after, target)
     if base_name is not None:
         edit_json(target, "adapter_config.json", base_model_name_or_path=base_name)
     return target

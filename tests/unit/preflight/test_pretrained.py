@@ -44,14 +44,14 @@ def sharded(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text("{}")
 
 
-def an_adapter(base_name: object = "/gone/base", **config: object) -> Edit:
+def an_adapter(base_name: object = "/gone/base", *, says_so: bool = True) -> Edit:
     """As an adapter's folder, without a base."""
 
     def change(folder: Path) -> None:
         (folder / WEIGHTS).rename(folder / "adapter_model.safetensors")
         (folder / ADAPTER_CONFIG).write_text("{}")
         edit_json(folder, ADAPTER_CONFIG, base_model_name_or_path=base_name)
-        edit_json(folder, **{"use_peft": True, **config})
+        edit_json(folder, use_peft=says_so)
 
     return change
 
@@ -101,7 +101,7 @@ def write(name: str, content: bytes) -> Edit:
         (lambda folder: edit_json(folder, use_peft=True), '"use_peft": true, and there is no adapter_config.json'),
         (then(an_adapter(), unlink("adapter_model.safetensors")), "an adapter without weights (neither adapter_model"),
         (then(an_adapter(), write("adapter_model.safetensors", b"x")), "adapter_model.safetensors cannot be read"),
-        (an_adapter(use_peft=False), 'it is an adapter, and config.json does not say so; write "use_peft": true'),
+        (an_adapter(says_so=False), 'it is an adapter, and config.json does not say so; write "use_peft": true'),
         (an_adapter(), "its base is not there (adapter_config.json: base_model_name_or_path = '/gone/base')"),
         (an_adapter(None), "has base_model_name_or_path = None, so that nobody knows"),
     ],
