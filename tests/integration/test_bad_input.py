@@ -55,7 +55,7 @@ def test_a_missing_dataset(small_config: MakeConfig, tmp_path: Path) -> None:
 
 def test_damaged_metadata(small_config: MakeConfig, dataset: Path) -> None:
     (dataset / "meta" / "info.json").write_text('{"codebase_version": "v3.0", ')
-    with pytest.raises(DatasetError, match=r"'mine': metadata: its metadata .* is damaged"):
+    with pytest.raises(DatasetError, match=r"'mine': metadata: .*/meta/info.json: is damaged"):
         preflight(with_dataset(small_config, dataset))
 
 
@@ -74,7 +74,7 @@ def test_a_truncated_data_file(small_config: MakeConfig, dataset: Path) -> None:
 
 def test_doubled_rows(small_config: MakeConfig, dataset: Path) -> None:
     rewrite_rows(dataset, lambda table: pa.concat_tables([table, table]))
-    with pytest.raises(DatasetError, match=r"'mine': rows: \d+ rows, but info.json says \d+ frames"):
+    with pytest.raises(DatasetError, match=r"'mine': rows: data/ has \d+ rows, but info.json says \d+ frames"):
         preflight(with_dataset(small_config, dataset))
 
 

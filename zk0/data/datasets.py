@@ -53,7 +53,7 @@ def open_metadata(dataset: DatasetConfig) -> LeRobotDatasetMetadata:
         raise fault(dataset, where, f"its metadata are damaged ({first_line(error)})", DAMAGED) from error
     if root is None:
         check_metadata(dataset, Path(meta.root))
-    name_axes(meta)
+    name_axes(meta.features)
     return meta
 
 

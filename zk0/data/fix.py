@@ -122,9 +122,14 @@ def _copy(target: Path, *, ours: bool = False) -> Iterator[Path]:
     """
     if target.exists() and not ours:
         raise ConfigError(f"--fix-to {str(target.parent)!r}: {target} exists; choose a folder without it")
+    new = not target.parent.exists()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".zk0-", dir=target.parent) as scratch:
-        yield Path(scratch)
+    try:
+        with TemporaryDirectory(prefix=".zk0-", dir=target.parent) as scratch:
+            yield Path(scratch)
+    finally:
+        if new and not any(target.parent.iterdir()):
+            target.parent.rmdir()
 
 
 def _moved(dataset: DatasetConfig, copy: Path, target: Path) -> DatasetConfig:

@@ -47,10 +47,7 @@ def _faults(info: dict[str, Any]) -> Iterable[tuple[str, str]]:
     for key in ("fps", "features"):
         if key not in info:
             yield f"has no {key!r}", RESTORE
-    if not _is_number(info["fps"]) or info["fps"] <= 0:
-        yield f"fps = {shown(info['fps'])} is no number above 0", "write how many frames were recorded in a second"
-    yield from _whole(info, COUNTS, at_least=0)
-    yield from _whole(info, [key for key in SIZES if key in info], at_least=1)
+    yield from _of_numbers(info)
     features = info["features"]
     if not isinstance(features, dict) or not features:
         yield f"features = {shown(features)} names no feature", RESTORE
@@ -64,11 +61,16 @@ def _faults(info: dict[str, Any]) -> Iterable[tuple[str, str]]:
             yield f"features.{key} = {shown(features[key])} is no single whole number", RESTORE
 
 
-def _whole(info: dict[str, Any], keys: Iterable[str], at_least: int) -> Iterable[tuple[str, str]]:
-    for key in keys:
+def _of_numbers(info: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    if not _is_number(info["fps"]) or info["fps"] <= 0:
+        yield f"fps = {shown(info['fps'])} is no number above 0", "write how many frames were recorded in a second"
+    for key in COUNTS:
         value = info.get(key, 0)
-        if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-            yield f"{key} = {shown(value)} is no whole number from {at_least} on", RESTORE
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            yield f"{key} = {shown(value)} is no whole number from 0 on", RESTORE
+    for key in SIZES:
+        if key in info and (not _is_number(info[key]) or info[key] <= 0):
+            yield f"{key} = {shown(info[key])} is no number above 0", RESTORE
 
 
 def _of_feature(key: str, feature: Any) -> Iterable[tuple[str, str]]:

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
-
+PICTURES = ("image", "video")
 CAMERA_AXES = (["height", "width", "channels"], ["channels", "height", "width"])
 """A picture's axes as they are stored; LeRobot tells the two by the third name alone."""
 CHANNELS = (1, 3, 4)
@@ -49,15 +48,15 @@ def joint_names(feature: Mapping[str, Any], dimension: int) -> list[str]:
     return short if not _doubles(short) else [f"joint_{index}" for index in range(dimension)]
 
 
-def name_axes(meta: LeRobotDatasetMetadata) -> None:
+def name_axes(features: Mapping[str, dict[str, Any]]) -> None:
     """Name the axes of cameras whose names are null, missing or odd, as a converter leaves them: LeRobot indexes them.
 
     Only in memory: which of the axes holds the channels is seen by its length.
     """
-    for key in meta.camera_keys:
-        feature = meta.features[key]
+    for feature in features.values():
         names = feature.get("names")
-        if not (isinstance(names, list | tuple) and len(names) == len(feature["shape"]) == 3):
+        whole = isinstance(names, list | tuple) and len(names) == len(feature["shape"])
+        if feature["dtype"] in PICTURES and not whole:
             first, *_, last = feature["shape"]
             feature["names"] = list(CAMERA_AXES[first in CHANNELS and last not in CHANNELS])
 

@@ -38,7 +38,7 @@ def episode_statistics(meta: LeRobotDatasetMetadata, episodes: list[int]) -> Sta
     if lacking:
         raise DatasetError(
             f"{meta.repo_id}: meta/episodes lacks the statistics of {lacking[0]} (and {len(lacking) - 1} more); "
-            "record or convert the dataset again with LeRobot's own tools"
+            "`zk0 check-data CONFIG --fix-to FOLDER` writes a copy with those of its rows"
         )
     dull = [key for key in _plain_cameras(meta) if not all(_is_camera(recorded[item].get(key)) for item in episodes)]
     kept = [{key: value for key, value in recorded[item].items() if key not in dull} for item in episodes]

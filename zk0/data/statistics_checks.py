@@ -50,20 +50,23 @@ def _stale(subject: Subject, recorded: dict[int, Stats]) -> Iterator[str]:
             continue
         for episode, stats in sorted(recorded.items()):
             mine = values[owner == episode]
+            # of a matrix LeRobot records those of its columns
+            mine = mine.reshape(len(mine), *subject.meta.features[key]["shape"])
             if len(mine) and key in stats:
                 for name, found in _wrong(stats[key], mine):
-                    yield f"the {name} of {key!r} in episode {episode} is not that of its rows ({_brief(found)})"
+                    yield f"the {name} of {key!r} in episode {episode} is {_brief(found)}, not that of its rows"
 
 
 def _wrong(
     stats: dict[str, NDArray[np.float64]], rows: NDArray[np.float64]
 ) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """The statistics of an episode that are not those of its rows, shape (rows, dimensions), and what they are."""
+    """The statistics of an episode that are not those of its rows, shape (rows, ...), and what they are."""
     for name in (*STATISTICS, *(name for name in stats if name not in STATISTICS)):
         if name in stats:
             found = np.asarray(stats[name], dtype=np.float64).reshape(-1)
-            size = (1,) if name == "count" else rows.shape[1:]
-            if found.shape != size or not np.isfinite(found).all() or not _is_of(name, found, rows):
+            size = (1,) if name == "count" else rows.shape[-1:]
+            columns = rows if name == "count" else rows.reshape(-1, rows.shape[-1])
+            if found.shape != size or not np.isfinite(found).all() or not _is_of(name, found, columns):
                 yield name, found
 
 

@@ -1,6 +1,6 @@
 """A dataset under examination: its metadata, its rows, and how a finding about it is made."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,6 +37,18 @@ class Subject:
     """The joints of the first client's action, in its order."""
     rows: pa.Table = field(default_factory=lambda: pa.table({}))
     """All rows of `data/`, without the columns that hold images; empty where they cannot be read or are not fetched."""
+
+    files: Mapping[Path, int] = field(default_factory=dict)
+    """Rows of each data file, in their order."""
+
+    def row(self, number: int) -> str:
+        """Where a row is to be found, for a person."""
+        first = 0
+        for file, count in self.files.items():
+            if number < first + count:
+                return f"row {number - first} of {file}"
+            first += count
+        return f"row {number}"
 
     def ok(self, check: str, seen: str) -> DataFinding:
         """All is well."""
@@ -119,7 +131,8 @@ def _with_rows(subject: Subject, named: list[Path]) -> tuple[Subject, DataFindin
         if file not in named and len(table):
             seen = f"{file} has {len(table)} rows, but no episode names it: LeRobot reads it all the same"
             return subject, subject.error("files", seen, "move it out of data/, or restore meta/episodes")
-    whole = replace(subject, rows=pa.concat_tables(rows.values()))
+    sizes = {file: len(table) for file, table in rows.items()}
+    whole = replace(subject, rows=pa.concat_tables(rows.values()), files=sizes)
     if (misplaced := _misplaced(whole, rows)) is not None:
         return subject, subject.error("files", misplaced, "restore meta/episodes, or convert the dataset again")
     return whole, subject.ok("files", f"{len(named)} files")

@@ -54,7 +54,7 @@ def check_tasks(dataset: DatasetConfig, root: Path, info: dict[str, Any]) -> Non
         raise fault(dataset, file, f"has {shown(odd)} for the text of a task in its index", CONVERT)
     numbers = tasks["task_index"].tolist() if "task_index" in tasks.columns else list(range(len(tasks)))
     for place, number in enumerate(numbers):
-        if number != place:
+        if not isinstance(number, int | float) or number != place:
             seen = f"task_index is {shown(number)} in row {place}, but LeRobot looks tasks up by their place"
             raise fault(dataset, file, seen, f"sort the rows by task_index, 0 to {len(tasks) - 1}, without gaps")
     total = info.get("total_tasks", 0)

@@ -43,7 +43,7 @@ def check_values(subject: Subject) -> DataFinding:
     for key in subject.learned():
         values = subject.vectors(key)
         if values is not None and (wrong := np.flatnonzero(~np.isfinite(values).all(axis=1))).size:
-            seen = f"{key!r} holds NaN or infinity in {wrong.size} rows, first in row {wrong[0]}"
+            seen = f"{key!r} holds NaN or infinity in {wrong.size} rows, first in {subject.row(wrong[0])}"
             return subject.error("values", seen, "remove those episodes (`lerobot-edit-dataset`), or record them again")
     return subject.ok("values", "all finite")
 
@@ -96,9 +96,8 @@ def check_jumps(subject: Subject) -> DataFinding:
         counts[key] = int(jumps.any(axis=1).sum())
         if counts[key] and not first:
             row, joint = (int(i) for i in np.argwhere(jumps)[0])
-            first = (
-                f"first {_labels(subject, key, len(usual))[joint]} ({key}) by {steps[row, joint]:.4g} in row {row + 1}"
-            )
+            name, step = _labels(subject, key, len(usual))[joint], steps[row, joint]
+            first = f"first {name} ({key}) by {step:.4g} in {subject.row(row + 1)}"
     if not any(counts.values()):
         return subject.ok("jumps", "none")
     seen = f"{counts[OBS_STATE]} of the state and {counts[ACTION]} of the action, {first}"
