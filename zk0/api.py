@@ -125,6 +125,7 @@ def run(
     *,
     name: str | None = None,
     overrides: Iterable[str] = (),
+    strict: bool = False,
 ) -> Run:
     """Train a federation: a new run, or an unfinished one of the same config from where it stopped.
 
@@ -136,6 +137,7 @@ def run(
             directory of a run that is to go on; `sim` when left out.
         name: the run's name; when left out, an unfinished run of the config goes on, and without one a new one begins.
         overrides: single keys to change, such as `training.steps=20`; not for a run directory.
+        strict: whether what the checks before it only warn of is refused, too.
 
     Returns:
         The finished run.
@@ -152,8 +154,8 @@ def run(
             raise RunNameError(
                 f"config = {str(config)!r}: is a run that goes on as it is; leave name and overrides out"
             )
-        return Run(run_alone(RunStore.open(config)))
-    return Run(run_alone(_as_config(config, overrides), name, _stem(config)))
+        return Run(run_alone(RunStore.open(config), strict=strict))
+    return Run(run_alone(_as_config(config, overrides), name, _stem(config), strict=strict))
 
 
 def open_run(path: str | Path) -> Run:

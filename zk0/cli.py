@@ -30,6 +30,7 @@ console = Console()
 ConfigArgument = Annotated[str | None, typer.Argument(help="A TOML file, or a shipped config: sim (default), so100.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one key: training.steps=20.")]
 OutputsOption = Annotated[Path, typer.Option("--outputs", help="The folder of the runs.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="A warning of the checks is an error, too.")]
 NameArgument = Annotated[str | None, typer.Argument(help="The run; the newest when left out.")]
 
 
@@ -38,6 +39,7 @@ def run(
     config: ConfigArgument = None,
     name: Annotated[str | None, typer.Option(help="The run's name; an unfinished run of it goes on.")] = None,
     overrides: SetOption = None,
+    strict: StrictOption = False,
 ) -> None:
     """Train a federation: a new run, or an unfinished one of the same config from where it stopped."""
     from zk0.config import load_config
@@ -45,9 +47,11 @@ def run(
     wanted = load_config(config, overrides or [])
 
     def begun() -> "RunStore":
+        from zk0.federation import before_run
         from zk0.federation.start import begin, stem_of
 
-        return begin(wanted, name, stem_of(config), going_on=_going_on)
+        check = before_run.strictly(before_run.check) if strict else before_run.check
+        return begin(wanted, name, stem_of(config), check=check, going_on=_going_on)
 
     _train(wanted, begun)
 
@@ -153,10 +157,11 @@ def check_data(
         Path | None,
         typer.Option(help="Write copies to FIX_TO/<name>: converted, without doubled frames; and check those."),
     ] = None,
+    strict: StrictOption = False,
 ) -> None:
     """Check every frame of a config's datasets, against each other and the base policy, and train nothing."""
     from zk0.config import load_config
-    from zk0.federation.before_run import check, check_data
+    from zk0.federation.before_run import check, check_data, strictly
     from zk0.report.findings import findings_table
 
     wanted = load_config(config, overrides or [])
@@ -165,8 +170,11 @@ def check_data(
     if errors := found.of("error"):
         at = ", ".join(dict.fromkeys(finding.dataset for finding in errors))
         raise DatasetError(f"{len(errors)} errors in the table ({at}); training would fail on them or learn wrongly")
+    if strict and (warnings := found.of("warning")):
+        at = ", ".join(dict.fromkeys(finding.dataset for finding in warnings))
+        raise DatasetError(f"--strict: {len(warnings)} warnings in the table ({at}) are errors")
     if fix_to is None:  # the copies are of no config yet
-        check(wanted)
+        (strictly(check) if strict else check)(wanted)
 
 
 @app.command()

@@ -88,9 +88,11 @@ def joints(
 
 
 def is_named(name: str, pattern: str) -> bool:
-    """Whether a joint is meant by a name or pattern, such as `*gripper*`; letters large and small are the same."""
-    known = name.lower()
-    return any(fnmatchcase(item, pattern.lower()) for item in (known, known.removesuffix(".pos")))
+    """Whether a joint is meant by a name or pattern, such as `*gripper*`.
+
+    Letters large and small are the same, and LeRobot's `.pos` may be there or not.
+    """
+    return fnmatchcase(name.lower().removesuffix(".pos"), pattern.lower().removesuffix(".pos"))
 
 
 def _guess(name: str, *, family: bool, gripper: bool) -> str | None:

@@ -30,7 +30,9 @@ from zk0.data.value_checks import (
 from zk0.data.videos import Pictures, Timeline, check_all_frames, check_some_frames
 from zk0.errors import DatasetError, PolicyError, during
 from zk0.learning.policy import base_config
+from zk0.preflight import between
 from zk0.preflight.inputs import check_base_statistics, check_dimensions, check_names
+from zk0.preflight.traits import traits_of
 
 POLICY_CHECKS = {"cameras": check_names, "policy dimensions": check_dimensions}
 """What a dataset must have for the policy, beside being whole."""
@@ -66,6 +68,7 @@ def report(config: RunConfig, *, every_frame: bool) -> DataReport:
         findings += _videos(subjects, findings, every_frame=every_frame)
     if subjects:
         findings += _against_policy(config, subjects)
+        findings += between.compare(config, {item.dataset.name: traits_of(item) for item in subjects})
     order = [dataset.name for dataset in [*config.clients, *config.evaluation.datasets]]
     findings.sort(key=lambda finding: order.index(finding.dataset))
     return DataReport(findings=findings, frames={item.dataset.name: item.meta.total_frames for item in subjects})
@@ -121,10 +124,10 @@ def _times(subject: Subject) -> dict[int, NDArray[np.float64]]:
 def _against_policy(config: RunConfig, subjects: list[Subject]) -> Iterator[DataFinding]:
     with during(f"policy {config.policy.path or config.policy.type}"):
         base: PreTrainedConfig = base_config(config, subjects[0].meta)
-    try:
-        check_base_statistics(config, base)
-    except PolicyError as error:
-        yield _from_error(subjects[0].dataset, "policy dimensions", error)
+        try:
+            check_base_statistics(config, base)
+        except PolicyError as error:
+            yield _from_error(subjects[0].dataset, "policy dimensions", error)
     for subject in subjects:
         for check, look in POLICY_CHECKS.items():
             try:
