@@ -81,9 +81,15 @@ def evaluate(
 
 
 def try_frame(
-    policy: Policy, preprocessor: Processor, postprocessor: Processor, dataset: LeRobotDataset, *, learns: bool
+    policy: Policy,
+    preprocessor: Processor,
+    postprocessor: Processor,
+    dataset: LeRobotDataset,
+    *,
+    learns: bool,
+    acts: bool,
 ) -> float:
-    """Go once through what training and evaluation do with a frame, before a run; whatever fails there fails here.
+    """Go once through what training, evaluation and rollouts do with a frame; whatever fails there fails here.
 
     Args:
         policy: the policy.
@@ -91,6 +97,7 @@ def try_frame(
         postprocessor: its output pipeline.
         dataset: with one frame at least.
         learns: reckon the loss of a step of learning, too.
+        acts: choose an action as in a rollout, too, which sees one frame at a time.
 
     Returns:
         The loss of evaluation on the first frame.
@@ -101,6 +108,9 @@ def try_frame(
         batch = prepare_batch(dict(raw), preprocessor, dataset)
         loss = _loss(policy, batch, 1)
         _compared(raw, _predict(policy, postprocessor, batch, 1), _horizon(policy), loss)
+        if acts and policy.config.n_obs_steps == 1:
+            policy.reset()
+            postprocessor(policy.select_action({key: batch[key] for key in batch if not key.startswith(ACTION)}))
         if learns:
             raw = next(iter(_loader(dataset, range(min(2, len(dataset))), 2, 0)))
             policy.train()

@@ -24,8 +24,8 @@ POINTER = b"version https://git-lfs"
 """How a git-lfs pointer begins, which lies in place of a file that was not pulled."""
 POINTER_BYTES = 1024
 """No pointer is longer."""
-DEPTHS = ("*", "*/*", "*/*/*")
-"""How far inside a policy is looked for, to propose it: `checkpoints/last/pretrained_model` of `lerobot-train`."""
+DEPTHS = ("*", "*/*", "checkpoints/*/pretrained_model")
+"""Where inside a policy is looked for, to propose it; the last is how `lerobot-train` leaves it."""
 TORCH_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 INSIDE_MODEL = ("normalize_inputs.", "unnormalize_outputs.", "normalize_targets.", "input_normalizer.", "normalizer.")
 """How LeRobot before 0.4 named the statistics that it kept among the weights."""

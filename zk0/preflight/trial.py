@@ -77,7 +77,7 @@ def try_policy(config: RunConfig) -> Trial:
             base = _saved_base(base, Path(scratch) / "base")
         pieces = [_piece(config, item, metas[item.name], policy, base) for item in _kinds(config, metas)]
         for piece in pieces:
-            _look(policy, piece, learns=piece is pieces[0])
+            _look(policy, piece, learns=piece is pieces[0], acts=bool(config.evaluation.environments))
         _leave(config, policy, base, pieces[0], Path(scratch) / "final")
     return Trial(policy, pieces[0], size, base_bytes, warnings)
 
@@ -117,10 +117,11 @@ def _piece(
     return Piece(item, frames, *processors)
 
 
-def _look(policy: Policy, piece: Piece, *, learns: bool) -> None:
+def _look(policy: Policy, piece: Piece, *, learns: bool, acts: bool) -> None:
     """Predict and reckon the loss on one frame, as evaluation does; and as a step of learning does, on two."""
+    pipelines = piece.preprocessor, piece.postprocessor
     try:
-        loss = try_frame(policy, piece.preprocessor, piece.postprocessor, piece.frames, learns=learns)
+        loss = try_frame(policy, *pipelines, piece.frames, learns=learns, acts=acts)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a policy's own code raises
