@@ -53,6 +53,7 @@ ROOMS: dict[str, set[str]] = {
             "memory",
             "metrics",
             "runs",
+            "seeding",
             "work",
         ),
     },

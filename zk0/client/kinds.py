@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from zk0.client.inputs import (
     continued_tensors,
-    create_base,
     dataset_of,
+    first_policy,
     load_global,
-    load_policy,
     pooled_frames,
     read_tensors,
     training_frames,
@@ -53,12 +52,8 @@ class Outcome:
 
 def initialise(task: ClientTask, config: RunConfig, _sampler: MemorySampler) -> Outcome:
     """Make the exchanged tensors of round 0: fresh adapters on the base, or a policy made from scratch."""
-    dataset = config.clients[0]
-    meta = open_metadata(dataset)
-    if config.policy.path is None:
-        create_base(task, config, meta)
-    built, _ = load_policy(task, config, dataset, meta)
-    tensors = exchanged_tensors(built)
+    meta = open_metadata(config.clients[0])
+    tensors = exchanged_tensors(first_policy(task, config, meta))
     if config.continue_from is not None:
         tensors = continued_tensors(config, tensors)
     size = sum(value.nbytes for value in tensors.values())

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from zk0.config.part import Name, Part, refuse_unread
+from zk0.config.part import NULL, Name, Part, refuse_unread
 from zk0.config.paths import FilePath
 
 STRATEGY_KEYS: dict[str, tuple[str, ...]] = {
@@ -113,6 +113,14 @@ class FederationConfig(Part):
         return self
 
 
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_null(item) for item in value]
+    return None if value == NULL else value
+
+
 class PolicyConfig(Part):
     """The policy that is fine-tuned: any type that LeRobot's factories make."""
 
@@ -129,7 +137,14 @@ class PolicyConfig(Part):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where clients train; `auto` becomes `cuda` where a GPU is seen at the first start, and stays so for the run."""
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """Fields of the LeRobot policy config to change, such as {num_steps = 5}; unknown fields are refused."""
+    """Fields of the LeRobot policy config to change, such as {num_steps = 5}, checked against their own types; `"null"`
+    is LeRobot's null: {pretrained_backbone_weights = "null"}. Unknown fields are refused."""
+
+    @field_validator("overrides")
+    @classmethod
+    def _null_is_said(cls, overrides: dict[str, Any]) -> dict[str, Any]:
+        """TOML has no null; LeRobot's command line takes the word."""
+        return {key: _without_null(value) for key, value in overrides.items()}
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

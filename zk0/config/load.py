@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from zk0.config.faults import explain, shown
+from zk0.config.part import NULL
 from zk0.config.paths import ASSET_PREFIX, absolute_path, path_fault, resolve_path
 from zk0.config.run import RunConfig
 from zk0.errors import ConfigError
@@ -159,7 +160,7 @@ def _resolve_relative(data: dict[str, Any], folder: Path) -> None:
 
 def _absolute(key: str, value: Any, folder: Path) -> Any:
     """Turn the value of a `root` or of `policy.path` into an absolute path, if it is a relative one."""
-    if not isinstance(value, str) or value.startswith((ASSET_PREFIX, "~")) or path_fault(value):
+    if not isinstance(value, str) or value == NULL or value.startswith((ASSET_PREFIX, "~")) or path_fault(value):
         return value
     local = folder / value
     return str(local) if key == "root" or os.path.lexists(local) else value  # a policy path that is no folder: a hub id

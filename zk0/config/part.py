@@ -4,12 +4,16 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import date, time
+from types import NoneType
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from zk0.config.paths import odd_text
+
+NULL = "null"
+"""Says that a key which may be absent is, as on LeRobot's command line: TOML has no word for it."""
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -42,6 +46,13 @@ class Part(BaseModel):
         if not any(issubclass(item, BaseModel) for item in parts):  # a part looks at its own keys
             _refuse_odd(value)
         return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _null_is_absence(cls, value: Any, info: ValidationInfo) -> Any:
+        """For a key that a file or an earlier --set has given."""
+        may_be_absent = NoneType in get_args(cls.model_fields[info.field_name or ""].annotation)
+        return None if value == NULL and may_be_absent else value
 
 
 def _refuse_odd(value: Any, within: str = "", depth: int = 0) -> None:

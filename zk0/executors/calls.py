@@ -51,7 +51,7 @@ def examine(config: RunConfig, dataset: DatasetConfig, every_frame: bool, fresh:
 
 @of_input
 def preflight(config: RunConfig, in_container: bool = False, examined: list[Examined] | None = None) -> Preflight:
-    """`preflight.preflight` in a worker process, and the estimate of a fit's memory where the config asks for it.
+    """`preflight.preflight` in a worker process.
 
     Args:
         config: the wanted config.
@@ -60,12 +60,9 @@ def preflight(config: RunConfig, in_container: bool = False, examined: list[Exam
     """
     die_first()
     quiet()
-    from zk0.preflight import checks, probe
+    from zk0.preflight import checks
 
-    found = checks.preflight(config, examined)
-    if not config.memory.probe:
-        return found
-    return found.model_copy(update={"memory": probe.estimate(found.config, in_container=in_container)})
+    return checks.preflight(config, examined, in_container=in_container)
 
 
 @of_input

@@ -114,7 +114,7 @@ def _new(config: RunConfig, name: str, check: Check) -> RunStore:
     settled = checked.config.model_copy(update={"memory": config.memory})
     settled = settle_origin(settled, name)
     size = fitting_micro_batch(settled, checked.memory)
-    check_free_space(settled.outputs_dir, room_needed(settled, checked.exchanged_bytes))
+    check_free_space(settled.outputs_dir, room_needed(settled, checked.exchanged_bytes) + checked.base_bytes)
     store = RunStore.create_or_open(settled, name, checked.files)
     if known:
         identity.check(store, checked.files)

@@ -80,6 +80,44 @@ def evaluate(
     }
 
 
+def try_frame(
+    policy: Policy,
+    preprocessor: Processor,
+    postprocessor: Processor,
+    dataset: LeRobotDataset,
+    *,
+    learns: bool,
+    acts: bool,
+) -> float:
+    """Go once through what training, evaluation and rollouts do with a frame; whatever fails there fails here.
+
+    Args:
+        policy: the policy.
+        preprocessor: LeRobot's input pipeline.
+        postprocessor: its output pipeline.
+        dataset: with one frame at least.
+        learns: reckon the loss of a step of learning, too.
+        acts: choose an action as in a rollout, too, which sees one frame at a time.
+
+    Returns:
+        The loss of evaluation on the first frame.
+    """
+    policy.eval()
+    with torch.no_grad(), seeded_context(0):
+        raw = next(iter(_loader(dataset, range(1), 1, 0)))
+        batch = prepare_batch(dict(raw), preprocessor, dataset)
+        loss = _loss(policy, batch, 1)
+        _compared(raw, _predict(policy, postprocessor, batch, 1), _horizon(policy), loss)
+        if acts and policy.config.n_obs_steps == 1:
+            policy.reset()
+            postprocessor(policy.select_action({key: batch[key] for key in batch if not key.startswith(ACTION)}))
+        if learns:
+            raw = next(iter(_loader(dataset, range(min(2, len(dataset))), 2, 0)))
+            policy.train()
+            policy.forward(prepare_batch(dict(raw), preprocessor, dataset))
+    return loss
+
+
 class _Batch(NamedTuple):
     """A batch of frames, evaluated."""
 

@@ -1,7 +1,6 @@
 """Whether a dataset gives what a policy needs."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -9,28 +8,36 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.processor import NormalizerProcessorStep, UnnormalizerProcessorStep
+from lerobot.utils.constants import ACTION, DEFAULT_FEATURES
 
 from zk0.config import RunConfig
 from zk0.errors import PolicyError
-from zk0.learning.policy import ROOM, Processor, base_path, load_policy_config, policy_features, room_for
+from zk0.learning.policy import ROOM, Processor, load_policy_config, policy_features, room_for, source_path
 from zk0.learning.processors import build_processors
+from zk0.preflight.renames import STATE, VISUAL, proposal, wrong_rename
 
 
 def check_names(config: PreTrainedConfig, meta: LeRobotDatasetMetadata, rename_map: dict[str, str], who: str) -> None:
-    """Refuse a dataset that lacks a camera or another feature that the policy needs.
+    """Refuse a dataset that lacks a camera or another feature that the policy needs, or whose rename_map loses one.
 
     Raises:
         PolicyError: names the dataset, the feature, both sides and the key to change.
     """
+    given = {key: _kind(key, value["dtype"]) for key, value in meta.features.items() if key not in DEFAULT_FEATURES}
+    if why := wrong_rename(rename_map, given, config):
+        raise PolicyError(f"dataset {who!r}: {why}")
     features = policy_features(meta, rename_map)
-    unknown = sorted(set(rename_map) - set(meta.features))
-    if unknown:
-        raise PolicyError(f"dataset {who!r}: rename_map names {unknown[0]!r}, but it has {_names(meta.features)}")
     for key in missing_inputs(config, features):
         raise PolicyError(
-            f"dataset {who!r}: the policy needs {key!r}, the dataset has {_names(features)}; map one to it by "
-            f"rename_map, such as {{{_spare(features, config)!r} = {key!r}}}, or choose another base"
+            f"dataset {who!r}: the policy needs {key!r}, the dataset has {_names(features)}; "
+            + proposal(key, rename_map, given, config)
         )
+
+
+def _kind(key: str, dtype: str) -> str:
+    if key == ACTION:
+        return "the action"
+    return VISUAL if dtype in ("image", "video") else STATE
 
 
 def missing_inputs(config: PreTrainedConfig, given: Iterable[str]) -> list[str]:
@@ -98,7 +105,7 @@ def check_base_statistics(config: RunConfig, base: PreTrainedConfig) -> None:
     normalization, first = config.data.normalization, config.clients[0]
     if normalization == "federated" or config.policy.path is None:
         return
-    before = load_policy_config(config.policy, base_path(config.policy, Path()))
+    before = load_policy_config(config.policy, source_path(config.policy))
     if (before.input_features, before.output_features) == (base.input_features, base.output_features):
         return
     wanted = {**(base.input_features or {}), **(base.output_features or {})}
@@ -122,10 +129,3 @@ def _statistics(pipeline: Processor) -> dict[str, torch.Tensor]:
 
 def _names(features: dict[str, Any]) -> str:
     return ", ".join(sorted(key for key in features if key.startswith(("observation.", "action"))))
-
-
-def _spare(features: dict[str, Any], config: PreTrainedConfig) -> str:
-    spare = [
-        key for key in features if key.startswith("observation.images.") and key not in (config.input_features or {})
-    ]
-    return spare[0] if spare else "observation.images.<yours>"

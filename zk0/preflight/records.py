@@ -70,7 +70,9 @@ class Preflight(Record):
     frames: dict[str, int]
     """Frames of every dataset, by name."""
     exchanged_bytes: int
-    """Estimate of one set of exchanged tensors, in bytes."""
+    """One set of exchanged tensors, in bytes."""
+    base_bytes: int = 0
+    """The base that the run must keep in its own directory."""
     files: dict[str, dict[str, str]] = Field(default_factory=dict)
     """Path -> SHA-256 of every dataset whose recordings are here, by name."""
     memory: MemoryEstimate | None = None
