@@ -14,6 +14,7 @@ from zk0.config.machine import CheckpointConfig, DockerConfig, ExecutorConfig, L
 from zk0.config.part import ASSET_PREFIX, NAME_PATTERN, Name, resolve_path, size_in_bytes
 from zk0.config.recordings import ClientConfig, DataConfig, DatasetConfig, EnvironmentConfig, EvaluationConfig
 from zk0.config.run import CONTINUE_PATTERN, LATER_KEYS, LATEST, WITHOUT_EFFECT, RunConfig
+from zk0.config.trust import AdmissionConfig, PrivacyConfig, least_updates
 
 __all__ = [
     "ASSET_PREFIX",
@@ -25,6 +26,7 @@ __all__ = [
     "STRATEGY_KEYS",
     "WITHOUT_EFFECT",
     "AdaptiveConfig",
+    "AdmissionConfig",
     "CheckpointConfig",
     "ClientConfig",
     "DataConfig",
@@ -39,9 +41,11 @@ __all__ = [
     "Name",
     "PeftConfig",
     "PolicyConfig",
+    "PrivacyConfig",
     "ReportConfig",
     "RunConfig",
     "TrainingConfig",
+    "least_updates",
     "load_config",
     "resolve_path",
     "shipped_configs",

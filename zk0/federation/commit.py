@@ -114,7 +114,7 @@ def round_metrics(
         "evaluation": next((item["evaluation"] for item in evaluations.values()), FULL),
         "failures": [failure.model_dump(mode="json") for failure in failures],
         "global_sha256": aggregated.arrays.sha256,
-        **({"lora": aggregated.lora} if aggregated.lora else {}),
+        **{name: told for name in ("lora", "admission", "privacy") if (told := getattr(aggregated, name))},
     }
 
 

@@ -12,7 +12,7 @@ from zk0.config import RunConfig
 from zk0.errors import ClientError, QuarantineError
 from zk0.memory import client_limits
 from zk0.memory.samples import last_words
-from zk0.work import attempts
+from zk0.work import attempts, quarantine
 from zk0.work.records import ClientResult, ClientTask, TaskKind
 
 Run = Callable[[ClientTask], ClientResult]
@@ -30,9 +30,10 @@ def run_guarded(run: Run, task: ClientTask, config: RunConfig) -> ClientResult:
         config: the run's.
 
     Raises:
-        QuarantineError: not even one frame at once fits, now or in an earlier round.
+        QuarantineError: not even one frame at once fits, now or in an earlier round; or its updates were refused.
         ClientError: it ended in another way.
     """
+    quarantine.check(task)
     whole = batch_size(task.kind, config)
     if whole is None:
         return run(task)

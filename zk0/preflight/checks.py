@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from zk0.config import RunConfig
-from zk0.data.datasets import open_metadata
+from zk0.data.datasets import open_metadata, split_episodes
 from zk0.data.findings import DataReport
 from zk0.data.fix import without_doubled_frames
 from zk0.errors import ConfigError, PolicyError, Zk0Error, first_line
@@ -31,9 +31,20 @@ def preflight(config: RunConfig) -> Preflight:
     return Preflight(
         config=config,
         frames=found.frames,
+        training_frames=_training_frames(config),
         exchanged_bytes=_exchanged_bytes(config),
         warnings=[str(item) for item in found.of("warning")],
     )
+
+
+def _training_frames(config: RunConfig) -> dict[str, int]:
+    """Client -> frames of its training episodes."""
+    counts = {}
+    for client in config.clients:
+        meta = open_metadata(client)
+        episodes, _ = split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
+        counts[client.name] = sum(meta.episodes["length"][: len(episodes)])
+    return counts
 
 
 def check_environments(config: RunConfig) -> None:
