@@ -1,6 +1,7 @@
 """What a client does in a run: the functions behind every executor, one per kind of work."""
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -112,7 +113,7 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
         "loss": sum(tail) / len(tail),
         "first_loss": outcome.losses[0],
         "lr": outcome.lr,
-        "grad_norm": outcome.grad_norm,
+        **({"grad_norm": outcome.grad_norm} if math.isfinite(outcome.grad_norm) else {}),  # fp16: a step left out
         "steps": len(outcome.losses),
         "steps_per_s": len(outcome.losses) / (outcome.data_s + outcome.update_s),
         "data_s": outcome.data_s,

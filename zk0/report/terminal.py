@@ -60,9 +60,17 @@ def status_view(run_dir: str | Path, ui_url: str | None = None, pid: int | None 
 
 
 def closing_view(run_dir: str | Path) -> RenderableType:
-    """`summary_table`, and `success_table` where the run has simulated environments."""
-    success = success_table(run_dir)
-    return summary_table(run_dir) if success is None else Group(summary_table(run_dir), success)
+    """`summary_table`, `success_table` where the run has simulated environments, and the privacy that was spent."""
+    success, spent = success_table(run_dir), _privacy_text(read_progress(run_dir))
+    parts = [summary_table(run_dir), success, Text(spent) if spent else None]
+    return Group(*(part for part in parts if part is not None))
+
+
+def _privacy_text(progress: RunProgress) -> str:
+    """What differential privacy has spent; nothing without any."""
+    spent = mapping(progress.rounds[-1].get("privacy")) if progress.rounds else {}
+    epsilon, delta = number(spent.get("epsilon")), number(spent.get("delta"))
+    return "" if epsilon is None or delta is None else f"privacy spent: epsilon {epsilon:.4g} at delta {delta:g}"
 
 
 def success_table(run_dir: str | Path) -> Table | None:
