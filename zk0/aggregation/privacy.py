@@ -120,7 +120,7 @@ def with_privacy(strategy: Strategy, federation: FederationConfig, num_clients: 
     privacy = federation.privacy
     if not privacy.active:
         return strategy
-    sampled = max(int(num_clients * federation.fraction_train), federation.min_train_clients)
+    sampled = federation.sampled(num_clients)
     accountant = _accountant(privacy, num_clients) if privacy.noise_multiplier else None
     try:
         if privacy.kind == "adaptive":

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
@@ -20,8 +20,8 @@ from zk0.aggregation.foreign import attributes, forgotten, refuse_strategy
 from zk0.aggregation.privacy import Private
 from zk0.aggregation.replies import replies, reply_metrics, weights_of
 from zk0.aggregation.state import Tensors, load_strategy_state, not_finite
-from zk0.aggregation.strategies import BY_DISTANCE, make_strategy, saved_state
-from zk0.config import STRATEGY_KEYS, RunConfig
+from zk0.aggregation.strategies import BY_DISTANCE, make_strategy, malicious_left, saved_state
+from zk0.config import STRATEGY_KEYS, RunConfig, least_updates
 from zk0.errors import DivergedError, QuorumError
 from zk0.seeding import derive_seed
 from zk0.work.records import ClientFailure, ClientResult
@@ -127,8 +127,7 @@ class ServerRound:
         bound = None if private is None else private.clipping_norm
         door = Door(self.config, self.server_round, self.arrays, self._frozen(), self.examples, bound)
         admitted = door.admit(list(messages), results, run_dir, failures, History.of(self.admission))
-        if len(admitted.results) < self.config.federation.min_train_clients:
-            self._raise_quorum(len(messages), list(admitted.failed.values()))
+        self._check_quorum(strategy, len(messages), list(admitted.failed.values()))
         if private is not None:  # the noise is in proportion to what one of those who are there can do
             private.num_sampled_clients = len(admitted.results)
         given = self._replies(messages, admitted, run_dir, private=private is not None)
@@ -250,11 +249,19 @@ class ServerRound:
             )
         return strategy, {names[node - 1]: message for node, message in zip(nodes, messages, strict=True)}
 
-    def _raise_quorum(self, sampled: int, failed: list[ClientFailure]) -> NoReturn:
+    def _check_quorum(self, strategy: Strategy, sampled: int, failed: list[ClientFailure]) -> None:
+        """See that there are as many updates as the config asks for, and as the strategy needs."""
+        federation = self.config.federation
+        needed = least_updates(federation.strategy, malicious_left(strategy, len(failed)))
+        if sampled - len(failed) >= max(federation.min_train_clients, needed):
+            return
+        asked = f"federation.min_train_clients is {federation.min_train_clients}"
+        if needed > federation.min_train_clients:
+            asked = f"federation.strategy = {federation.strategy!r} needs {needed}"
         causes = "; ".join(f"{failure.client}: {failure.cause}, {failure.message}" for failure in failed)
         raise QuorumError(
-            f"round {self.server_round}: {sampled - len(failed)} of {sampled} clients gave an update and "
-            f"federation.min_train_clients is {self.config.federation.min_train_clients}; failed: {causes}; "
+            f"round {self.server_round}: {sampled - len(failed)} of {sampled} clients gave an update and {asked}; "
+            f"failed: {causes}; "
             "remove the cause and resume the run (finished fits are kept), or start a run with a lower quorum"
         )
 

@@ -68,8 +68,23 @@ def make_strategy(federation: FederationConfig, num_clients: int) -> Strategy:
     given = {key: value for key in STRATEGY_KEYS[name] if (value := getattr(federation, key)) is not None}
     keys: dict[str, Any] = _OWN_DEFAULTS.get(name, {}) | given
     if name == "multikrum":
-        keys.setdefault("num_nodes_to_select", federation.min_train_clients - int(keys["num_malicious_nodes"]))
+        keys.setdefault("num_nodes_to_select", federation.sampled(num_clients) - int(keys["num_malicious_nodes"]))
     return with_privacy(_STRATEGIES[name](**common, **keys), federation, num_clients)
+
+
+def malicious_left(strategy: Strategy, failed: int) -> int:
+    """How many of those who are there may be malicious: each that failed or was refused is one of those reckoned with.
+
+    The strategy is told so.
+
+    Args:
+        strategy: of any kind.
+        failed: clients of the round that gave no update, or none that could be used.
+    """
+    if not isinstance(strategy, MultiKrum | Bulyan):  # Krum is a MultiKrum
+        return 0
+    strategy.num_malicious_nodes = max(0, strategy.num_malicious_nodes - failed)
+    return int(strategy.num_malicious_nodes)
 
 
 def check_strategy(config: RunConfig) -> None:

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from zk0.config.part import Part, refuse_unread
-from zk0.config.trust import AdmissionConfig, PrivacyConfig, check_privacy, check_robust
+from zk0.config.trust import AdmissionConfig, PrivacyConfig, check_privacy
 
 STRATEGY_KEYS: dict[str, tuple[str, ...]] = {
     "fedavg": (),
@@ -77,9 +77,9 @@ class FederationConfig(Part):
     beta: float | None = Field(default=None, gt=0, lt=0.5)
     """FedTrimmedAvg: share of the updates that is cut off at either end, of each number by itself; 0.2 when absent."""
     num_malicious_nodes: int | None = Field(default=None, ge=0)
-    """Krum, MultiKrum, Bulyan: clients that may send anything; 1 when absent."""
+    """Krum, MultiKrum, Bulyan: clients of a round that may send anything, or fail; 1 when absent."""
     num_nodes_to_select: int | None = Field(default=None, ge=1)
-    """MultiKrum: updates that are averaged; min_train_clients less num_malicious_nodes when absent."""
+    """MultiKrum: updates that are averaged; the clients of a round less num_malicious_nodes when absent."""
     fraction_train: float = Field(default=1.0, gt=0, le=1)
     """Fraction of the clients that is sampled in each round."""
     weighting: Literal["examples", "uniform"] = "examples"
@@ -91,6 +91,10 @@ class FederationConfig(Part):
     """Which updates may be aggregated."""
     privacy: PrivacyConfig = PrivacyConfig()
     """Differential privacy."""
+
+    def sampled(self, num_clients: int) -> int:
+        """How many of so many clients Flower samples in a round."""
+        return max(int(num_clients * self.fraction_train), self.min_train_clients)
 
     @field_validator("strategy")
     @classmethod
@@ -123,8 +127,6 @@ class FederationConfig(Part):
                 "server_momentum = 0 with server_learning_rate = 1 is plain FedAvg; give one of them another value, or "
                 "set strategy = 'fedavg'"
             )
-        robust = (self.beta, self.num_malicious_nodes, self.num_nodes_to_select)
-        check_robust(self.strategy, self.min_train_clients, *robust)
         check_privacy(self.privacy, self.strategy, self.weighting)
         return self
 

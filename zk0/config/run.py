@@ -10,7 +10,7 @@ from zk0.config.learning import AdaptiveConfig, FederationConfig, PeftConfig, Po
 from zk0.config.machine import CheckpointConfig, ExecutorConfig, LoggingConfig, MemoryConfig, ReportConfig
 from zk0.config.part import Part
 from zk0.config.recordings import ClientConfig, DataConfig, EvaluationConfig
-from zk0.config.trust import AdmissionConfig, PrivacyConfig
+from zk0.config.trust import AdmissionConfig, PrivacyConfig, check_robust
 
 WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "report", "outputs_dir")
 """Keys that do not change a run's result: RunConfig.digest leaves them out, and they may change under way."""
@@ -110,6 +110,8 @@ class RunConfig(Part):
                 f"federation.min_train_clients = {self.federation.min_train_clients} is more than the "
                 f"{len(self.clients)} clients; lower it or add clients"
             )
+        robust = (self.federation.beta, self.federation.num_malicious_nodes, self.federation.num_nodes_to_select)
+        check_robust(self.federation.strategy, self.federation.sampled(len(self.clients)), *robust)
         if self.policy.path is None and self.peft.enabled:
             raise ValueError("peft.enabled needs policy.path: adapters need a trained base; set peft.enabled = false")
         if self.policy.path is None and self.data.normalization != "federated":

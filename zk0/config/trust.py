@@ -112,20 +112,21 @@ def check_privacy(privacy: PrivacyConfig, strategy: str, weighting: str) -> None
         )
 
 
-def least_updates(strategy: str, num_malicious_nodes: int | None) -> int:
-    """Updates that a robust strategy needs in a round: 2 f + 3 (Krum, MultiKrum), 4 f + 3 (Bulyan); 1 for others."""
-    malicious = _malicious(num_malicious_nodes)
-    return {"krum": 2 * malicious + 3, "multikrum": 2 * malicious + 3, "bulyan": 4 * malicious + 3}.get(strategy, 1)
+def least_updates(strategy: str, num_malicious_nodes: int) -> int:
+    """Updates that a robust strategy needs: 2 f + 3 (Krum, MultiKrum), 4 f + 3 (Bulyan), 3 (FedTrimmedAvg); else 1."""
+    malicious = num_malicious_nodes
+    needed = {"krum": 2 * malicious + 3, "multikrum": 2 * malicious + 3, "bulyan": 4 * malicious + 3}
+    return needed.get(strategy, 3 if strategy == "fedtrimmedavg" else 1)
 
 
 def check_robust(
-    strategy: str, quorum: int, beta: float | None, num_malicious_nodes: int | None, num_nodes_to_select: int | None
+    strategy: str, sampled: int, beta: float | None, num_malicious_nodes: int | None, num_nodes_to_select: int | None
 ) -> None:
-    """Refuse a robust strategy that could defend nobody, or give nothing, with as few updates as a round may have.
+    """Refuse a robust strategy that could defend nobody among so many clients.
 
     Args:
         strategy: federation.strategy.
-        quorum: federation.min_train_clients.
+        sampled: clients that are asked in a round.
         beta: FedTrimmedAvg's.
         num_malicious_nodes: Krum's, MultiKrum's and Bulyan's f.
         num_nodes_to_select: MultiKrum's m.
@@ -133,28 +134,22 @@ def check_robust(
     Raises:
         ValueError: names the keys, their values and the remedy.
     """
-    share, malicious = 0.2 if beta is None else beta, _malicious(num_malicious_nodes)
-    if strategy == "fedtrimmedavg" and quorum < 3:
+    malicious = 1 if num_malicious_nodes is None else num_malicious_nodes
+    if sampled < (needed := least_updates(strategy, malicious)):
+        how = "" if strategy == "fedtrimmedavg" else f" with federation.num_malicious_nodes = {malicious}"
         raise ValueError(
-            f"strategy = 'fedtrimmedavg' needs 3 updates in every round, and min_train_clients is {quorum}; raise it"
+            f"federation.strategy = {strategy!r}{how} needs {needed} clients in every round, and {sampled} are "
+            "sampled; add clients or raise federation.fraction_train"
+            + (", or lower num_malicious_nodes" if how else "")
         )
-    if strategy == "fedtrimmedavg" and int(share * quorum) < 1:
+    share = 0.2 if beta is None else beta
+    if strategy == "fedtrimmedavg" and int(share * sampled) < 1:
         raise ValueError(
-            f"beta = {share:g} cuts nobody off where a round has min_train_clients = {quorum} updates; raise "
-            f"min_train_clients to {math.ceil(1 / share)}, or beta to {1 / quorum:.3g}"
+            f"federation.beta = {share:g} cuts nobody off of the {sampled} clients that are sampled in a round; raise "
+            f"it to {math.ceil(1000 / sampled) / 1000:g}, or have {math.ceil(1 / share)} clients in a round"
         )
-    needed = least_updates(strategy, num_malicious_nodes)
-    if quorum < needed:
+    if strategy == "multikrum" and num_nodes_to_select is not None and num_nodes_to_select > sampled - malicious:
         raise ValueError(
-            f"strategy = {strategy!r} with num_malicious_nodes = {malicious} needs {needed} updates in a round, and "
-            f"min_train_clients is {quorum}; raise it, with as many clients, or lower num_malicious_nodes"
+            f"federation.num_nodes_to_select = {num_nodes_to_select} is more than the {sampled - malicious} of "
+            f"{sampled} sampled clients that are not malicious; lower it"
         )
-    if strategy == "multikrum" and num_nodes_to_select is not None and num_nodes_to_select > quorum - malicious:
-        raise ValueError(
-            f"num_nodes_to_select = {num_nodes_to_select} is more than the {quorum - malicious} of min_train_clients = "
-            f"{quorum} that are not malicious; lower it"
-        )
-
-
-def _malicious(given: int | None) -> int:
-    return 1 if given is None else given

@@ -13,14 +13,15 @@ from zk0.aggregation.flower import LazyArray, WideArray
 from zk0.aggregation.server_round import ServerRound
 from zk0.aggregation.strategies import make_strategy
 from zk0.config import STRATEGY_KEYS, FederationConfig
+from zk0.errors import QuorumError
 from zk0.files import atomic
 
 ROBUST: dict[str, dict[str, Any]] = {
-    "fedtrimmedavg": {"beta": 0.3, "min_train_clients": 5},
-    "fedmedian": {"min_train_clients": 3},
-    "krum": {"num_malicious_nodes": 1, "min_train_clients": 5},
-    "multikrum": {"num_malicious_nodes": 2, "num_nodes_to_select": 3, "min_train_clients": 7},
-    "bulyan": {"num_malicious_nodes": 1, "min_train_clients": 7},
+    "fedtrimmedavg": {"beta": 0.3},
+    "fedmedian": {},
+    "krum": {"num_malicious_nodes": 1},
+    "multikrum": {"num_malicious_nodes": 2, "num_nodes_to_select": 3},
+    "bulyan": {"num_malicious_nodes": 1},
 }
 
 
@@ -109,9 +110,7 @@ def test_krum_looks_at_fewer_neighbours_with_more_liars(tmp_path: Path) -> None:
     updates = all_honest(7)
     updates["study"] = updates["attic"] = moved(updates["study"], 1.5)
     made = {
-        f: one_round(
-            make_config(7, strategy="krum", num_malicious_nodes=f, min_train_clients=7), tmp_path, updates
-        ).tensors
+        f: one_round(make_config(7, strategy="krum", num_malicious_nodes=f), tmp_path, updates).tensors
         for f in (0, 1, 2)
     }
     points = [flat(update) for update in updates.values()]
@@ -130,7 +129,7 @@ def test_krum_tells_near_updates_of_large_tensors_apart(tmp_path: Path) -> None:
         for name, size in zip(clients, sizes, strict=True)
     }
     atomic.write_tensors(tmp_path / "global.safetensors", {**start(), "b": base["w"]})
-    config = make_config(5, strategy="krum", min_train_clients=5)
+    config = make_config(5, strategy="krum")
     results = [result(tmp_path, name, update) for name, update in updates.items()]
     outcome = ServerRound(config, 1, tmp_path / "global.safetensors").aggregate(results, tmp_path)
     best = krum_order([flat(update) for update in updates.values()], 1)[0]
@@ -145,9 +144,21 @@ def test_a_wide_array_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
     assert wide.numpy()[0] == np.float32(0.1)
 
 
-def test_values_that_are_left_out(tmp_path: Path) -> None:
-    del tmp_path
-    multi: Any = make_strategy(FederationConfig(strategy="multikrum", min_train_clients=6), 7)
-    assert (multi.num_malicious_nodes, multi.num_nodes_to_select) == (1, 5)
-    trimmed_mean: Any = make_strategy(FederationConfig(strategy="fedtrimmedavg", min_train_clients=5), 7)
+def test_who_failed_or_was_refused_is_one_of_the_malicious(tmp_path: Path) -> None:
+    """Of five with f = 1, one sends NaN: the other four are Krum's with f = 0, and no round is lost."""
+    updates = all_honest()
+    updates["study"] = {**updates["study"], "b": np.full(40, np.nan, np.float32)}
+    outcome = one_round(make_config(strategy="krum"), tmp_path, updates)
+    assert [failure.client for failure in outcome.failures] == ["study"]
+    points = [flat(update) for name, update in updates.items() if name != "study"]
+    np.testing.assert_allclose(flat(outcome.tensors), krum(points, 0), rtol=1e-6, atol=1e-5)
+    few = {name: updates[name] for name in ("kitchen", "workshop")}
+    with pytest.raises(QuorumError, match=r"2 of 5 clients gave an update and federation.strategy = 'krum' needs 3"):
+        one_round(make_config(strategy="krum"), tmp_path, few)
+
+
+def test_values_that_are_left_out() -> None:
+    multi: Any = make_strategy(FederationConfig(strategy="multikrum"), 7)
+    assert (multi.num_malicious_nodes, multi.num_nodes_to_select) == (1, 6)
+    trimmed_mean: Any = make_strategy(FederationConfig(strategy="fedtrimmedavg"), 7)
     assert trimmed_mean.beta == 0.2
