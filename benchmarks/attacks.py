@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import logging
+import shutil
 import sys
 import tempfile
 import time
@@ -30,7 +31,7 @@ from zk0.config import RunConfig
 from zk0.data.statistics import aggregate, flatten_stats, unflatten_stats
 from zk0.errors import ClientError, QuorumError
 from zk0.files import atomic
-from zk0.layout import tensors_file
+from zk0.layout import BASE_FOLDER, tensors_file
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.work.records import ArtifactRef, ClientResult, ClientTask
@@ -146,6 +147,7 @@ class Fits:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.done, self.asked = folder, 0, 0
+        self._base: Path | None = None
         self._known: dict[tuple[str, ...], tuple[Tensors | None, int, dict[str, Any]]] = {}
 
     def __call__(self, task: ClientTask) -> ClientResult:
@@ -159,12 +161,15 @@ class Fits:
             with contextlib.redirect_stdout(sys.stderr):  # LeRobot prints what it loads
                 result = run_task(task)
             self.done += 1
+            self._base = self._base or Path(task.run_dir) / BASE_FOLDER
             tensors = None
             if result.tensors is not None:
                 tensors = atomic.read_tensors(Path(task.run_dir) / result.tensors.path)
             self._known[key] = (tensors, result.num_examples, result.metrics)
             return result
         tensors, examples, metrics = self._known[key]
+        if task.kind == "init" and self._base is not None:  # the policy made from scratch, which every run has
+            shutil.copytree(self._base, Path(task.run_dir) / BASE_FOLDER)
         task.folder.mkdir(parents=True, exist_ok=True)
         return write_result(
             task, tensors=tensors, num_examples=examples, metrics=metrics, duration_s=0.1, peak_rss_bytes=1
