@@ -21,4 +21,4 @@ def federated_training(config: str = "sim", overrides: list[str] = [], name: str
     with advanced_run(config, overrides, name) as store, forward_logs():
         steps = PrefectSteps(store)
         federate(steps)
-        return str(steps.export_final())
+        return str(steps.finish())

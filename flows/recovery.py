@@ -5,6 +5,7 @@ dead when nobody holds its run's lock and no process on this host executes it.
 """
 
 import contextlib
+import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -63,10 +64,14 @@ LIVE_TASKS = TaskRunFilter(
     state=TaskRunFilterState(name=None, type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
 )
 GIVEN_UP = "given up"
-NEVER_PASSES = tuple(
-    name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.BadInputError)
-)
+NEVER_PASSES = {
+    name
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, errors.Zk0Error) and kind.repeats
+}
 """Errors that another attempt meets again."""
+RAISED = re.compile(r"(?:^|encountered an exception: )(\w+): ")
+"""The class of an error in the message of the state that it led to; words of the error's own come after."""
 
 
 @dataclass
@@ -125,6 +130,12 @@ def pause_before(attempt: int) -> float:
     return 0.0 if attempt < 2 else min(FIRST_PAUSE_S * 3.0 ** (attempt - 2), LONGEST_PAUSE_S)
 
 
+def never_passes(message: str | None) -> bool:
+    """Whether a failed state's message is of an error that another attempt meets again."""
+    raised = RAISED.search(message or "")
+    return raised is not None and raised[1] in NEVER_PASSES
+
+
 def _may_need_help(flow_run: FlowRun) -> bool:
     """Whether a flow run is worth a closer look, by what Prefect says of it alone."""
     state = flow_run.state
@@ -132,7 +143,7 @@ def _may_need_help(flow_run: FlowRun) -> bool:
     if state.type in LIVE:
         return True
     # A run that `zk0 run` started has no deployment, so no worker would take it: see _is_abandoned.
-    hopeless = state.type == StateType.FAILED and any(f"{name}:" in (state.message or "") for name in NEVER_PASSES)
+    hopeless = state.type == StateType.FAILED and never_passes(state.message)
     given_up = (state.message or "").startswith(GIVEN_UP)
     forgotten = datetime.now(UTC) - state.timestamp > FORGET_AFTER
     return flow_run.deployment_id is not None and not forgotten and not hopeless and not given_up

@@ -74,7 +74,7 @@ def lines(text: str, letters: int) -> list[str]:
 
 def places(levels: list[list[str]]) -> dict[str, tuple[float, float, float]]:
     """Room -> left, top and width of its box."""
-    found = {}
+    found: dict[str, tuple[float, float, float]] = {}
     for level, rooms in enumerate(levels):
         width = min(300.0, (WIDTH - GAP * (len(rooms) + 1)) / len(rooms))
         left = (WIDTH - len(rooms) * width - (len(rooms) - 1) * GAP) / 2

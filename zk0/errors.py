@@ -1,6 +1,7 @@
 """The tree of errors: what can go wrong, in one place, with the exit code that the command line gives for it."""
 
-from typing import ClassVar, Literal, get_args
+from types import TracebackType
+from typing import ClassVar, Literal, Self, get_args
 
 FailureCause = Literal["out_of_memory", "timeout", "bad_data", "lost", "error"]
 """Why a client's work ended without a result; `lost` is a process, container or node that died without a word."""
@@ -10,13 +11,16 @@ CAUSES: tuple[FailureCause, ...] = get_args(FailureCause)
 class Zk0Error(Exception):
     """Base of every error that zk0 raises on purpose; its text is meant for the user and names the remedy."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
+    repeats: ClassVar[bool] = False
+    """Whether the same start meets it again, so that nobody should start by himself."""
 
 
 class BadInputError(Zk0Error):
     """Something that the user gave cannot be used; raised before any training starts, and nothing on disk changed."""
 
     exit_code = 2
+    repeats = True
 
 
 class ConfigError(BadInputError):
@@ -35,16 +39,39 @@ class RunNameError(BadInputError):
     """A run name is in use by another config, unknown, or held by another process."""
 
 
+class UnforeseenError(Zk0Error):
+    """A library, or zk0 itself, raised what nobody foresaw: its own words, its class and the place are in the text."""
+
+    repeats = True
+
+
+class UnforeseenInputError(UnforeseenError, BadInputError):
+    """The same while that was looked at which the user gave: see `BadInputError`."""
+
+    exit_code = 2
+
+
+class PassingError(Zk0Error):
+    """The same of a library that a network or a device left alone: the next start may end otherwise."""
+
+
 class QuorumError(Zk0Error):
     """Fewer clients than `federation.min_train_clients` gave an update: the round cannot be aggregated."""
 
     exit_code = 3
 
 
+class AbsentClientsError(QuorumError):
+    """Some client gave no update in any round of a run; `final/` is written, from the others' alone."""
+
+    repeats = True
+
+
 class DivergedError(Zk0Error):
     """What a strategy made of a round's updates, or keeps, is not finite: there is nothing that could be committed."""
 
     exit_code = 3
+    repeats = True
 
 
 class StorageError(Zk0Error):
@@ -68,22 +95,62 @@ class ClientError(Zk0Error):
     @property
     def retriable(self) -> bool:
         """Whether another attempt can end otherwise: bad data stays bad, everything else may pass."""
-        return self.cause != "bad_data"
+        return self.cause != "bad_data" and not self.repeats
 
     def __reduce__(self) -> tuple[type["ClientError"], tuple[FailureCause, str]]:
         """Pickle by both arguments: Exception's own way would lose `cause` between processes."""
         return (type(self), (self.cause, str(self)))
 
 
-class QuarantineError(ClientError):
+class HopelessError(ClientError):
+    """One client's work that would end so again: by bad data, or by an error of a library that nothing heals.
+
+    Args:
+        cause: see `ClientError`; of `bad_data`, which the user gave, the exit code is that of bad input.
+        message: one line for the user.
+    """
+
+    repeats = True
+
+    def __init__(self, cause: FailureCause, message: str) -> None:
+        super().__init__(cause, message)
+        self.exit_code = BadInputError.exit_code if cause == "bad_data" else ClientError.exit_code
+
+
+class QuarantineError(HopelessError):
     """A client that sits out all further rounds, because no remedy is left."""
 
-    @property
-    def retriable(self) -> bool:
-        """Never: every remedy was tried."""
-        return False
+
+DURING = "during: "
+"""What the notes begin with that `during` leaves."""
+
+
+class during:  # noqa: N801 - a statement's word
+    """`with during("dataset 'kitchen', timestamps"):` - what a library raises there is told with these words before it.
+
+    Our own errors name what they are about themselves.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: TracebackType | None) -> None:
+        if error is not None and not isinstance(error, Zk0Error):
+            error.add_note(f"{DURING}{self._what}")
+
+
+def text_of(error: BaseException) -> str:
+    """What an error says of itself; of one that cannot even say it, what it was made of."""
+    try:
+        return str(error)
+    except Exception as fault:  # noqa: BLE001 - whatever a library's __str__ does, its error is told
+        made_of = ", ".join(item for item in error.args if isinstance(item, str))
+        return made_of or f"its text cannot be told, for that raises {type(fault).__name__}"
 
 
 def first_line(error: BaseException) -> str:
     """What an error says first, for a message that has a remedy of its own; its class where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (text_of(error).strip().splitlines() or [type(error).__name__])[0]

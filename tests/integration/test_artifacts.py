@@ -84,14 +84,15 @@ def test_the_summary_has_the_base_beside_the_newest_round(
     assert str(zk0.outputs / "reference" / "run.log") in text
 
 
-def test_flow_and_task_runs_are_tagged_by_run_round_and_client(zk0: CommandLine, reference: str) -> None:
+def test_flow_runs_are_tagged_by_run_and_round_and_task_runs_not_at_all(zk0: CommandLine, reference: str) -> None:
+    """Every new set of tags of a task run costs about 2 s before it begins."""
     flows = {item["name"]: set(item["tags"]) for item in post(zk0, "/flow_runs/filter", {"limit": 200})}
     assert "run:reference" in flows["reference"]
-    wanted = ["run:reference", "round:2", "client:kitchen"]
-    tasks = post(zk0, "/task_runs/filter", {"task_runs": {"tags": {"all_": wanted}}})
-    assert {item["name"] for item in tasks} == {"fit-002-kitchen", "evaluate-002-kitchen"}
     rounds = post(zk0, "/flow_runs/filter", {"flow_runs": {"tags": {"all_": ["run:reference", "round:1"]}}})
     assert [item["name"] for item in rounds] == ["round-001"]
+    tasks = post(zk0, "/task_runs/filter", {"limit": 200})
+    assert {"fit-002-kitchen", "evaluate-002-kitchen", "show-002"} <= {item["name"] for item in tasks}
+    assert [item["name"] for item in tasks if item["tags"]] == []
 
 
 def test_failed_attempts_and_a_client_that_sat_out_are_visible(zk0: CommandLine) -> None:

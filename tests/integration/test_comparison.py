@@ -39,8 +39,8 @@ class HereExecutor(ProcessExecutor):
         self.did.append((task.kind, task.server_round, task.client))
         return run_task(task)
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return function(*arguments)
+    def call[**P, R](self, function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
+        return function(*arguments, **named)
 
 
 def finished_run(config: RunConfig, name: str, executor: HereExecutor) -> RunStore:

@@ -16,6 +16,9 @@ from zk0.files import atomic
 
 pytestmark = pytest.mark.slow
 CHANGES: dict[str, Any] = {
+    # One, for each piece of its work is a new interpreter that imports everything.
+    "clients": [{"name": "kitchen", "repo_id": "zk0/kitchen", "root": "asset:datasets/kitchen"}],
+    "federation__min_train_clients": 1,
     "federation__strategy": "zk0_example.strategies:ServerMomentum",
     "federation__strategy_options": {"momentum": 0.5},
     "policy": {"type": "example_mlp", "plugin": "zk0_example.policy", "device": "cpu", "overrides": {"hidden_dim": 8}},

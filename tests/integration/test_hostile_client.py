@@ -52,7 +52,7 @@ def test_a_client_that_lies_costs_the_others_nothing(
     monkeypatch.setattr(ProcessExecutor, "run", run)
     names = ("kitchen", "workshop", LIAR)
     clients = [{"name": name, "repo_id": f"zk0/{name}", "root": f"asset:datasets/{name}"} for name in names]
-    config = small_config(clients=clients, federation__admission={"quarantine_after": 2})
+    config = small_config(clients=clients, federation__admission={"quarantine_after": 2}, federation__may_miss=1)
     done = zk0.run(config, name="lied-to")
     assert done.finished
     for line in done.metrics[1:]:

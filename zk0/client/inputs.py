@@ -26,7 +26,9 @@ from zk0.learning.policy import (
     base_config,
     base_path,
     build_policy,
+    for_joints,
     load_policy_config,
+    policy_features,
     save_pretrained,
 )
 from zk0.learning.processors import build_processors
@@ -86,6 +88,7 @@ def load_policy(
     """The base policy with the run's adapters at their first values, and LeRobot's config of it."""
     path = base_path(config.policy, Path(task.run_dir))
     base = load_policy_config(config.policy, path)
+    for_joints(base, policy_features(meta, dataset.rename_map))
     # The adapters' random start must not depend on who builds them.
     set_seed(derive_seed(config.seed, 0, "", "init"))
     return build_policy(base, config.peft, meta, dataset.rename_map), base

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +140,10 @@ def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySample
     sampler.enter("evaluate")
     parts = (built, preprocessor, postprocessor, frames)
     full, size = config.is_full(task.server_round), task.micro_batch_size
-    metrics = evaluate(*parts, config.evaluation, seed=seed, micro_batch_size=size, quick=not full)
+    figures = partial(evaluate, *parts, seed=seed, micro_batch_size=size, data=config.data)
+    metrics = figures(config.evaluation if full else config.evaluation.quickly)
     if full and config.evaluation.full_every != 1:  # what a quick round is compared with
-        quick = evaluate(*parts, config.evaluation, seed=seed, micro_batch_size=size, quick=True)
-        metrics[QUICK] = quick
+        metrics[QUICK] = figures(config.evaluation.quickly)
     metrics["evaluation"] = FULL if full else QUICK
     joints = None
     if full and config.report.joint_charts:

@@ -11,7 +11,8 @@ from zk0.config.learning import (
 )
 from zk0.config.load import load_config, shipped_configs, validate_config
 from zk0.config.machine import CheckpointConfig, DockerConfig, ExecutorConfig, LoggingConfig, MemoryConfig, ReportConfig
-from zk0.config.part import ASSET_PREFIX, NAME_PATTERN, Name, resolve_path, size_in_bytes
+from zk0.config.part import NAME_PATTERN, Name, size_in_bytes
+from zk0.config.paths import ASSET_PREFIX, resolve_path
 from zk0.config.recordings import ClientConfig, DataConfig, DatasetConfig, EnvironmentConfig, EvaluationConfig
 from zk0.config.run import CONTINUE_PATTERN, LATER_KEYS, LATEST, WITHOUT_EFFECT, RunConfig
 from zk0.config.trust import AdmissionConfig, PrivacyConfig, least_updates

@@ -1,12 +1,13 @@
 """What is learned and how: [federation], [policy], [peft], [training], [adaptive]."""
 
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from zk0.config.part import Part, refuse_unread
+from zk0.config.part import Name, Part, refuse_unread
+from zk0.config.paths import FilePath
 from zk0.config.trust import AdmissionConfig, PrivacyConfig, check_privacy
 
 STRATEGY_KEYS: dict[str, tuple[str, ...]] = {
@@ -87,6 +88,10 @@ class FederationConfig(Part):
     takes; `uniform`: all clients the same."""
     min_train_clients: int = Field(default=1, ge=1)
     """The quorum: with fewer updates than this a round is an error (exit code 3), never silently the old weights."""
+    may_miss: Annotated[int, Field(ge=0)] | list[Name] = 0
+    """Clients that the whole run may be without: their names, or how many. A run in which another client was sampled
+    and gave no update in any round ends with exit code 3, though its `final/` is written. It may be changed for a run
+    that is under way, or at its end."""
     admission: AdmissionConfig = AdmissionConfig()
     """Which updates may be aggregated."""
     privacy: PrivacyConfig = PrivacyConfig()
@@ -134,7 +139,7 @@ class FederationConfig(Part):
 class PolicyConfig(Part):
     """The policy that is fine-tuned: any type that LeRobot's factories make."""
 
-    path: str | None = None
+    path: FilePath | None = None
     """A LeRobot `pretrained_model` folder, a hub id, or `asset:base`; without it the policy is made from scratch."""
     revision: str | None = None
     """Hub revision of `path`."""

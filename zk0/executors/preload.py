@@ -6,9 +6,13 @@ the time. What is there then stays out of later collections (`gc.freeze`): forke
 
 import gc
 import importlib
+from contextlib import suppress
 
 gc.disable()
 for name in ("zk0.client.run", "zk0.logs.setup", "zk0.memory.sampler", "zk0.preflight.checks", "zk0.preflight.probe"):
-    importlib.import_module(name)
+    with suppress(
+        Exception
+    ):  # it would end the fork server without a word; the work that needs it meets it again, and tells
+        importlib.import_module(name)
 gc.freeze()
 gc.enable()

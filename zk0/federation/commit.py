@@ -15,8 +15,10 @@ from zk0.layout import client_folder
 from zk0.memory import leaks
 from zk0.memory.sampler import phase, round_figures
 from zk0.memory.usage import give_back
+from zk0.metrics import units
 from zk0.metrics.scores import FULL, QUICK, best_round, comparable
 from zk0.metrics.success import Success
+from zk0.metrics.units import ACTION_ERROR
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.seeding import derive_seed
@@ -135,12 +137,14 @@ def _summary(config: RunConfig, evaluations: Mapping[str, Any]) -> dict[str, Any
     """Means over the clients' hold-outs, and over the settings that no client trains on."""
     clients = [evaluations[item.name] for item in config.clients if item.name in evaluations]
     unseen = [evaluations[item.name] for item in config.evaluation.datasets if item.name in evaluations]
+    key, _ = units.over(clients, ACTION_ERROR)
+    unseen_key, _ = units.over(unseen, ACTION_ERROR, units.unit_of({key: None}, ACTION_ERROR))
     return {
-        "action_error_deg": _mean(clients, "action_error_deg"),
-        "gripper_error": _mean(clients, "gripper_error"),
-        "loss": _mean(clients, "loss"),
-        "unseen_action_error_deg": _mean(unseen, "action_error_deg"),
-        "unseen_loss": _mean(unseen, "loss"),
+        key: units.mean(clients, ACTION_ERROR),
+        "gripper_error": units.mean(clients, "gripper_error"),
+        "loss": units.mean(clients, "loss"),
+        f"unseen_{unseen_key}": units.mean(unseen, ACTION_ERROR),
+        "unseen_loss": units.mean(unseen, "loss"),
     }
 
 
@@ -185,8 +189,3 @@ def with_attempts(store: RunStore, number: int, metrics: dict[str, Any]) -> dict
         for failure in metrics["failures"]
     ]
     return {**metrics, "train": fits, "failures": failures}
-
-
-def _mean(items: list[dict[str, Any]], key: str) -> float | None:
-    values = [item[key] for item in items if item.get(key) is not None]
-    return sum(values) / len(values) if values else None

@@ -12,7 +12,7 @@ from zk0.aggregation.server_round import RoundPlan
 from zk0.config import RunConfig
 from zk0.errors import ClientError, QuarantineError
 from zk0.executors.choice import make_executor, stop_work
-from zk0.federation import commit, server
+from zk0.federation import attendance, commit, server
 from zk0.federation.export import export
 from zk0.federation.guard import run_guarded
 from zk0.federation.outcomes import Outcomes, sorted_out
@@ -87,7 +87,7 @@ class Steps:
             futures: list[Future[ClientResult]] = [pool.submit(retried, item, self.config) for item in work]
             return [future.exception() or future.result() for future in futures]
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)  # who ends the run ends the work that is waited for
 
     def aggregate(self, server_round: int, before: RoundState, fits: Outcomes) -> Aggregated:
         """See `server.aggregate`."""
@@ -118,6 +118,16 @@ class Steps:
         """Write `final/`, a LeRobot `pretrained_model` folder of the newest round."""
         return export(self.store, self.store.committed_rounds()[-1], self.store.folder / FINAL, merge=False)
 
+    def finish(self) -> Path:
+        """`export_final`, and the judgement whether the run is a success.
+
+        Raises:
+            AbsentClientsError: a client gave no update in any round, and may not.
+        """
+        final = self.export_final()
+        attendance.check(self.store)
+        return final
+
 
 def run_work(work: ClientTask, config: RunConfig) -> ClientResult:
     """Do one piece of work on the run's executor, its log lines bound to client and round.
@@ -135,8 +145,10 @@ def run_work(work: ClientTask, config: RunConfig) -> ClientResult:
             if STOPPED.is_set():
                 raise  # no attempt of the client's
             logger.warning("{} failed ({}): {}", work.kind, error.cause, error)
-            attempts.note_failure(work, error)
-            raise
+            judged = attempts.note_failure(work, error)
+            if judged is error:
+                raise
+            raise judged from error
 
 
 def may_pass(error: object) -> bool:

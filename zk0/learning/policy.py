@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.envs.configs import EnvConfig
+from lerobot.envs.utils import env_to_policy_features
 from lerobot.policies import PreTrainedPolicy, make_policy
 from lerobot.policies.factory import make_policy_config
 from lerobot.processor import PolicyProcessorPipeline
@@ -28,6 +29,8 @@ from zk0.learning.plugins import check_plugin, load_plugins
 
 VLM_FOLDER = "vlm"
 """A base folder may carry its vision-language config and tokenizer in this sub-folder, to load without the hub."""
+ROOM = {FeatureType.STATE: "max_state_dim", FeatureType.ACTION: "max_action_dim"}
+"""The field of a LeRobot config that says what SmolVLA and its like pad to."""
 type Policy = PreTrainedPolicy
 """A LeRobot policy, or PEFT's PeftModel around one, which forwards every attribute of it."""
 type Processor = PolicyProcessorPipeline[Any, Any]
@@ -91,12 +94,17 @@ def new_policy_config(policy: PolicyConfig, features: dict[str, Any]) -> PreTrai
     except (TypeError, ValueError) as error:
         raise PolicyError(f"policy.overrides = {policy.overrides!r}: {error}") from error
     config.input_features = {key: value for key, value in features.items() if value.type is not FeatureType.ACTION}
+    config.output_features = {key: value for key, value in features.items() if value.type is FeatureType.ACTION}
     return config
 
 
-def policy_features(meta: LeRobotDatasetMetadata, rename_map: dict[str, str]) -> dict[str, Any]:
-    """A dataset's features under the names that the policy knows them by."""
-    return {rename_map.get(key, key): value for key, value in dataset_to_policy_features(meta.features).items()}
+def policy_features(meta: LeRobotDatasetMetadata | EnvConfig, rename_map: dict[str, str]) -> dict[str, Any]:
+    """The features of a dataset or an environment under the names that the policy knows them by."""
+    if isinstance(meta, EnvConfig):
+        features = env_to_policy_features(meta)
+    else:
+        features = dataset_to_policy_features(meta.features)
+    return {rename_map.get(key, key): value for key, value in features.items()}
 
 
 def base_config(config: RunConfig, first: LeRobotDatasetMetadata) -> PreTrainedConfig:
@@ -108,10 +116,33 @@ def base_config(config: RunConfig, first: LeRobotDatasetMetadata) -> PreTrainedC
     """
     if config.policy.path is not None:
         base = load_policy_config(config.policy, base_path(config.policy, Path()))
+        for_joints(base, policy_features(first, config.clients[0].rename_map))
     else:
         base = new_policy_config(config.policy, policy_features(first, config.clients[0].rename_map))
     check_plugin(config.policy, base)
     return base
+
+
+def for_joints(config: PreTrainedConfig, features: Mapping[str, Any]) -> None:
+    """Give a policy that pads states and actions the number of joints of a robot, as far as it has room for them.
+
+    LeRobot does so with actions alone, and saves the base's number for the states.
+
+    Args:
+        config: LeRobot's config of the base, which is changed.
+        features: of the robot, under the policy's names.
+    """
+    for known in (config.input_features or {}, config.output_features or {}):
+        for key, feature in known.items():
+            room = room_for(config, feature.type)
+            if room is not None and key in features and features[key].shape[0] <= room:
+                known[key] = features[key]
+
+
+def room_for(config: PreTrainedConfig, kind: FeatureType) -> int | None:
+    """How many numbers the policy pads a state or an action to; None where it must have just as many."""
+    room = getattr(config, ROOM.get(kind, ""), None)
+    return room if isinstance(room, int) else None
 
 
 def build_policy(

@@ -5,35 +5,44 @@ from pathlib import Path
 import torch
 
 from zk0.config import RunConfig
+from zk0.data import fix
 from zk0.data.datasets import open_metadata, split_episodes
 from zk0.data.findings import DataReport
-from zk0.data.fix import without_doubled_frames
 from zk0.errors import ConfigError, PolicyError, Zk0Error, first_line
 from zk0.learning.policy import Policy, base_config, base_path, build_policy
 from zk0.preflight import environments, fetch
-from zk0.preflight.datasets import refuse, report
-from zk0.preflight.records import Preflight
+from zk0.preflight.between import together
+from zk0.preflight.datasets import examine, refuse, report
+from zk0.preflight.records import Examined, Preflight
 
 UNKNOWN_BASE_BYTES = 2 * 2**30
 """Assumed size of a base that is not on this disk yet: SmolVLA's 450 M parameters in fp32."""
 
 
-def preflight(config: RunConfig) -> Preflight:
-    """Check every dataset against the base before anything is written, and settle what the machine decides.
+def preflight(config: RunConfig, examined: list[Examined] | None = None) -> Preflight:
+    """Check every dataset and the base before anything is written.
+
+    Args:
+        config: the config.
+        examined: what was found in the datasets of the settled config; they are looked at here where None.
 
     Raises:
-        ConfigError: policy.device asks for a GPU that is not there.
+        ConfigError: as `settle`.
         DatasetError, PolicyError: the first thing that would fail in training.
     """
-    config = _settle_device(config)
-    found = report(config, every_frame=False)
+    config = settle(config)
+    if examined is None:
+        examined = [examine(config, dataset, every_frame=False) for dataset in config.datasets]
+    found = together(config, examined)
     refuse(found)
+    files = {dataset.name: item.files for dataset, item in zip(config.datasets, examined, strict=True) if item.files}
     return Preflight(
         config=config,
         frames=found.frames,
         training_frames=_training_frames(config),
         exchanged_bytes=_exchanged_bytes(config),
         warnings=[str(item) for item in found.of("warning")],
+        files=files,
     )
 
 
@@ -58,25 +67,46 @@ def check_environments(config: RunConfig) -> None:
 
 
 def check_data(config: RunConfig, fix_to: Path | None = None) -> DataReport:
-    """Check every dataset, and every frame of it, against each other and the base; what lies on the hub is fetched.
+    """Check every dataset, and every frame of it, against each other and the base, in this process.
 
     Args:
         config: the config.
-        fix_to: where to write corrected copies of the datasets with doubled frames, which are then checked instead.
+        fix_to: as `ready`.
 
     Raises:
-        ConfigError: as `preflight`; or a copy's folder exists.
-        DatasetError, PolicyError: something cannot be fetched, or the base cannot be read.
+        ConfigError, DatasetError, PolicyError: as `ready`; or the base cannot be read.
     """
-    config = _settle_device(config)
-    fetch.fetch_datasets(config)
+    return report(ready(config, fix_to), every_frame=True)
+
+
+def ready(config: RunConfig, fix_to: Path | None = None) -> RunConfig:
+    """A config whose datasets are all here, to be looked at: what lies on the hub is fetched.
+
+    Args:
+        config: the config.
+        fix_to: where to write corrected copies of datasets: of an older format, with doubled frames or with statistics
+            that are not those of their rows; they are then checked instead.
+
+    Returns:
+        The config, settled, with the copies in the place of their originals.
+
+    Raises:
+        ConfigError: as `settle`; or a copy's folder exists.
+        DatasetError, PolicyError: something cannot be fetched.
+    """
+    config = settle(config)
     if fix_to is not None:
-        config = without_doubled_frames(config, fix_to)
-    return report(config, every_frame=True)
+        config = fix.converted(config, fix_to)
+    fetch.fetch_datasets(config)
+    return config if fix_to is None else fix.corrected(config, fix_to)
 
 
-def _settle_device(config: RunConfig) -> RunConfig:
-    """Replace `auto` by what is there: a run must not change its device half-way."""
+def settle(config: RunConfig) -> RunConfig:
+    """Replace `auto` by what is there: a run must not change its device half-way.
+
+    Raises:
+        ConfigError: policy.device asks for a GPU that is not there, or training.amp for one.
+    """
     if config.policy.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("policy.device = 'cuda': torch sees no GPU; check `nvidia-smi`, or use 'cpu' or 'auto'")
     device = config.policy.device

@@ -7,6 +7,7 @@ from huggingface_hub import snapshot_download
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from zk0.config import DatasetConfig, RunConfig
+from zk0.data.datasets import open_metadata
 from zk0.data.hub import HUB_ERRORS, patiently
 from zk0.errors import DatasetError, PolicyError
 from zk0.learning.policy import base_path, load_policy_config
@@ -43,6 +44,7 @@ def fetch_datasets(config: RunConfig) -> None:
 
 
 def _open(dataset: DatasetConfig, config: RunConfig) -> LeRobotDataset:
+    open_metadata(dataset)  # names what is wrong with them, such as their version
     return LeRobotDataset(dataset.repo_id, revision=dataset.revision, video_backend=config.data.video_backend)
 
 

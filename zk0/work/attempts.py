@@ -1,31 +1,42 @@
 """What was tried in vain: a line per failed attempt in the client's folder of the round, for tables and messages."""
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from loguru import logger
 
-from zk0.errors import CAUSES, ClientError
+from zk0.errors import CAUSES, ClientError, HopelessError
 from zk0.files import atomic, untrusted
 from zk0.layout import ATTEMPTS_FILE
 from zk0.work.records import ClientTask, TaskKind
 
 READ_BYTES = 256 * 1024
 """Of its end: more than all attempts of a round take."""
+_ADDRESS = re.compile("0x[0-9a-f]+")
 
 
-def note_failure(task: ClientTask, error: ClientError) -> None:
+def note_failure(task: ClientTask, error: ClientError) -> ClientError:
     """Remember that an attempt at this work failed, and why; survives whatever happens to the orchestrator.
+
+    Returns:
+        The error; without hope where the attempt before ended by an error of the same words.
 
     Raises:
         StorageError: the folder cannot be written.
     """
-    line = {"kind": task.kind, "cause": error.cause, "message": str(error), "at": datetime.now(UTC).isoformat()}
+    before = [line for line in _lines(task.folder) if line["kind"] == task.kind][-1:]
+    message = str(error)
+    line = {"kind": task.kind, "cause": error.cause, "message": message, "at": datetime.now(UTC).isoformat()}
     path = task.folder / ATTEMPTS_FILE
     with atomic.storage_errors(path, "written"):
         untrusted.make_way(path)
     atomic.append_line(path, json.dumps(line, sort_keys=True))
+    if error.retriable and error.cause == "error" and any(_same(old.get("message"), message) for old in before):
+        return HopelessError(error.cause, f"{message} (as the attempt before)")
+    return error
 
 
 def failed_causes(folder: Path, kind: TaskKind) -> list[str]:
@@ -35,19 +46,29 @@ def failed_causes(folder: Path, kind: TaskKind) -> list[str]:
         folder: the client's folder of the round.
         kind: the work.
     """
+    return [str(line["cause"]) for line in _lines(folder) if line["kind"] == kind]
+
+
+def _same(old: object, new: str) -> bool:
+    """Whether two attempts failed in the same words, addresses in memory aside."""
+    return isinstance(old, str) and _ADDRESS.sub("", old) == _ADDRESS.sub("", new)
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    """What was noted, in order."""
     try:
-        lines = untrusted.tail(folder / ATTEMPTS_FILE, READ_BYTES).decode(errors="replace").splitlines()
+        texts = untrusted.tail(folder / ATTEMPTS_FILE, READ_BYTES).decode(errors="replace").splitlines()
     except FileNotFoundError:
         return []
     except OSError as error:
         logger.warning("failed attempts cannot be read: {}", error)
         return []
-    causes = []
-    for text in lines:
+    lines = []
+    for text in texts:
         try:
             line = json.loads(text)
         except (ValueError, RecursionError):
             continue  # torn by a crash, or not ours
-        if isinstance(line, dict) and line.get("kind") == kind and line.get("cause") in CAUSES:
-            causes.append(str(line["cause"]))
-    return causes
+        if isinstance(line, dict) and isinstance(line.get("kind"), str) and line.get("cause") in CAUSES:
+            lines.append(line)
+    return lines

@@ -1,16 +1,19 @@
 """What an ended worker left in its folder, whichever executor ran it: the reason in its own words, its last line."""
 
 import os
+import re
+import signal
 from pathlib import Path
 from typing import NoReturn
 
 from loguru import logger
 
-from zk0.errors import CAUSES, ClientError, StorageError
+from zk0.errors import CAUSES, ClientError, FailureCause, HopelessError, StorageError
 from zk0.files import atomic, untrusted
 from zk0.layout import failure_file
-from zk0.work.log import what
+from zk0.work.log import client_log, what
 from zk0.work.records import ClientTask
+from zk0.work.told import Told, spelled, tell
 
 CHECKPOINT_TIMES = 9
 """What a fit has on the disk at most, in sizes of the tensors it starts from: two checkpoints with two moments of every
@@ -72,17 +75,53 @@ def read_failure(task: ClientTask) -> ClientError | StorageError | None:
         logger.warning("{}", error)
         return None
     cause = record.get("cause")
-    message = f"{task.kind} of {task.client!r}: {untrusted.words(record.get('message'))}"
+    message = f"{what(task)}: {untrusted.words(record.get('message'))}"
     if cause == STORAGE:
         return StorageError(message)
-    return ClientError(cause if cause in CAUSES else "error", message)
+    known: FailureCause = next((item for item in CAUSES if item == cause), "error")
+    return (HopelessError if record.get("repeats") is True else ClientError)(known, message)
 
 
-def leave_failure(task: ClientTask, error: ClientError | StorageError) -> None:
+def leave_failure(task: ClientTask, error: BaseException | Told) -> None:
     """Write down why the work of a task failed.
+
+    Args:
+        task: the work.
+        error: what it ended by.
 
     Raises:
         StorageError: it cannot be written.
     """
-    cause = error.cause if isinstance(error, ClientError) else STORAGE
-    atomic.write_sealed(failure_path(task), {"cause": cause, "message": str(error)})
+    told = error if isinstance(error, Told) else tell(error)
+    record = {
+        "cause": STORAGE if told.kind == StorageError.__name__ else told.cause,
+        "error": told.name,
+        "message": told.words if told.kind else f"{told.words}; see {client_log(task)}",
+        "repeats": not told.passes,
+    }
+    atomic.write_sealed(failure_path(task), record)
+
+
+CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
+"""What compiled code ends its process by; all others come from someone else."""
+_FATAL = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
+_CALL = re.compile(r'^  File "(.+)", line (\d+) in ', re.MULTILINE)
+
+
+def crash(number: int, said: str) -> str | None:
+    """What a process that a crash signal ended was at, by Python's last words; None for another signal.
+
+    Args:
+        number: of the signal.
+        said: the end of what `faulthandler` wrote to.
+    """
+    if number not in CRASHES:
+        return None
+    words = f"compiled code crashed the process ({signal.Signals(number).name}"
+    fatal = list(_FATAL.finditer(said))
+    if fatal:
+        said = said[fatal[-1].start() :]
+        words += f", {untrusted.words(fatal[-1][1])}"
+    calls = _CALL.search(said) if fatal else None
+    place = f", called in {untrusted.words(spelled(Path(calls[1]), int(calls[2])))}" if calls else ""
+    return f"{words}){place}"

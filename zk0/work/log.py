@@ -22,12 +22,17 @@ def what(task: ClientTask) -> str:
     return f"{task.kind} of {task.client!r}"
 
 
+def end_of(log: Path) -> str:
+    """The end of a log; nothing where it cannot be read."""
+    try:
+        return untrusted.tail(log, READ_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def last_line(log: Path) -> str:
     """The last line of a log that says something, cut to a length for a message."""
-    try:
-        lines = untrusted.tail(log, READ_BYTES).decode(errors="replace").split("\n")
-    except OSError:
-        return "no output"
     return next(
-        (untrusted.words(line.strip()[-LONGEST_LINE:]) for line in reversed(lines) if line.strip()), "no output"
+        (untrusted.words(line.strip()[-LONGEST_LINE:]) for line in reversed(end_of(log).split("\n")) if line.strip()),
+        "no output",
     )

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -13,6 +14,8 @@ from pydantic import (
     model_validator,
 )
 
+from zk0.metrics import units
+from zk0.metrics.units import ACTION_ERROR
 from zk0.work.records import TaskKind
 
 LARGEST = 1e30
@@ -40,7 +43,12 @@ Figure = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
 Error = Annotated[float, Field(allow_inf_nan=False, ge=0, le=LARGEST)]
 Interval = Annotated[list[Figure], Field(min_length=2, max_length=2)] | None
 """[low, high], or null where there are too few episodes."""
+Unit = Literal["deg", "rad", "m", "%", "0-100"] | None
+"""As in zk0.metrics.units."""
 ByEpisode = Annotated[list[Error], Field(max_length=MOST_EPISODES)]
+
+_ACTION_ERROR: Any = Field(validation_alias=AliasChoices(*units.keys_of(ACTION_ERROR)))
+"""Whatever the unit that its key ends in."""
 
 
 class _Metrics(BaseModel):
@@ -50,16 +58,25 @@ class _Metrics(BaseModel):
     __pydantic_extra__: dict[Name, Figure] = Field(max_length=MOST_NAMES)
 
 
+class _Units(BaseModel):
+    """Those of an evaluation's errors."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    action_error: Unit
+    gripper_error: Unit
+    joint_error: Annotated[dict[Name, Unit], Field(max_length=MOST_NAMES)]
+
+
 class _Episodes(_Metrics):
     """Figures by held-out episode."""
 
     steps: Annotated[list[PositiveInt], Field(max_length=MOST_EPISODES)]
-    action_error_deg: ByEpisode | None
+    action_error: ByEpisode | None = _ACTION_ERROR
     gripper_error: ByEpisode | None
 
     @model_validator(mode="after")
     def _one_for_each(self) -> Self:
-        for errors in (self.action_error_deg, self.gripper_error):
+        for errors in (self.action_error, self.gripper_error):
             if errors is not None and len(errors) != len(self.steps):
                 raise ValueError(f"{len(errors)} errors of {len(self.steps)} episodes")
         return self
@@ -68,11 +85,12 @@ class _Episodes(_Metrics):
 class _Evaluation(_Metrics):
     """As `zk0.learning.evaluation.evaluate` gives them."""
 
-    action_error_deg: Error | None
+    action_error: Error | None = _ACTION_ERROR
     gripper_error: Error | None
     loss: Figure
     joint_error: Annotated[dict[Name, Error], Field(max_length=MOST_NAMES)]
     joints: Annotated[list[Name], Field(max_length=MOST_NAMES)]
+    units: _Units | None = None
     interval_95: Annotated[
         dict[Name, Interval | Annotated[dict[Name, Interval], Field(max_length=MOST_NAMES)]], Field(max_length=8)
     ]

@@ -75,6 +75,7 @@ def test_every_way_has_the_budget_that_is_promised(bench: Bench) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zones", pytest.param("rooms", marks=pytest.mark.exhaustive)])
 def test_a_tiny_instance_trains_every_way(name: str, tmp_path: Path) -> None:
     pytest.importorskip("so101_nexus")

@@ -1,6 +1,5 @@
 """zk0.executors.process: a call survives the death of its process and of the fork server."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
@@ -17,7 +15,8 @@ import pytest
 from tests.conftest import fill
 from zk0.config import ExecutorConfig, RunConfig
 from zk0.errors import ClientError, StorageError
-from zk0.executors.process import ProcessExecutor, _outcome
+from zk0.executors.death import outcome
+from zk0.executors.process import ProcessExecutor
 from zk0.executors.worker import STORAGE_EXIT_CODE, work
 from zk0.runs.store import RunStore
 from zk0.work.lock import lock_path
@@ -26,18 +25,16 @@ from zk0.work.results import find_finished, write_result
 
 
 class LightExecutor(ProcessExecutor):
-    """Its fork server imports nothing beforehand."""
+    """Its fork server imports nothing heavy beforehand."""
 
-    def warm_up(self) -> None:
-        multiprocessing.set_forkserver_preload([])
-        forkserver.ensure_running()
+    preload = ("zk0.executors.call",)
 
 
 def kill_once(marker: Path, victim: str) -> str:
     if not marker.exists():
         marker.touch()
         os.kill(os.getppid() if victim == "fork server" else os.getpid(), signal.SIGKILL)
-        time.sleep(30)
+        time.sleep(2)
     return "done"
 
 
@@ -46,12 +43,12 @@ def kill_always() -> None:
 
 
 @pytest.mark.parametrize("victim", ["fork server", "itself"])
-def test_a_call_is_made_again_when_its_process_died(tmp_path: Path, victim: str) -> None:
+def test_a_call_outlives_its_fork_server_and_is_made_again_when_its_process_died(tmp_path: Path, victim: str) -> None:
     assert LightExecutor(ExecutorConfig()).call(kill_once, tmp_path / "marker", victim) == "done"
 
 
 def test_a_call_that_always_dies_is_given_up() -> None:
-    with pytest.raises(ClientError, match="killed 3 times"):
+    with pytest.raises(ClientError, match="was killed by SIGKILL, 3 times"):
         LightExecutor(ExecutorConfig()).call(kill_always)
 
 
@@ -94,4 +91,4 @@ def test_a_worker_whose_disk_is_full_says_so_without_a_traceback(
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
     with pytest.raises(StorageError, match="free some space"):
-        _outcome(task, done.returncode)
+        outcome(task, done.returncode)

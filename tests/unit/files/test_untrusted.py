@@ -24,7 +24,7 @@ from zk0.executors.docker.executor import MOST_WORDS_BYTES, hand_over, keep_word
 from zk0.executors.docker.log_tail import MOST_BYTES, LogTail
 from zk0.executors.docker.settings import bind_mount
 from zk0.executors.docker.visible import Bind
-from zk0.executors.process import _holder
+from zk0.executors.living import live_worker
 from zk0.executors.worker import FAILURE_EXIT_CODE, STORAGE_EXIT_CODE
 from zk0.files import atomic, untrusted
 from zk0.layout import ATTEMPTS_FILE
@@ -338,9 +338,9 @@ def test_a_process_that_a_lock_names_and_that_does_not_hold_it_is_left_alone(tas
             lock.write(str(bystander.pid))
             lock.flush()
             assert is_held(task)
-            assert _holder(task) is None
+            assert live_worker(task) is None
             lock_path(task).write_text(str(os.getpid()))
-            holder = _holder(task)
+            holder = live_worker(task)
             assert holder is not None
             assert holder.pid == os.getpid()
         finally:

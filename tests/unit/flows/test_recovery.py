@@ -1,6 +1,22 @@
 """flows.recovery: how long it waits, and what it never tries again."""
 
-from flows.recovery import NEVER_PASSES, pause_before
+import asyncio
+
+import pytest
+from prefect.states import exception_to_failed_state
+
+from flows.recovery import NEVER_PASSES, never_passes, pause_before
+from zk0.errors import (
+    ClientError,
+    ConfigError,
+    DatasetError,
+    HopelessError,
+    PassingError,
+    QuorumError,
+    StorageError,
+    UnforeseenError,
+    UnforeseenInputError,
+)
 
 
 def test_the_pause_grows_and_is_bounded() -> None:
@@ -9,4 +25,32 @@ def test_the_pause_grows_and_is_bounded() -> None:
 
 
 def test_wrong_input_is_never_tried_again() -> None:
-    assert {"BadInputError", "ConfigError", "DatasetError", "PolicyError", "RunNameError"} == set(NEVER_PASSES)
+    assert {
+        *("BadInputError", "ConfigError", "DatasetError", "PolicyError", "RunNameError"),
+        *("UnforeseenError", "UnforeseenInputError", "HopelessError", "QuarantineError"),
+        "AbsentClientsError",
+    } == NEVER_PASSES
+
+
+@pytest.mark.parametrize(
+    ("error", "never"),
+    [
+        (DatasetError("dataset 'a': odd"), True),
+        (ConfigError("policy.path: x"), True),
+        (UnforeseenInputError("KeyError: 'names' (in lerobot/datasets/utils.py:3)"), True),
+        (UnforeseenError("TypeError: x"), True),
+        (HopelessError("bad_data", "init of 'a': nan"), True),
+        (PassingError("ConnectError: no route"), False),
+        (ClientError("lost", "fit of 'a': FooConfigError: of a library"), False),
+        (ClientError("error", "fit of 'a': it encountered an exception: ConfigError: of a library"), False),
+        (QuorumError("1 of 2"), False),
+        (StorageError("No space left"), False),
+        (RuntimeError("DatasetError: x"), False),
+    ],
+    ids=lambda item: repr(item)[:40],
+)
+@pytest.mark.parametrize("before", ["", "Flow run encountered an exception:"])
+def test_the_class_of_an_error_decides_not_its_words(error: Exception, never: bool, before: str) -> None:
+    state = asyncio.run(exception_to_failed_state(error, message=before))
+    assert never_passes(state.message) is never
+    assert str(error) in (state.message or "")

@@ -9,8 +9,8 @@ from zk0.executors.docker.settings import OOM_KILLS_LABEL
 from zk0.executors.worker import STORAGE_EXIT_CODE
 from zk0.memory.cgroup import machine_oom_kills
 from zk0.memory.samples import read_samples
-from zk0.work.failure import check_writable, read_failure
-from zk0.work.log import client_log, last_line, what
+from zk0.work.failure import check_writable, crash, read_failure
+from zk0.work.log import client_log, end_of, last_line, what
 from zk0.work.records import ClientResult, ClientTask
 from zk0.work.results import find_finished
 
@@ -67,9 +67,17 @@ def outcome(task: ClientTask, attributes: Mapping[str, Any], limit_s: float) -> 
     if state["Error"]:
         raise ClientError("error", f"{what(task)}: its container failed: {' '.join(state['Error'].split())}")
     if code > 128 and code - 128 in set(signal.Signals):
-        name = signal.Signals(code - 128).name
-        raise ClientError("lost", f"{what(task)}: its container was ended by {name}; see {log}")
-    raise ClientError("error", f"{what(task)}: {last_line(log)} (exit code {code}; see {log})")
+        raise _ended_by(task, code - 128)
+    said = f"its container ended without a word of why (exit code {code}); its log's last line: {last_line(log)}"
+    raise ClientError("error", f"{what(task)}: {said}; see {log}")
+
+
+def _ended_by(task: ClientTask, number: int) -> ClientError:
+    """The error of a container that a signal ended."""
+    log = client_log(task)
+    if (crashed := crash(number, end_of(log))) is not None:
+        return ClientError("error", f"{what(task)}: {crashed}; see {log}")
+    return ClientError("lost", f"{what(task)}: its container was ended by {signal.Signals(number).name}; see {log}")
 
 
 def _alone(task: ClientTask, words: str) -> ClientError:

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import signal
 import sys
 import warnings
 
@@ -29,8 +28,7 @@ def main(arguments: list[str]) -> None:
     if command != "work":
         sys.exit(f"unknown command {command!r}")
     os.umask(0o022)
-    signal.setitimer(signal.ITIMER_REAL, float(seconds))  # SIGALRM kills: nothing handles it
-    work(task)
+    work(task, float(seconds))
 
 
 def _versions(*, cuda: bool) -> dict[str, str]:

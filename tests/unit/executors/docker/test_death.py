@@ -21,9 +21,10 @@ from zk0.work.failure import leave_failure
         (state(137), "lost", "SIGKILL"),
         (state(143, kills=1), "lost", "SIGTERM"),
         (state(143), "lost", "SIGTERM"),
+        (state(139), "error", r"compiled code crashed the process \(SIGSEGV"),
         (state(TIMED_OUT), "timeout", r"executor\.timeout_s = 9 s"),
         (state(127, error="exec: python: not found"), "error", "python: not found"),
-        (state(1), "error", r"ValueError: odd \(exit code 1; see .*client\.log\)"),
+        (state(1), "error", r"exit code 1\).* last line: ValueError: odd; see .*client\.log"),
         ({}, "lost", "removed by someone"),
     ],
 )
