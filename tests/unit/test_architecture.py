@@ -39,7 +39,8 @@ ROOMS: dict[str, set[str]] = {
     "logs": {"config", "errors", "files", "layout", "memory"},
     # 6
     "client": {
-        *("config", "data", "errors", "files", "layout", "learning", "memory", "metrics", "runs", "seeding", "work"),
+        *("aggregation", "config", "data", "errors", "files", "layout", "learning", "memory", "metrics", "runs"),
+        *("seeding", "work"),
     },
     "preflight": {
         *(

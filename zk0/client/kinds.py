@@ -1,6 +1,7 @@
 """What a client does in a run: the functions behind every executor, one per kind of work."""
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from lerobot.utils.random_utils import set_seed
 from loguru import logger
 from numpy.typing import NDArray
 
+from zk0.aggregation import norms
 from zk0.client.inputs import (
     continued_tensors,
     dataset_of,
@@ -36,7 +38,7 @@ from zk0.memory.sampler import MemorySampler
 from zk0.memory.soft_limit import SoftLimit
 from zk0.metrics.scores import FULL, QUICK
 from zk0.seeding import derive_seed
-from zk0.work.records import POOLED, ClientTask
+from zk0.work.records import CLIPPED, POOLED, ClientTask
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,18 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
         "loss": sum(tail) / len(tail),
         "first_loss": outcome.losses[0],
         "lr": outcome.lr,
-        "grad_norm": outcome.grad_norm,
+        **({"grad_norm": outcome.grad_norm} if math.isfinite(outcome.grad_norm) else {}),  # fp16: a step left out
         "steps": len(outcome.losses),
         "steps_per_s": len(outcome.losses) / (outcome.data_s + outcome.update_s),
         "data_s": outcome.data_s,
         "update_s": outcome.update_s,
         "micro_batch_size": task.micro_batch_size or config.training.micro_batch_size or config.training.batch_size,
     }
-    return Outcome(update_tensors(built, config.peft), frames.num_frames, metrics, outcome.optimizer_state)
+    update = update_tensors(built, config.peft)
+    if task.clipping_norm is not None and task.incoming is not None:
+        update, larger = norms.clipped(update, read_tensors(Path(task.run_dir), task.incoming), task.clipping_norm)
+        metrics[CLIPPED] = float(larger)
+    return Outcome(update, frames.num_frames, metrics, outcome.optimizer_state)
 
 
 def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcome:

@@ -15,6 +15,7 @@ from zk0.config.part import NAME_PATTERN, Name, size_in_bytes
 from zk0.config.paths import ASSET_PREFIX, resolve_path
 from zk0.config.recordings import ClientConfig, DataConfig, DatasetConfig, EnvironmentConfig, EvaluationConfig
 from zk0.config.run import CONTINUE_PATTERN, LATER_KEYS, LATEST, WITHOUT_EFFECT, RunConfig
+from zk0.config.trust import AdmissionConfig, PrivacyConfig, least_updates
 
 __all__ = [
     "ASSET_PREFIX",
@@ -26,6 +27,7 @@ __all__ = [
     "STRATEGY_KEYS",
     "WITHOUT_EFFECT",
     "AdaptiveConfig",
+    "AdmissionConfig",
     "CheckpointConfig",
     "ClientConfig",
     "DataConfig",
@@ -40,9 +42,11 @@ __all__ = [
     "Name",
     "PeftConfig",
     "PolicyConfig",
+    "PrivacyConfig",
     "ReportConfig",
     "RunConfig",
     "TrainingConfig",
+    "least_updates",
     "load_config",
     "resolve_path",
     "shipped_configs",

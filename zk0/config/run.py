@@ -11,6 +11,7 @@ from zk0.config.machine import CheckpointConfig, ExecutorConfig, LoggingConfig, 
 from zk0.config.part import Part
 from zk0.config.paths import FilePath
 from zk0.config.recordings import ClientConfig, DataConfig, DatasetConfig, EvaluationConfig
+from zk0.config.trust import AdmissionConfig, PrivacyConfig, check_robust
 
 WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "report", "outputs_dir", "federation.may_miss")
 """Keys that do not change a run's result: RunConfig.digest leaves them out, and they may change under way."""
@@ -35,6 +36,9 @@ LATER_KEYS: dict[str, dict[str, Any]] = {
         "weighting": "examples",
         "strategy_options": {},
         **dict.fromkeys(("server_learning_rate", "server_momentum", "eta", "beta_1", "beta_2", "tau")),
+        **dict.fromkeys(("beta", "num_malicious_nodes", "num_nodes_to_select")),
+        "admission": AdmissionConfig().model_dump(mode="json"),  # whoever met it would have ended or spoilt the run
+        "privacy": PrivacyConfig().model_dump(mode="json"),
     },
     "policy": {"plugin": None},
     "data": {"unit": None, "grippers": ["*gripper*"]},
@@ -116,10 +120,17 @@ class RunConfig(Part):
                 f"federation.min_train_clients = {self.federation.min_train_clients} is more than the "
                 f"{len(self.clients)} clients; lower it or add clients"
             )
+        robust = (self.federation.beta, self.federation.num_malicious_nodes, self.federation.num_nodes_to_select)
+        check_robust(self.federation.strategy, self.federation.sampled(len(self.clients)), *robust)
         if self.policy.path is None and self.peft.enabled:
             raise ValueError("peft.enabled needs policy.path: adapters need a trained base; set peft.enabled = false")
         if self.policy.path is None and self.data.normalization != "federated":
             raise ValueError(f"data.normalization = {self.data.normalization!r} needs policy.path; use 'federated'")
+        if self.peft.aggregation == "exact" and self.federation.privacy.active:
+            raise ValueError(
+                "peft.aggregation = 'exact' makes new factors of the clients' own, past the noise of "
+                f"federation.privacy.kind = {self.federation.privacy.kind!r}; use 'average' or 'ffa'"
+            )
         if self.peft.aggregation == "exact" and self.training.optimizer_state == "keep":
             raise ValueError(
                 "peft.aggregation = 'exact' gives A and B new axes in every round, in which kept moments mean "

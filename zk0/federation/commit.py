@@ -1,13 +1,12 @@
 """Making a round durable, with what it is worth beside the rounds before."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loguru import logger
 
 from zk0.aggregation import adaptive
 from zk0.config import RunConfig
-from zk0.errors import ClientError, PassingError, UnforeseenError
 from zk0.executors import calls
 from zk0.executors.process import ProcessExecutor
 from zk0.federation.outcomes import Outcomes
@@ -71,8 +70,16 @@ def commit(
     logger.info("round {} committed: {}", number, metrics["summary"])
     if best is not None:
         logger.info("best round so far: {} ({} {:.4g})", best.server_round, best.label, best.value)
-    leaks.warn(rounds)
+    _watch(rounds)
     return state
+
+
+def _watch(rounds: Sequence[Mapping[str, Any]]) -> None:
+    """Say whose memory grows; what only watches must not end a run."""
+    try:
+        leaks.warn(rounds)
+    except Exception as error:  # noqa: BLE001
+        logger.warning("growth of memory is not known: {}: {}", type(error).__name__, error)
 
 
 def kept_optimizers(
@@ -116,7 +123,7 @@ def round_metrics(
         "evaluation": next((item["evaluation"] for item in evaluations.values()), FULL),
         "failures": [failure.model_dump(mode="json") for failure in failures],
         "global_sha256": aggregated.arrays.sha256,
-        **({"lora": aggregated.lora} if aggregated.lora else {}),
+        **{name: told for name in ("lora", "admission", "privacy") if (told := getattr(aggregated, name))},
     }
 
 
@@ -156,8 +163,8 @@ def with_history(store: RunStore, number: int, metrics: dict[str, Any]) -> dict[
         found = ProcessExecutor(config.executor).call(
             calls.intervals, base.get("evaluate"), metrics["evaluate"], names, seed, success
         )
-    except (ClientError, UnforeseenError, PassingError) as error:
-        logger.warning("round {}: no intervals of the means: {}", number, error)
+    except Exception as error:  # noqa: BLE001 - whatever it was, it is only shown
+        logger.warning("round {}: no intervals of the means: {}: {}", number, type(error).__name__, error)
         found = {"interval_95": {}, "change": None}
     added: dict[str, Any] = {"summary": {**metrics["summary"], "interval_95": found["interval_95"]}}
     if found["change"] is not None:

@@ -18,12 +18,16 @@ from zk0.memory.estimate import expectation, fitting_micro_batch
 from zk0.memory.sampler import watched
 from zk0.preflight.disk import check_free_space
 from zk0.preflight.records import Preflight
+from zk0.runs import counted
 from zk0.runs.lock import is_ours
 from zk0.runs.origin import settle_origin, settled_like
 from zk0.runs.store import RunStore, check_name, is_finished, is_run
 from zk0.work.executor import STOPPED
 
-STATE_SETS = {"fedavg": 0, "fedprox": 0, "fedavgm": 2, "fedadam": 2, "fedyogi": 2}
+STATE_SETS = {
+    **dict.fromkeys(("fedavg", "fedprox", "fedtrimmedavg", "fedmedian", "krum", "multikrum", "bulyan"), 0),
+    **dict.fromkeys(("fedavgm", "fedadam", "fedyogi"), 2),
+}
 """federation.strategy -> sets of tensors that its state is, as large as the exchanged tensors, in every round."""
 MOST_STATE_SETS = 2
 """Assumed of a strategy that is not of zk0."""
@@ -118,6 +122,7 @@ def _new(config: RunConfig, name: str, check: Check) -> RunStore:
     store = RunStore.create_or_open(settled, name, checked.files)
     if known:
         identity.check(store, checked.files)
+    counted.keep(store.folder, {} if known else checked.training_frames)
     if size is not None and checked.memory is not None:
         for client in settled.clients:
             client_limits.expect(store.folder, client.name, "train", size, expectation(settled, checked.memory))

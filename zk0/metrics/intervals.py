@@ -13,6 +13,8 @@ from zk0.metrics.values import Json, mapping
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+MOST_DRAWS = 4_000_000
+"""Episodes drawn at once: above it the resamples are drawn a part at a time, so that memory is bounded."""
 LEAST_EPISODES = 2
 """One episode says nothing of how others would differ."""
 ERRORS = (ACTION_ERROR, GRIPPER_ERROR)
@@ -62,6 +64,7 @@ def _interval(datasets: Sequence[Episodes], statistic: Callable[..., NDArray[Any
     """Interval of a statistic of episodes' indices, an array of them for each dataset."""
     if not datasets or any(len(item.errors) < LEAST_EPISODES for item in datasets):
         return None
+    most = max(1, MOST_DRAWS // sum(len(item.errors) for item in datasets))
     found = bootstrap(
         [np.arange(len(item.errors)) for item in datasets],
         statistic,
@@ -69,9 +72,11 @@ def _interval(datasets: Sequence[Episodes], statistic: Callable[..., NDArray[Any
         confidence_level=CONFIDENCE,
         method="percentile",
         vectorized=True,
+        batch=min(RESAMPLES, most),
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return [float(found.low), float(found.high)]
+    bounds = [float(found.low), float(found.high)]
+    return bounds if np.isfinite(bounds).all() else None  # a share of nothing
 
 
 def _mean(datasets: Sequence[Episodes], chosen: Sequence[NDArray[Any]], axis: int) -> NDArray[Any]:

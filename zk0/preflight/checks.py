@@ -6,7 +6,7 @@ import torch
 
 from zk0.config import RunConfig
 from zk0.data import fix
-from zk0.data.datasets import open_metadata
+from zk0.data.datasets import open_metadata, split_episodes
 from zk0.data.findings import DataReport
 from zk0.errors import ConfigError, first_line
 from zk0.learning.policy import base_config
@@ -40,12 +40,23 @@ def preflight(config: RunConfig, examined: list[Examined] | None = None, *, in_c
     return Preflight(
         config=config,
         frames=found.frames,
+        training_frames=_training_frames(config),
         exchanged_bytes=trial.exchanged_bytes,
         base_bytes=trial.base_bytes,
         warnings=[*(str(item) for item in found.of("warning")), *trial.warnings],
         files=files,
         memory=probe.estimate(config, trial, in_container=in_container) if config.memory.probe else None,
     )
+
+
+def _training_frames(config: RunConfig) -> dict[str, int]:
+    """Client -> frames of its training episodes."""
+    counts = {}
+    for client in config.clients:
+        meta = open_metadata(client)
+        episodes, _ = split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
+        counts[client.name] = sum(meta.episodes["length"][: len(episodes)])
+    return counts
 
 
 def check_environments(config: RunConfig) -> None:

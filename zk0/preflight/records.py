@@ -69,6 +69,8 @@ class Preflight(Record):
     """The config with everything settled that depends on the machine (policy.device)."""
     frames: dict[str, int]
     """Frames of every dataset, by name."""
+    training_frames: dict[str, int] = Field(default_factory=dict)
+    """Of every client, the frames that it trains on; empty where they could not be counted."""
     exchanged_bytes: int
     """One set of exchanged tensors, in bytes."""
     base_bytes: int = 0

@@ -19,6 +19,7 @@ from zk0.config import DatasetConfig, RunConfig
 from zk0.data.datasets import build_dataset, open_metadata
 from zk0.data.statistics import Stats, training_statistics
 from zk0.errors import BadInputError, PolicyError
+from zk0.layout import BASE_FOLDER, FINAL
 from zk0.learning.build import check_finite, missing_weights, named_policy, plain_policy, with_adapters
 from zk0.learning.evaluation import try_frame
 from zk0.learning.exchange import exchanged_bytes
@@ -74,11 +75,11 @@ def try_policy(config: RunConfig) -> Trial:
         raise PolicyError(f"{named_policy(base)}: nothing of it is trained; see peft and policy.overrides")
     with tempfile.TemporaryDirectory(prefix="zk0-") as scratch:
         if made:
-            base = _saved_base(base, Path(scratch) / "base")
+            base = _saved_base(base, Path(scratch) / BASE_FOLDER)
         pieces = [_piece(config, item, metas[item.name], policy, base) for item in _kinds(config, metas)]
         for piece in pieces:
             _look(policy, piece, learns=piece is pieces[0], acts=bool(config.evaluation.environments))
-        _leave(config, policy, base, pieces[0], Path(scratch) / "final")
+        _leave(config, policy, base, pieces[0], Path(scratch) / FINAL)
     return Trial(policy, pieces[0], size, base_bytes, warnings)
 
 

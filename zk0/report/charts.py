@@ -2,8 +2,10 @@
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -46,6 +48,11 @@ def draw_charts(run_dir: str | Path, rounds: Sequence[Json], unseen: Iterable[st
             atomic.write_bytes(path, _png(title, axis, series, set(unseen), {} if shared else own))
             written[name] = path
     return written
+
+
+def plain_words() -> AbstractContextManager[None]:
+    """Names are drawn as they are: a $ begins no formula, and none can fail."""
+    return rc_context({"text.parse_math": False, "text.usetex": False})
 
 
 def _bytes_to_gib(value: float) -> float:

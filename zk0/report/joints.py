@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from loguru import logger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -21,6 +22,10 @@ COLUMNS = 2
 PANEL_INCHES = (5.0, 2.1)
 DPI = 100
 COURSES = ("recorded", "predicted")
+MOST_JOINTS, MOST_FRAMES = 32, 20_000
+"""Drawn of a dataset: a chart of more takes minutes and shows nothing."""
+LARGEST = 1e30
+"""Of a value that is drawn: an axis has no room for what is beyond."""
 MOST_BYTES = 64 * 2**20
 """Hours of an episode; a larger file is none of ours."""
 TITLE = "the first held-out episode, as recorded and as predicted"
@@ -70,6 +75,9 @@ def draw_joint_charts(run_dir: str | Path, rounds: Sequence[Json], datasets: Seq
             lines.append(Line("round 0 (the base)", BASE, base["predicted"]))
         if number:
             lines.append(Line(f"round {number}", NEWEST, now["predicted"]))
+        if len(joints) > MOST_JOINTS:
+            logger.warning("{}: {} of its {} joints are drawn", name, MOST_JOINTS, len(joints))
+        joints = dict(list(joints.items())[:MOST_JOINTS])
         path = folder / CHARTS_FOLDER / f"joints-{name}.png"
         atomic.write_bytes(path, _png(f"{name}: {TITLE}", joints, lines))
         written[f"joints-{name}"] = path
@@ -88,7 +96,9 @@ def _read(folder: Path, server_round: int, name: str) -> Tensors | None:
         logger.warning("no chart of joints: {}", error)
         return None
     shapes = [tensors[key].shape for key in COURSES if key in tensors]
-    return tensors if len(shapes) == len(COURSES) and shapes[0] == shapes[1] and len(shapes[0]) == 2 else None
+    if len(shapes) != len(COURSES) or shapes[0] != shapes[1] or len(shapes[0]) != 2:
+        return None
+    return {key: np.clip(tensors[key][:MOST_FRAMES].astype(np.float64), -LARGEST, LARGEST) for key in COURSES}
 
 
 def _png(title: str, joints: Mapping[str, str | None], lines: Sequence[Line]) -> bytes:

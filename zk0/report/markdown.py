@@ -107,6 +107,7 @@ def summary(store: RunStore, rounds: Sequence[Json]) -> str:
         *_summary_rows(store.config, base, line, unit),
         *_joint_rows(store.config, base, line),
         *_success_rows(store, rounds),
+        *_privacy(line),
         "",
         "## Where it is",
         "",
@@ -128,6 +129,14 @@ def summary(store: RunStore, rounds: Sequence[Json]) -> str:
         if items:
             parts += ["", f"## {title}", "", *(f"- {text}" for text in items)]
     return "\n".join(parts)
+
+
+def _privacy(line: Json) -> list[str]:
+    """What differential privacy has spent so far."""
+    spent = mapping(line.get("privacy"))
+    if number(spent.get("epsilon")) is None:
+        return []
+    return ["", f"Privacy spent: epsilon {_figure(spent['epsilon'], 4)} at delta {spent.get('delta')}."]
 
 
 def _best(store: RunStore, rounds: Sequence[Json]) -> str:

@@ -63,13 +63,19 @@ def status_view(run_dir: str | Path, ui_url: str | None = None, pid: int | None 
 
 
 def closing_view(run_dir: str | Path) -> RenderableType:
-    """`summary_table`, `success_table` where the run has simulated environments, and who took no part in it."""
-    success = success_table(run_dir)
+    """`summary_table`, `success_table` where there are environments, what privacy was spent, and who took no part."""
+    success, progress = success_table(run_dir), read_progress(run_dir)
     tables = [summary_table(run_dir), *([] if success is None else [success])]
-    missing = [
-        Text(f"{item}; {item.why}" if item.why else str(item), "yellow") for item in read_progress(run_dir).absent
-    ]
-    return Group(*tables, *missing)
+    spent = _privacy_text(progress)
+    missing = [Text(f"{item}; {item.why}" if item.why else str(item), "yellow") for item in progress.absent]
+    return Group(*tables, *([Text(spent)] if spent else []), *missing)
+
+
+def _privacy_text(progress: RunProgress) -> str:
+    """What differential privacy has spent; nothing without any."""
+    spent = mapping(progress.rounds[-1].get("privacy")) if progress.rounds else {}
+    epsilon, delta = number(spent.get("epsilon")), number(spent.get("delta"))
+    return "" if epsilon is None or delta is None else f"privacy spent: epsilon {epsilon:.4g} at delta {delta:g}"
 
 
 def success_table(run_dir: str | Path) -> Table | None:

@@ -21,6 +21,7 @@ from zk0.config import (
     size_in_bytes,
     validate_config,
 )
+from zk0.config.trust import PRIVACY_KEYS
 from zk0.errors import ConfigError
 from zk0.sim.settings import CLIENTS, UNSEEN
 
@@ -99,6 +100,12 @@ OTHER_VALUES = {
     ("training", "scheduler"): "constant",
     ("clients", 0, "steps"): 7,
     ("adaptive", "plateau_patience"): 2,
+    ("federation", "beta"): 0.3,
+    ("federation", "num_malicious_nodes"): 0,
+    ("federation", "num_nodes_to_select"): 3,
+    ("federation", "privacy", "kind"): "fixed",
+    ("federation", "privacy", "target_clipped_quantile"): 0.25,
+    ("federation", "privacy", "delta"): 1e-6,
     ("adaptive", "plateau_factor"): 0.25,
     ("memory", "soft_limit"): "6g",
     ("logging", "rotation"): "00:00",
@@ -112,13 +119,27 @@ OTHER_VALUES = {
 }
 
 
-NEEDS: dict[tuple[str, ...], dict[str, dict[str, object]]] = {
+SEVEN = [{"name": name, "repo_id": f"o/{name}"} for name in "abdefgh"]
+ROBUST = {"clients": SEVEN}
+PRIVATE = {"federation": {"weighting": "uniform", "privacy": {"kind": "adaptive"}}}
+NEEDS: dict[tuple[str, ...], dict[str, Any]] = {
     ("federation", "strategy_options"): {"federation": {"strategy": "my.module:Mine"}},
     ("adaptive", "plateau_factor"): {"adaptive": {"plateau_patience": 2}},
     ("adaptive", "mu_patience"): {"adaptive": {"mu_step": 0.1}, "federation": {"strategy": "fedprox"}},
     ("adaptive", "mu_step"): {"federation": {"strategy": "fedprox"}},
+    **{("federation", key): ROBUST for key in ("beta", "num_malicious_nodes", "num_nodes_to_select")},
+    **{("federation", "privacy", key): PRIVATE for key in PRIVACY_KEYS["adaptive"]},
+    ("federation", "privacy", "kind"): {"federation": {"weighting": "uniform"}},
 }
 """Keys that are refused without others -> those."""
+
+
+def merged(below, above):
+    """`above` over `below`, level by level; a list replaces what is there."""
+    if not isinstance(below, dict):
+        return below
+    both = {key: merged(below[key], above[key]) for key in below.keys() & above.keys() if isinstance(below[key], dict)}
+    return {**below, **above, **both}
 
 
 def dotted(path):
@@ -212,6 +233,16 @@ def test_so100_is_what_it_says():
         (("federation", "fraction_train"), 1.5, ["federation.fraction_train = 1.5", "less than or equal to 1"]),
         (("federation", "strategy"), "fedmagic", ["federation.strategy = 'fedmagic'", "'fedavg', 'fedprox'"]),
         (("federation", "strategy"), "my.module", ["federation.strategy = 'my.module'", "'package.module:Class'"]),
+        (
+            ("federation", "strategy"),
+            "fedtrimmedavg",
+            ["strategy = 'fedtrimmedavg' needs 3 clients", "2 are sampled"],
+        ),
+        (("federation", "strategy"), "krum", ["num_malicious_nodes = 1 needs 5 clients", "2 are sampled"]),
+        (("federation", "strategy"), "bulyan", ["needs 7 clients", "lower num_malicious_nodes"]),
+        (("federation", "admission", "max_norm_ratio"), 0.5, ["max_norm_ratio = 0.5 would refuse", "or 0 for any"]),
+        (("federation", "privacy", "kind"), "fixed", ["needs weighting = 'uniform'"]),
+        (("federation", "privacy", "max_epsilon"), 3, ["max_epsilon = 3.0 needs kind = 'fixed' or 'adaptive'"]),
         (("federation", "strategy"), "os:a;b", ["federation.strategy = 'os:a;b'", "'package.module:Class'"]),
         (("federation",), {"strategy": "a.b:C", "proximal_mu": 0.1}, ["proximal_mu = 0.1 needs strategy = 'fedprox'"]),
         (("federation", "strategy_options"), {"x": 1}, ["{'x': 1} needs strategy", "it is 'fedavg'", "leave"]),
@@ -363,7 +394,7 @@ def test_the_digest_covers_what_the_result_depends_on(path):
         data["policy"].pop("path")
         data["peft"] = {"enabled": False}
     for part, keys in NEEDS.get(path, {}).items():
-        data[part] = {**keys, **data.get(part, {})}
+        data[part] = merged(keys, data.get(part, {}))
     changed, before = validate_config(data), validate_config(base_for(path))
     assert value_at(changed, path) != value_at(before, path)
     assert (changed.digest == before.digest) == bool(WITHOUT_EFFECT & {path[0], dotted(path)})
@@ -415,6 +446,8 @@ LATER = [
     ({"adaptive": {"plateau_patience": 0}}, ("adaptive", "plateau_patience")),
     ({"adaptive": {"plateau_patience": 0, "plateau_factor": 0.1}}, ("adaptive", "plateau_factor")),
     ({"adaptive": {"boost_max": 2.0}}, ("adaptive", "boost_max")),
+    ({"federation": {"admission": {"action": "clip"}}}, ("federation", "admission")),
+    ({"federation": {"weighting": "uniform", "privacy": {"kind": "fixed"}}}, ("federation", "privacy")),
     ({"federation": {"strategy": "fedprox"}, "adaptive": {"mu_step": 0.1}}, ("adaptive", "mu_step")),
 ]
 
