@@ -146,13 +146,13 @@ def _lerobot_parts(config: RunConfig, steps: int) -> tuple[Any, ...]:
 
     from zk0.data.datasets import build_dataset, open_metadata, split_episodes
     from zk0.data.statistics import with_imagenet
-    from zk0.learning import policy, processors
+    from zk0.learning import build, policy, processors
     from zk0.seeding import derive_seed
 
     item = config.clients[0]
     meta = open_metadata(item)
     base = policy.load_policy_config(config.policy, policy.base_path(config.policy, Path()))
-    built = policy.build_policy(base, config.peft, meta, item.rename_map).to(config.policy.device)
+    built = build.build_policy(base, config.peft, meta, item.rename_map).to(config.policy.device)
     preprocessor, _ = processors.build_processors(base, with_imagenet(meta.stats, meta), item.rename_map)
     episodes, _ = split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
     dataset = build_dataset(item, meta, built.config, config.data, episodes)

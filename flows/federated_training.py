@@ -30,4 +30,4 @@ def federated_training(
     with advanced_run(config, changes) as store, forward_logs():
         steps = PrefectSteps(store)
         federate(steps)
-        return str(steps.export_final())
+        return str(steps.finish())

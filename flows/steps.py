@@ -19,11 +19,11 @@ from tasks.commit import commit, export_final
 from zk0.aggregation.server_round import RoundPlan
 from zk0.federation.outcomes import Outcomes
 from zk0.federation.round import make_round
-from zk0.federation.server import Aggregated
+from zk0.federation.server import Aggregated, AggregatedStatistics
 from zk0.federation.steps import Round, Steps
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
-from zk0.work.records import ArtifactRef, ClientResult, ClientTask
+from zk0.work.records import ClientResult, ClientTask
 
 
 class PrefectSteps(Steps):
@@ -69,7 +69,7 @@ class PrefectSteps(Steps):
         """See `Steps.aggregate`."""
         return aggregate(self._run_dir, server_round, before, fits)
 
-    def aggregate_statistics(self, results: Sequence[ClientResult]) -> ArtifactRef:
+    def aggregate_statistics(self, results: Sequence[ClientResult]) -> AggregatedStatistics:
         """See `Steps.aggregate_statistics`."""
         return aggregate_statistics(self._run_dir, list(results))
 

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
 from zk0.config import RunConfig
@@ -49,7 +49,7 @@ def _section(model: type[BaseModel], title: str, prefix: str, purpose: str) -> I
 
 def _row(key: str, field: FieldInfo) -> str:
     default = "required" if field.is_required() else _literal(field.get_default(call_default_factory=True))
-    bounds = ", ".join(_bound(item) for item in field.metadata)
+    bounds = ", ".join(_bound(item) for item in field.metadata if not isinstance(item, AfterValidator))
     kind = _type(field.annotation) + (f", {bounds}" if bounds else "")
     cells = (f"`{key}`", kind, default, _one_line(field.description))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
@@ -68,7 +68,9 @@ def _type(annotation: Any) -> str:
         return _type(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return " or ".join(f"`{json.dumps(choice)}`" for choice in get_args(annotation))
-    if isinstance(annotation, UnionType):
+    if (
+        isinstance(annotation, UnionType) or get_origin(annotation) is Union
+    ):  # which of them `x | None` makes depends on x
         return " or ".join(_type(item) for item in get_args(annotation) if item is not type(None))
     names = {str: "text", int: "integer", float: "number", bool: "true/false"}
     if annotation in names:

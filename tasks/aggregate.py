@@ -4,10 +4,10 @@ from tasks.step import step
 from zk0.aggregation.server_round import RoundPlan
 from zk0.federation import server
 from zk0.federation.outcomes import Outcomes
-from zk0.federation.server import Aggregated
+from zk0.federation.server import Aggregated, AggregatedStatistics
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
-from zk0.work.records import ArtifactRef, ClientResult
+from zk0.work.records import ClientResult
 
 
 @step("sample-{server_round:03d}")
@@ -23,6 +23,6 @@ def aggregate(run_dir: str, server_round: int, before: RoundState, fits: Outcome
 
 
 @step("aggregate-statistics")
-def aggregate_statistics(run_dir: str, results: list[ClientResult]) -> ArtifactRef:
+def aggregate_statistics(run_dir: str, results: list[ClientResult]) -> AggregatedStatistics:
     """Make the clients' statistics one set; see `server.aggregate_statistics`."""
     return server.aggregate_statistics(RunStore.open(run_dir), results)

@@ -4,7 +4,6 @@ import base64
 import re
 from collections.abc import Sequence
 
-import httpx
 from loguru import logger
 from prefect.artifacts import (
     create_image_artifact,
@@ -13,11 +12,9 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 from prefect.client.schemas.objects import State
-from prefect.exceptions import PrefectException
 from prefect.states import Completed
 
 from tasks.step import step
-from zk0.errors import StorageError
 from zk0.metrics.values import Json
 from zk0.report.charts import CHARTS
 from zk0.report.joints import TITLE as JOINTS_TITLE
@@ -34,11 +31,13 @@ def show(run_dir: str, server_round: int) -> State[None]:
     """
     store = RunStore.open(run_dir)
     rounds = store.read_metrics()
+    message = f"round {server_round} committed"
     try:
+        message = round_message(store.config, server_round, rounds)
         publish(store, server_round, rounds)
-    except (StorageError, httpx.HTTPError, PrefectException) as error:
+    except Exception as error:  # noqa: BLE001 - what only shows must not end a run
         logger.warning("round {} is not shown in Prefect: {}: {}", server_round, type(error).__name__, error)
-    return Completed(message=round_message(store.config, server_round, rounds))
+    return Completed(message=message)
 
 
 def publish(store: RunStore, server_round: int, rounds: Sequence[Json]) -> None:

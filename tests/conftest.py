@@ -1,10 +1,13 @@
 """What the tests share: the shipped assets as real datasets, small configs, a real Prefect server."""
 
+import atexit
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +25,13 @@ set_defaults()  # before any test imports Prefect
 
 
 def pytest_configure() -> None:
-    """A shell starts background jobs with SIGINT ignored; runs that tests start would inherit that, and miss Ctrl-C."""
+    """A cache for this session alone, and no trace of the shell.
+
+    That starts background jobs with SIGINT ignored; runs that tests start would inherit it, and miss Ctrl-C.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        os.environ["ZK0_CACHE"] = tempfile.mkdtemp(prefix="zk0-test-cache-")
+        atexit.register(shutil.rmtree, os.environ["ZK0_CACHE"], ignore_errors=True)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zk0.config import RunConfig, load_config
 from zk0.errors import RunNameError
-from zk0.layout import FINAL, RUN_FILE
-from zk0.runs.store import RunStore, is_finished
+from zk0.layout import FINAL
+from zk0.metrics.attendance import absences
+from zk0.runs.store import RunStore, is_finished, is_run
 
 if TYPE_CHECKING:
     from lerobot.policies import PreTrainedPolicy
@@ -81,6 +82,11 @@ class Run:
         return self._store.read_metrics()
 
     @property
+    def absent(self) -> list[str]:
+        """The clients that gave no update in any committed round of training: nothing was learned from them."""
+        return [item.client for item in absences([client.name for client in self.config.clients], self.metrics)]
+
+    @property
     def final(self) -> Path | None:
         """The last round's `pretrained_model` folder; None before the run is finished."""
         return self.path / FINAL if self.finished else None
@@ -125,6 +131,7 @@ def run(
     *,
     name: str | None = None,
     overrides: Iterable[str] = (),
+    strict: bool = False,
 ) -> Run:
     """Train a federation: a new run, or an unfinished one of the same config from where it stopped.
 
@@ -136,24 +143,27 @@ def run(
             directory of a run that is to go on; `sim` when left out.
         name: the run's name; when left out, an unfinished run of the config goes on, and without one a new one begins.
         overrides: single keys to change, such as `training.steps=20`; not for a run directory.
+        strict: whether what the checks before it only warn of is refused, too.
 
     Returns:
         The finished run.
 
     Raises:
         BadInputError: config, data, policy or name cannot be used; nothing was written.
-        QuorumError: too few clients gave an update; the same call goes on.
+        QuorumError: too few clients gave an update; the same call goes on. AbsentClientsError, one of these, is raised
+            at the end, with `final` written, where `federation.may_miss` does not allow that a client gave no update in
+            any round.
         StorageError: the run directory cannot be written or read; the same call goes on.
     """
     from zk0.federation.alone import run_alone
 
-    if isinstance(config, str | Path) and (Path(config) / RUN_FILE).is_file():
+    if isinstance(config, str | Path) and is_run(config):
         if name is not None or list(overrides):
             raise RunNameError(
                 f"config = {str(config)!r}: is a run that goes on as it is; leave name and overrides out"
             )
-        return Run(run_alone(RunStore.open(config)))
-    return Run(run_alone(_as_config(config, overrides), name, _stem(config)))
+        return Run(run_alone(RunStore.open(config), strict=strict))
+    return Run(run_alone(_as_config(config, overrides), name, _stem(config), strict=strict))
 
 
 def open_run(path: str | Path) -> Run:

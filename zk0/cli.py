@@ -4,19 +4,22 @@ import importlib.util
 import os
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
 import typer
 from rich.console import Console
+from rich.text import Text
 
-from zk0.errors import DatasetError, RunNameError, Zk0Error
+from zk0.errors import AbsentClientsError, DatasetError, RunNameError, Zk0Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zk0.config import RunConfig
+    from zk0.federation.start import Check
     from zk0.runs.store import RunStore
 
 INTERRUPTED = 130
@@ -30,6 +33,7 @@ console = Console()
 ConfigArgument = Annotated[str | None, typer.Argument(help="A TOML file, or a shipped config: sim (default), so100.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one key: training.steps=20.")]
 OutputsOption = Annotated[Path, typer.Option("--outputs", help="The folder of the runs.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="A warning of the checks is an error, too.")]
 NameArgument = Annotated[str | None, typer.Argument(help="The run; the newest when left out.")]
 
 
@@ -38,16 +42,19 @@ def run(
     config: ConfigArgument = None,
     name: Annotated[str | None, typer.Option(help="The run's name; an unfinished run of it goes on.")] = None,
     overrides: SetOption = None,
+    strict: StrictOption = False,
 ) -> None:
     """Train a federation: a new run, or an unfinished one of the same config from where it stopped."""
     from zk0.config import load_config
 
     wanted = load_config(config, overrides or [])
 
-    def begun() -> "RunStore":
+    def begun(check: "Check") -> "RunStore":
+        from zk0.federation.before_run import strictly
         from zk0.federation.start import begin, stem_of
 
-        return begin(wanted, name, stem_of(config), going_on=_going_on)
+        check = strictly(check) if strict else check
+        return begin(wanted, name, stem_of(config), check=check, going_on=_going_on)
 
     _train(wanted, begun)
 
@@ -72,7 +79,7 @@ def serve(
     set_up_serving(host, port, auth)
     from flows.serve import Options, Service
 
-    Service(Options(config=config, outputs=outputs.absolute(), host=host, notify=notify), console.print).run()
+    Service(Options(config=config, outputs=outputs.absolute(), host=host, notify=notify), _say).run()
 
 
 @app.command()
@@ -80,10 +87,10 @@ def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) 
     """Go on with an unfinished run from its last committed round."""
     store = _open(outputs, name)
 
-    def again() -> "RunStore":
+    def again(check: "Check") -> "RunStore":
         from zk0.federation.start import check_again
 
-        check_again(store)
+        check_again(store, check)
         return store
 
     _train(store.config, again)
@@ -119,12 +126,10 @@ def compare(name: NameArgument = None, outputs: OutputsOption = Path("outputs"))
     store = _open(outputs, name)
     _warm_up(store.config)
     setup_orchestrator(store.folder, store.config.logging)
-    found = compare_run(
-        store, ProcessExecutor(store.config.executor), lambda arm: console.print(f"{arm} ...", highlight=False)
-    )
+    found = compare_run(store, ProcessExecutor(store.config.executor), lambda arm: _say(f"{arm} ..."))
     chart = write_comparison(found, store.folder)
     console.print(comparison_table(found))
-    console.print(f"chart: {chart}", highlight=False)
+    _say(f"chart: {chart}")
 
 
 @app.command()
@@ -142,7 +147,7 @@ def export(
     from zk0.federation.export import export_round
 
     written = export_round(_open(outputs, name), out, number, merge=merge, client=client)
-    console.print(f"written: {written}")
+    _say(f"written: {written}")
 
 
 @app.command(name="check-data")
@@ -150,22 +155,32 @@ def check_data(
     config: ConfigArgument = None,
     overrides: SetOption = None,
     fix_to: Annotated[
-        Path | None, typer.Option(help="Write copies without doubled frames to FIX_TO/<name>, and check those.")
+        Path | None,
+        typer.Option(help="Write copies to FIX_TO/<name>: converted, without doubled frames; and check those."),
     ] = None,
+    fresh: Annotated[bool, typer.Option(help="Look again at recordings that were found good before.")] = False,
+    strict: StrictOption = False,
 ) -> None:
     """Check every frame of a config's datasets, against each other and the base policy, and train nothing."""
     from zk0.config import load_config
-    from zk0.federation.before_run import check, check_data
+    from zk0.federation.before_run import check, check_data, strictly
+    from zk0.report.checking import checking
     from zk0.report.findings import findings_table
 
     wanted = load_config(config, overrides or [])
-    found = check_data(wanted, fix_to)
+    with checking(console) as watch:
+        found = check_data(wanted, fix_to, fresh=fresh, watch=watch)
     console.print(findings_table(found))
     if errors := found.of("error"):
         at = ", ".join(dict.fromkeys(finding.dataset for finding in errors))
         raise DatasetError(f"{len(errors)} errors in the table ({at}); training would fail on them or learn wrongly")
+    if strict and (warnings := found.of("warning")):
+        at = ", ".join(dict.fromkeys(finding.dataset for finding in warnings))
+        raise DatasetError(f"--strict: {len(warnings)} warnings in the table ({at}) are errors")
     if fix_to is None:  # the copies are of no config yet
-        check(wanted)
+        with checking(console) as watch:
+            wanted_checks = partial(check, watch=watch)
+            (strictly(wanted_checks) if strict else wanted_checks)(wanted)
 
 
 @app.command()
@@ -176,14 +191,15 @@ def record(
     seed: Annotated[int, typer.Option(help="Seed of the first episode.")] = 0,
 ) -> None:
     """Record demonstrations of the scripted expert in the SO-101 simulator as a LeRobot dataset."""
+    from zk0.config.paths import check_target
     from zk0.errors import ConfigError
     from zk0.sim.record import record as write
 
     try:
-        write(setting, episodes, out, seed)
+        write(setting, episodes, check_target("--out", out), seed)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    console.print(f"recorded: {out}")
+    _say(f"recorded: {out}")
 
 
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True})
@@ -203,9 +219,9 @@ def main() -> None:
         from zk0.executors.call import kept_trace
 
         said = Console(stderr=True, soft_wrap=True)
-        said.print(f"[bold red]error:[/] {_escaped(error)}", highlight=False)
+        said.print(Text.assemble(("error:", "bold red"), f" {error}"))
         if (trace := kept_trace(error)) is not None:
-            said.print(f"its traceback: {trace}", highlight=False, markup=False)
+            said.print(Text(f"its traceback: {trace}"))
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
@@ -235,46 +251,62 @@ def _claim_our_names() -> None:
             spec.loader.exec_module(sys.modules[name])
 
 
-def _train(config: "RunConfig", prepare: "Callable[[], RunStore]") -> None:
+def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
     """Check everything, bring up the workers and the server meanwhile, and run the flow under the live view."""
     _warm_up(config)
     from flows.settings import set_defaults
 
     set_defaults()
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
     from flows.server import ensure_server, ui_url
 
     server = ensure_server()
-    from flows.federated_training import federated_training
-    from flows.will import ENDINGS
-    from zk0.errors import EndedError
+    import flows.federated_training  # noqa: F401 - while the server starts
+    from zk0.federation import before_run
     from zk0.federation.start import advancing
+    from zk0.layout import FINAL
     from zk0.logs.setup import complete
-    from zk0.report.live import LiveView
+    from zk0.report.checking import checking
     from zk0.report.terminal import closing_view
 
     with ExitStack() as held:
         try:
-            store = prepare()
+            with checking(console) as watch:
+                store = prepare(partial(before_run.check, watch=watch))
             held.enter_context(advancing(store))  # says now if another process has the run
         except Zk0Error:
             server.discard()
             raise
         api = server.wait()
-        console.print(f"run [bold]{store.info.name}[/]: {store.folder}\nPrefect UI: {ui_url(api)}", highlight=False)
-        try:
-            with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, ui_url(api), console):
-                final = federated_training(str(store.folder))
-        except KeyboardInterrupt:
-            store.mark_stopped()
-            raise
-        except ENDINGS as error:
-            resume = f"zk0 resume {store.info.name}"
-            raise EndedError(f"run {store.info.name!r} was {error}; it goes on by: {resume}") from error
+        _say("run ", (store.info.name, "bold"), f": {store.folder}\nPrefect UI: {ui_url(api)}")
+        absent = _flow(store, api, ui_url(api))
     complete()
     console.print(closing_view(store.folder))
-    console.print(f"final policy: {final}", highlight=False)
+    _say(f"final policy: {store.folder / FINAL}")
+    if absent is not None:
+        raise absent
+
+
+def _flow(store: "RunStore", api: str, pages: str) -> Zk0Error | None:
+    """Run the flow under the live view; gives what is to be said at the very end, after what came of the others."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.federated_training import federated_training
+    from flows.will import ENDINGS
+    from zk0.errors import EndedError
+    from zk0.report.live import LiveView
+
+    try:
+        with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, pages, console):
+            federated_training(str(store.folder))
+    except KeyboardInterrupt:
+        store.mark_stopped()
+        raise
+    except AbsentClientsError as error:
+        return error
+    except ENDINGS as error:
+        resume = f"zk0 resume {store.info.name}"
+        raise EndedError(f"run {store.info.name!r} was {error}; it goes on by: {resume}") from error
+    return None
 
 
 def _warm_up(config: "RunConfig") -> None:
@@ -296,13 +328,12 @@ def _open(outputs: Path, name: str | None) -> "RunStore":
 
 
 def _going_on(store: "RunStore") -> None:
-    console.print(f"going on with the unfinished run {store.info.name!r} (--name starts another)")
+    _say(f"going on with the unfinished run {store.info.name!r} (--name starts another)")
 
 
-def _escaped(error: Exception) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))
+def _say(*parts: str | tuple[str, str]) -> None:
+    """Print as it is: a path may hold what rich takes for markup, and must not be broken into lines."""
+    console.print(Text.assemble(*parts), soft_wrap=True)
 
 
 if __name__ == "__main__":

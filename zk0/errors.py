@@ -61,6 +61,19 @@ class QuorumError(Zk0Error):
     exit_code = 3
 
 
+class AbsentClientsError(QuorumError):
+    """Some client gave no update in any round of a run; `final/` is written, from the others' alone."""
+
+    repeats = True
+
+
+class DivergedError(Zk0Error):
+    """What a strategy made of a round's updates, or keeps, is not finite: there is nothing that could be committed."""
+
+    exit_code = 3
+    repeats = True
+
+
 class StorageError(Zk0Error):
     """The run directory cannot be written or read: no space, no permission, an I/O error, damaged files."""
 

@@ -6,6 +6,8 @@ from pathlib import Path
 # -- in the run directory
 RUN_FILE = "run.json"
 """What the run is: identity, frozen config, versions, seed."""
+DATA_FILE = "data.json"
+"""Which files its datasets had, to name what has changed; their digests are in RUN_FILE."""
 LOCK_FILE = "run.lock"
 """Held by the one process that advances the run."""
 STOPPED_FILE = "stopped"

@@ -17,7 +17,7 @@ from benchmarks.chaos.campaign import CONFIGS, WAYS, Campaign, Line, Lost, story
 from benchmarks.chaos.plan import deck
 from benchmarks.chaos.watch import be_prompt
 
-console = Console(soft_wrap=True, highlight=False)
+console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def main() -> int:

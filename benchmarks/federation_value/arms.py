@@ -17,9 +17,10 @@ from zk0.data.pooled import PooledDataset
 from zk0.data.statistics import Stats, aggregate, training_statistics
 from zk0.files import atomic
 from zk0.learning import training
+from zk0.learning.build import build_policy
 from zk0.learning.closed_loop import Plan, roll_out
 from zk0.learning.exchange import load_exchanged_tensors, update_tensors
-from zk0.learning.policy import base_config, base_path, build_policy, load_policy_config
+from zk0.learning.policy import base_config, base_path, load_policy_config
 from zk0.learning.processors import build_processors
 from zk0.memory.usage import peak_rss_bytes
 from zk0.metrics.success import Success

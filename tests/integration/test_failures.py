@@ -1,5 +1,6 @@
 """A client's death has a cause, a bounded number of retries, and a quorum that decides what it means for the round."""
 
+import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import zk0 as zk0_run
 from benchmarks.service import CommandLine
 from zk0.config import RunConfig, resolve_path
 from zk0.errors import ClientError
@@ -111,7 +113,19 @@ def run_and_ruin(zk0: CommandLine, config: Path, name: str, mortal: Path) -> tup
 def test_a_client_sits_out_while_the_quorum_holds(zk0: CommandLine, mortal: Path) -> None:
     config = zk0.config(federation__num_rounds=1, federation__min_train_clients=1, executor__max_retries=1)
     code, output = run_and_ruin(zk0, config, "sits-out", mortal)
-    assert code == 0, output
+    assert code == 3, output
+    words = "workshop gave no update in the round that it was sampled for: nothing was learned from it"
+    said = " ".join(output.split())
+    assert said.count(words) == 3, "the log, the table and the error say it"
+    assert "round 0 (the base) -> round 1" in said
+    assert 'may_miss=["workshop"]\'' in said
+    assert (zk0.outputs / "sits-out" / "final" / "adapter_model.safetensors").is_file()
+    assert zk0_run.open_run(zk0.outputs / "sits-out").absent == ["workshop"]
+    status = json.loads(zk0.run("status", "sits-out", "--json"))
+    assert [(item["client"], item["sampled"]) for item in status["absent"]] == [("workshop", 1)]
+    assert status["state"] == "finished"
+    allowed = ("--set", f"clients.1.root={mortal}", "--set", 'federation.may_miss=["workshop"]')
+    zk0.run("run", config, "--name", "sits-out", *allowed)
     last = zk0.metrics("sits-out")[-1]
     assert set(last["train"]) == {"kitchen"}
     assert {(failure["client"], failure["kind"]) for failure in last["failures"]} == {

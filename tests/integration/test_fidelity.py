@@ -20,25 +20,29 @@ from lerobot.configs.default import DatasetConfig as LeRobotDatasetConfig
 from lerobot.configs.default import PeftConfig as LeRobotPeftConfig
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.train import TrainPipelineConfig
+from lerobot.datasets.io_utils import write_stats
 from lerobot.optim.factory import make_optimizer_and_scheduler
 from lerobot.scripts import lerobot_train
 from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 from lerobot.utils.random_utils import set_seed
 
-from zk0.config import ExecutorConfig, RunConfig, resolve_path
+from tests.bases import adapter
+from tests.robots import robot
+from zk0.config import DatasetConfig, ExecutorConfig, RunConfig, resolve_path
 from zk0.data.datasets import build_dataset, open_metadata
-from zk0.data.statistics import with_imagenet
+from zk0.data.statistics import episode_statistics, with_imagenet
 from zk0.executors.process import ProcessExecutor
 from zk0.learning import training
+from zk0.learning.build import build_policy, plain_policy
 from zk0.learning.policy import (
     base_path,
-    build_policy,
+    for_joints,
     load_policy_config,
     new_policy_config,
     policy_features,
     save_pretrained,
 )
-from zk0.learning.processors import build_processors
+from zk0.learning.processors import build_processors, saved_processors
 
 MakeConfig = Callable[..., RunConfig]
 pytestmark = pytest.mark.slow
@@ -56,9 +60,12 @@ POLICIES: dict[str, dict[str, Any]] = {
     },
     "smolvla-full": {"peft__enabled": False},
     "smolvla-lora": {},
-    # Where LeRobot reads it: a policy's `use_amp` is bf16 on a CPU.
-    "smolvla-lora-bf16": {"policy__overrides": {"use_amp": True}, "training__amp": "bf16"},
+    "smolvla-lora-bf16": {"training__amp": "bf16"},
+    "smolvla-lora-7-joints": {},
+    "smolvla-lora-on-an-adapter": {},
 }
+FEW = 2
+"""Steps where a kind differs from another in what it begins from alone."""
 
 KINDS = [kind for kind in POLICIES if kind != "smolvla-full"]
 
@@ -157,27 +164,40 @@ def compared(config: RunConfig, folder: str, seed: int) -> tuple[dict[str, Any],
         base = new_policy_config(config.policy, policy_features(open_metadata(item), {}))
     else:
         base = load_policy_config(config.policy, base_path(config.policy, Path()))
-    theirs, start = lerobot(config, copy.deepcopy(base), Path(folder))
+    if base.use_peft:  # LeRobot itself would go on with that adapter: it begins where its merged policy lies
+        base = as_base(config, base, Path(folder) / "base")
+    whose = copy.deepcopy(base)
+    whose.use_amp = config.training.amp == "bf16"  # where LeRobot reads it: on a CPU it is bf16
+    theirs, start = lerobot(config, whose, Path(folder))
     if config.policy.path is None:  # our processors are read from a base, which LeRobot would have saved
         base = as_base(config, base, Path(folder) / "base")
+    for_joints(base, policy_features(open_metadata(item), {}))
     return asdict(theirs), asdict(zk0(config, base, start, seed))
 
 
-def as_base(config: RunConfig, fresh: PreTrainedConfig, folder: Path) -> PreTrainedConfig:
-    from lerobot.policies import make_policy, make_pre_post_processors
-
-    built = make_policy(fresh, ds_meta=open_metadata(config.clients[0]))
-    before, after = make_pre_post_processors(fresh)
-    save_pretrained(built, before, after, folder)
+def as_base(config: RunConfig, made: PreTrainedConfig, folder: Path) -> PreTrainedConfig:
+    """A policy from scratch, or an adapter's, as a run keeps it."""
+    save_pretrained(plain_policy(made, open_metadata(config.clients[0]), {}), *saved_processors(made), folder)
     return load_policy_config(config.policy, str(folder))
 
 
 @pytest.mark.parametrize("kind", [pytest.param("smolvla-full", marks=pytest.mark.exhaustive), *KINDS])
 def test_the_trace_is_that_of_lerobot_train(small_config: MakeConfig, tmp_path: Path, kind: str) -> None:
-    config = small_config(training={"steps": STEPS, "batch_size": BATCH}, **POLICIES[kind])
+    changes, steps = dict(POLICIES[kind]), STEPS
+    if kind.endswith("7-joints"):
+        names = [f"joint_{place}.pos" for place in range(6)] + ["gripper.pos"]
+        root = robot(tmp_path / "arm", lambda values: values[:, [0, 1, 2, 3, 4, 0, 5]], names)
+        arm = DatasetConfig(name="arm", repo_id="me/arm", root=str(root))
+        meta = open_metadata(arm)
+        write_stats(episode_statistics(meta, list(range(meta.total_episodes))), root)  # which LeRobot normalises by
+        changes["clients"] = [arm.model_dump()]
+        changes["federation__min_train_clients"], steps = 1, FEW
+    elif kind.endswith("adapter"):
+        changes["policy__path"], steps = str(adapter(tmp_path / "adapter")), FEW
+    config = small_config(training={"steps": steps, "batch_size": BATCH}, **changes)
     assert config.training.lr is None, "LeRobot trains by the policy's preset"
     theirs, ours = ProcessExecutor(ExecutorConfig()).call(compared, config, str(tmp_path), SEED)
-    assert len(theirs["losses"]) == STEPS
+    assert len(theirs["losses"]) == steps
     assert ours["losses"] == theirs["losses"]
     assert (ours["rates"], ours["grad_norms"]) == (theirs["rates"][-1:], theirs["grad_norms"][-1:])
     assert ours["weights"].keys() == theirs["weights"].keys()

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.recordings import as_old
 from zk0.config import resolve_path
 
 pytestmark = pytest.mark.slow
@@ -24,6 +25,7 @@ COMMIT = hashlib.sha1(b"commit").hexdigest()
 SOURCE = resolve_path("asset:datasets/unseen")
 FETCH = """
 import sys
+from pathlib import Path
 from zk0.config import validate_config
 from zk0.data import hub
 from zk0.preflight.checks import check_data
@@ -32,7 +34,7 @@ client = {"name": "mine", "repo_id": "someone/kitchen"}
 config = validate_config({"clients": [client], "policy": {"path": "asset:base", "device": "cpu"}})
 from zk0.errors import DatasetError
 try:
-    found = check_data(config)
+    found = check_data(config, Path(sys.argv[2]) if len(sys.argv) > 2 else None)
 except DatasetError as error:
     sys.exit(f"DatasetError: {error}")
 print([item.seen for item in found.findings if item.check == "video frames"], len(found.of("error")))
@@ -44,6 +46,10 @@ class StandIn(BaseHTTPRequestHandler):
 
     refuse: ClassVar[list[int]] = []
     """The statuses with which each address is refused, one after another, before it is served."""
+    source: ClassVar[Path] = SOURCE
+    """The recording that the repository holds."""
+    branch: ClassVar[str] = "v3.0"
+    """Its only branch; none where it is empty."""
     asked: ClassVar[Counter[str]] = Counter()
 
     def do_GET(self) -> None:
@@ -54,8 +60,8 @@ class StandIn(BaseHTTPRequestHandler):
         if StandIn.asked[key] <= len(self.refuse):
             self.answer(self.refuse[StandIn.asked[key] - 1], b"busy", {"Retry-After": "0"})
         elif path.startswith(f"/api/datasets/{REPO}/refs"):
-            branch = {"name": "v3.0", "ref": "refs/heads/v3.0", "targetCommit": COMMIT}
-            self.answer_json({"branches": [branch], "tags": [], "converts": []})
+            branch = {"name": self.branch, "ref": f"refs/heads/{self.branch}", "targetCommit": COMMIT}
+            self.answer_json({"branches": [branch] if self.branch else [], "tags": [], "converts": []})
         elif path.startswith(f"/api/datasets/{REPO}/revision/"):
             self.answer_json({"id": REPO, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files()]})
         elif path.startswith(f"/api/datasets/{REPO}/tree/"):
@@ -90,7 +96,8 @@ class StandIn(BaseHTTPRequestHandler):
 
 
 def files() -> dict[str, bytes]:
-    return {str(path.relative_to(SOURCE)): path.read_bytes() for path in sorted(SOURCE.rglob("*")) if path.is_file()}
+    source = StandIn.source
+    return {str(path.relative_to(source)): path.read_bytes() for path in sorted(source.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture
@@ -105,7 +112,7 @@ def endpoint() -> Iterator[str]:
     server.server_close()
 
 
-def fetch(endpoint: str, home: Path, first_wait_s: float) -> subprocess.CompletedProcess[str]:
+def fetch(endpoint: str, home: Path, first_wait_s: float, *fix_to: str) -> subprocess.CompletedProcess[str]:
     """Fetch and check the dataset as `zk0 check-data` does, in a process of its own: the endpoint is read at import."""
     kept = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     environment = kept | {
@@ -116,7 +123,7 @@ def fetch(endpoint: str, home: Path, first_wait_s: float) -> subprocess.Complete
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-c", FETCH, str(first_wait_s)]
+    command = [sys.executable, "-c", FETCH, str(first_wait_s), *fix_to]
     return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
@@ -137,7 +144,7 @@ def test_a_busy_hub_is_asked_again_until_it_answers(
 def test_a_hub_that_stays_busy_is_named_at_last(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StandIn, "refuse", [503] * 100)
     done = fetch(endpoint, tmp_path, first_wait_s=0.01)
-    assert "DatasetError: dataset 'mine': repo_id = 'someone/kitchen' cannot be fetched (" in done.stderr
+    assert "DatasetError: dataset 'mine': repo_id = 'someone/kitchen' cannot be fetched from the hub (" in done.stderr
     assert "503" in done.stderr
     assert max(StandIn.asked.values()) == 6
     assert "Traceback" not in done.stderr
@@ -146,12 +153,28 @@ def test_a_hub_that_stays_busy_is_named_at_last(endpoint: str, tmp_path: Path, m
 def test_what_will_not_pass_is_not_asked_again(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StandIn, "refuse", [401] * 100)
     done = fetch(endpoint, tmp_path, first_wait_s=0.01)
-    assert "DatasetError: dataset 'mine': repo_id = 'someone/kitchen' cannot be fetched (" in done.stderr
+    assert "DatasetError: dataset 'mine': repo_id = 'someone/kitchen' cannot be fetched from the hub (" in done.stderr
     assert max(StandIn.asked.values()) == 1
 
 
 @pytest.mark.exhaustive
 def test_a_hub_that_is_not_there(tmp_path: Path) -> None:
     done = fetch("http://127.0.0.1:9", tmp_path, first_wait_s=0.01)
-    assert "DatasetError: dataset 'mine': repo_id = 'someone/kitchen' cannot be fetched (" in done.stderr
+    assert "DatasetError: dataset 'mine': repo_id = 'someone/kitchen' cannot be fetched from the hub (" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.exhaustive
+def test_an_older_recording_on_the_hub_is_named_and_converted_in_a_copy(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StandIn, "source", as_old(SOURCE, tmp_path / "old"))
+    monkeypatch.setattr(StandIn, "branch", "v2.1")
+    done = fetch(endpoint, tmp_path, 0.01)
+    said = "DatasetError: dataset 'mine': repo_id = 'someone/kitchen': is v2.1 on the hub, older than v3.0"
+    assert said in done.stderr
+    assert "convert_dataset_v21_to_v30 --repo-id=someone/kitchen --push-to-hub=false`" in done.stderr
+    assert "--fix-to" in done.stderr
+    done = fetch(endpoint, tmp_path, 0.01, str(tmp_path / "new"))
+    assert done.stdout.splitlines()[-1:] == ["['298 decoded'] 0"], done.stderr
+    assert (tmp_path / "new" / "mine" / "meta" / "info.json").is_file()

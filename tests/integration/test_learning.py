@@ -22,9 +22,10 @@ from zk0.data.datasets import build_dataset, open_metadata, split_episodes
 from zk0.data.statistics import aggregate, episode_statistics, flatten_stats, unflatten_stats
 from zk0.errors import ConfigError, PolicyError
 from zk0.learning import training
+from zk0.learning.build import build_policy
 from zk0.learning.evaluation import evaluate
 from zk0.learning.exchange import exchanged_tensors, load_exchanged_tensors
-from zk0.learning.policy import Policy, Processor, base_path, build_policy, load_policy_config
+from zk0.learning.policy import Policy, Processor, base_path, load_policy_config
 from zk0.learning.processors import build_processors
 from zk0.preflight import checks
 from zk0.runs.records import RoundState

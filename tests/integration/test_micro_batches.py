@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from zk0.config import RunConfig
 from zk0.data.datasets import build_dataset, open_metadata
 from zk0.learning import micro_batches, training
+from zk0.learning.build import build_policy
 from zk0.learning.evaluation import evaluate
 from zk0.learning.exchange import exchanged_tensors
 from zk0.learning.micro_batches import MicroBatchedPolicy
-from zk0.learning.policy import base_path, build_policy, load_policy_config
+from zk0.learning.policy import base_path, load_policy_config
 from zk0.learning.processors import build_processors
 
 MakeConfig = Callable[..., RunConfig]

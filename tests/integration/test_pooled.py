@@ -12,7 +12,8 @@ from zk0.data.datasets import build_dataset, open_metadata
 from zk0.data.pooled import PooledDataset
 from zk0.errors import DatasetError
 from zk0.learning import training
-from zk0.learning.policy import base_path, build_policy, load_policy_config
+from zk0.learning.build import build_policy
+from zk0.learning.policy import base_path, load_policy_config
 from zk0.learning.processors import build_processors
 
 FRONT, OTHER = "observation.images.front", "observation.images.other"

@@ -142,13 +142,26 @@ def test_they_are_what_lerobot_aggregates_of_the_same_episodes() -> None:
             np.testing.assert_allclose(merged[feature][name], value, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "column", [f"stats/{ACTION}/mean", f"stats/{STATE}/count", "stats/observation.images.wrist/std"]
-)
+@pytest.mark.parametrize("column", [f"stats/{ACTION}/mean", f"stats/{STATE}/count"])
 def test_a_missing_statistic_is_named(private: DatasetConfig, column: str) -> None:
     edit_episodes(private, column, lambda i, old: None if i == 4 else old)
-    with pytest.raises(DatasetError, match=rf"lacks the statistics of {column[6:]} of episode 4 .*record or convert"):
+    with pytest.raises(
+        DatasetError, match=rf"lacks the statistics of {column[6:]} of episode 4 .*check-data .*--fix-to"
+    ):
         statistics(private)
+
+
+def test_a_camera_without_statistics_takes_imagenets(private: DatasetConfig) -> None:
+    """As in recordings that LeRobot's converter made; its count stays that of frames, for the aggregate."""
+    whole = statistics(private)
+    edit_episodes(private, "stats/observation.images.wrist/std", lambda i, old: None if i == 4 else old)
+    lacking = statistics(private)
+    for name in ("mean", "std"):
+        np.testing.assert_array_equal(
+            lacking["observation.images.wrist"][name], whole["observation.images.wrist"][name]
+        )
+    assert lacking["observation.images.wrist"]["count"].tolist() == whole[ACTION]["count"].tolist()
+    assert aggregate([lacking, whole]).keys() == whole.keys()
 
 
 def test_own_statistics_stay_with_their_client(small_config: MakeConfig, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator
-from functools import partial
 
 import psutil
 import pytest
@@ -30,7 +29,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedCommandLi
 
 def of_runs(served: ServedCommandLine, before: set[psutil.Process]) -> list[str]:
     """Everything that lives of runs: flow, fork server, its tracker, clients."""
-    return [str(process) for process in served.processes() if process not in before]
+    return [f"{process} {process.cmdline()[:8]}" for process in served.processes() if process not in before]
 
 
 def under_way(served: ServedCommandLine, run: str, server_round: int = 1) -> float:
@@ -44,6 +43,10 @@ def will(served: ServedCommandLine, run: str) -> str | None:
     return str(json.loads(path.read_text())["what"]) if path.is_file() else None
 
 
+def ended_by(served: ServedCommandLine, run: str, what: str) -> bool:
+    return will(served, run) == what
+
+
 class Acts:
     """What a person does, and how long it takes until nothing of the run lives."""
 
@@ -53,8 +56,11 @@ class Acts:
         self.before = set(served.processes())
 
     def ended(self, act: str) -> None:
-        seconds = self.served.until(lambda: not of_runs(self.served, self.before), 60)
-        print(f"{act}: nothing of the run is left after {seconds:.1f} s")
+        started = time.monotonic()
+        while (left := of_runs(self.served, self.before)) and time.monotonic() - started < 60:
+            time.sleep(0.2)
+        seconds = time.monotonic() - started
+        print(f"{act}: {left or 'nothing of the run'} is left after {seconds:.1f} s")
         assert seconds < SECONDS
 
     def nothing_comes_back(self) -> None:
@@ -116,9 +122,6 @@ def test_one_at_a_time_and_who_is_killed_goes_first(served: ServedCommandLine, a
     def begun(name: str) -> bool:
         return (served.outputs / name / "run.json").exists()
 
-    def said(name: str) -> bool:
-        return will(served, name) == "cancelled"
-
     flow_runs = {}
     for name in ("one", "two"):
         flow_runs[name] = served.start_nightly(config=acts.config, name=name)
@@ -138,7 +141,7 @@ def test_one_at_a_time_and_who_is_killed_goes_first(served: ServedCommandLine, a
         if following not in flow_runs:
             flow_runs[following] = served.start_nightly(config=acts.config, name=following)
         served.cancel(flow_runs[name])
-        served.until(partial(said, name), 60)
+        served.until(partial(ended_by, served, name, "cancelled"), 60)
         seconds = under_way(served, following)
         print(f"cancelled with another in the queue: that one trains after {seconds:.1f} s")
     flow_runs["four"] = served.start_nightly(config=acts.config, name="four")

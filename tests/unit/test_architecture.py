@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "config": {"errors"},
     "files": {"errors"},
     # 3
-    "work": {"config", "errors", "files", "layout"},
+    "work": {"config", "errors", "files", "layout", "metrics"},
     # 4
     "memory": {"config", "errors", "files", "layout", "metrics", "work"},
     "aggregation": {"config", "errors", "files", "layout", "metrics", "seeding", "work"},
@@ -39,7 +39,8 @@ ROOMS: dict[str, set[str]] = {
     "logs": {"config", "errors", "files", "layout", "memory"},
     # 6
     "client": {
-        *("config", "data", "errors", "files", "layout", "learning", "memory", "metrics", "runs", "seeding", "work"),
+        *("aggregation", "config", "data", "errors", "files", "layout", "learning", "memory", "metrics", "runs"),
+        *("seeding", "work"),
     },
     "preflight": {
         *(
@@ -53,6 +54,7 @@ ROOMS: dict[str, set[str]] = {
             "memory",
             "metrics",
             "runs",
+            "seeding",
             "work",
         ),
     },
@@ -68,10 +70,10 @@ ROOMS: dict[str, set[str]] = {
         *("preflight", "report", "runs", "seeding", "work"),
     },
     # 9
-    "api": {"config", "errors", "federation", "layout", "learning", "runs"},
+    "api": {"config", "errors", "federation", "layout", "learning", "metrics", "runs"},
     "__init__": {"api", "config", "errors"},
     # 11: the one door, the only one that may go out of the house, inside a command
-    "cli": {"config", "errors", "executors", "federation", "logs", "report", "runs", "sim", "flows", "tasks"},
+    "cli": {"config", "errors", "executors", "federation", "layout", "logs", "report", "runs", "sim", "flows", "tasks"},
 }
 """Room of zk0 -> what it may import of ours."""
 

@@ -10,7 +10,7 @@ import pytest
 import zk0
 
 PUBLIC = {"LoadedPolicy", "Run", "RunConfig", "Zk0Error", "__version__", "load_config", "open_run", "run"}
-OF_A_RUN = {"config", "export", "final", "finished", "metrics", "name", "path", "policy", "rounds"}
+OF_A_RUN = {"absent", "config", "export", "final", "finished", "metrics", "name", "path", "policy", "rounds"}
 
 
 def test_the_names_are_these_and_no_others() -> None:

@@ -10,8 +10,9 @@ from itertools import pairwise
 from typing import Any
 
 from zk0.config import AdaptiveConfig, RunConfig
+from zk0.metrics import units
 from zk0.metrics.scores import METRICS, Metric, best, dataset_names, scores
-from zk0.metrics.values import Json, mapping, number
+from zk0.metrics.values import Json, mapping
 
 THRESHOLD = 1e-4
 """Share by which a metric must be better to count as such: the default of torch's ReduceLROnPlateau."""
@@ -158,8 +159,10 @@ def _steps(config: RunConfig, last: Json) -> dict[str, int]:
     key = (watched if watched.part == "evaluate" else METRICS["action_error"]).key  # clients have no success
     steps = {client.name: config.training_of(client.name).steps for client in config.clients}
     evaluated = mapping(last.get("evaluate"))
-    errors = {client.name: number(mapping(evaluated.get(client.name)).get(key)) for client in config.clients}
+    errors = {client.name: units.value(evaluated.get(client.name), key) for client in config.clients}
     known = {name: error for name, error in errors.items() if error is not None}
+    if not units.comparable(units.unit_of(evaluated[name], key) for name in known):
+        known = {}
     return {**steps, **boosted_steps(known, steps, config.adaptive.boost_max)}
 
 

@@ -17,6 +17,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from zk0.aggregation import norms
 from zk0.files import atomic, untrusted
 
 WEIGHT_KEY = "num-examples"
@@ -53,6 +54,30 @@ class LazyArray(Array):
         with _opened(path) as file:
             tensor: NDArray[Any] = file.get_tensor(name)
         return tensor
+
+
+class ScaledArray(LazyArray):
+    """A client's tensor whose distance from the global one is scaled down when it is read."""
+
+    def __init__(self, own: Array, base: Array, scale: float) -> None:
+        """Say where both lie, and the factor, from 0 to 1."""
+        self.__dict__.update(own.__dict__, own=own, base=base, scale=scale)
+
+    def numpy(self) -> NDArray[Any]:
+        """Read both tensors."""
+        return norms.scaled(self.__dict__["own"].numpy(), self.__dict__["base"].numpy(), self.__dict__["scale"])
+
+
+class WideArray(LazyArray):
+    """A tensor in float64, for strategies that reckon distances: in float32 those of near updates drown in rounding."""
+
+    def __init__(self, own: Array) -> None:
+        """Say whose."""
+        self.__dict__.update(own.__dict__, own=own)
+
+    def numpy(self) -> NDArray[Any]:
+        """Read the tensor."""
+        return np.asarray(self.__dict__["own"].numpy(), np.float64)
 
 
 def ensure_task_identity() -> None:
@@ -100,6 +125,27 @@ def lazy_record(path: Path, without: Collection[str] = ()) -> ArrayRecord:
             view = file.get_slice(name)
             record[name] = LazyArray(path, name, _numpy_dtype(view.get_dtype()), tuple(view.get_shape()))
     return record
+
+
+def scaled_record(record: ArrayRecord, base: ArrayRecord, scale: float) -> ArrayRecord:
+    """A client's update with its distance from the global tensors scaled; both of LazyArrays, and so is what is given.
+
+    With a scale of 1 it is the record itself: not a bit changes.
+    """
+    if scale == 1:
+        return record
+    scaled = ArrayRecord()
+    for name, array in record.items():
+        scaled[name] = ScaledArray(array, base[name], scale)
+    return scaled
+
+
+def wide_record(record: ArrayRecord) -> ArrayRecord:
+    """The same tensors in float64."""
+    wide = ArrayRecord()
+    for name, array in record.items():
+        wide[name] = WideArray(array)
+    return wide
 
 
 def _numpy_dtype(code: str) -> str:

@@ -1,26 +1,28 @@
 """Flower's own strategies, driven one round at a time: who trains, and what their updates become."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp.strategy import Strategy
 from loguru import logger
 from numpy.typing import NDArray
 
-from zk0.aggregation import lora
-from zk0.aggregation.admission import check_update
-from zk0.aggregation.flower import WEIGHT_KEY, NodeGrid, ensure_task_identity, lazy_record, seeded
+from zk0.aggregation import lora, privacy
+from zk0.aggregation.admission import History
+from zk0.aggregation.door import Admitted, Door
+from zk0.aggregation.flower import NodeGrid, ensure_task_identity, lazy_record, seeded, wide_record
 from zk0.aggregation.foreign import attributes, forgotten, refuse_strategy
-from zk0.aggregation.state import load_strategy_state
-from zk0.aggregation.strategies import make_strategy, saved_state
-from zk0.config import STRATEGY_KEYS, FederationConfig, RunConfig
-from zk0.errors import ClientError, QuorumError
+from zk0.aggregation.privacy import Private
+from zk0.aggregation.replies import replies, reply_metrics, weights_of
+from zk0.aggregation.state import Tensors, load_strategy_state, not_finite
+from zk0.aggregation.strategies import BY_DISTANCE, make_strategy, malicious_left, saved_state
+from zk0.config import STRATEGY_KEYS, RunConfig, least_updates
+from zk0.errors import DivergedError, QuorumError
 from zk0.seeding import derive_seed
 from zk0.work.records import ClientFailure, ClientResult
 
@@ -39,6 +41,8 @@ class RoundPlan:
     """What the learning rate is multiplied by."""
     steps: Mapping[str, int] = field(default_factory=dict)
     """Client -> local steps, where they are not what the config says."""
+    clipping_norm: float | None = None
+    """Largest norm of a change, where the clients clip; else None."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,12 @@ class Aggregate:
     lora: dict[str, float] = field(default_factory=dict)
     """Of LoRA adapters, relative to the Frobenius norm of the average of B A over all of them: `gap`, the error of
     averaging A and B apart, and `truncation`, what peft.aggregation = 'exact' cut off; empty where there are none."""
+    admission: dict[str, Any] = field(default_factory=dict)
+    """Of each client's change the norm and, where it was scaled down, by what; see `Admitted.figures`."""
+    history: History = field(default_factory=History)
+    """What admission goes on from in the next round."""
+    privacy: dict[str, float] = field(default_factory=dict)
+    """What was spent, and the bound; see `privacy.figures`; empty without any."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +87,22 @@ class ServerRound:
     """The strategy's state after round r-1."""
     strategy_scalars: Mapping[str, Any] = field(default_factory=dict)
     """The other half of it."""
+    admission: Mapping[str, Any] = field(default_factory=dict)
+    """What admission goes on from, as `History.record` gave it after round r-1."""
+    examples: Mapping[str, int] = field(default_factory=dict)
+    """Client -> frames that it trains on, as they were counted before the run; empty where nobody did."""
 
     def configure(self) -> RoundPlan:
         """Let the strategy sample the clients, with the round's seed."""
-        _, messages = self._configured()
+        strategy, messages = self._configured()
         records = next(iter(messages.values())).content.config_records.values()
         mu = next((record[_MU_KEY] for record in records if _MU_KEY in record), 0.0)
-        return RoundPlan(list(messages), float(mu) if isinstance(mu, float | int) else 0.0)
+        bound = strategy.clipping_norm if isinstance(strategy, Private) else None
+        return RoundPlan(
+            list(messages),
+            float(mu) if isinstance(mu, float | int) else 0.0,
+            clipping_norm=bound if self.config.federation.privacy.side == "client" else None,
+        )
 
     def aggregate(
         self, results: Iterable[ClientResult], run_dir: Path, failures: Iterable[ClientFailure] = ()
@@ -100,25 +119,62 @@ class ServerRound:
 
         Raises:
             QuorumError: fewer than federation.min_train_clients gave an update that can be used.
+            DivergedError: what came of them, or the strategy's state, is not finite.
             StorageError: an update's file is missing or not what the fit wrote.
         """
         strategy, messages = self._configured()
-        valid, failed = self._sort_out(list(messages), results, run_dir, failures)
-        if len(valid) < self.config.federation.min_train_clients:
-            self._raise_quorum(len(messages), list(failed.values()))
-        replies = self._replies(messages, valid, failed, run_dir)
+        private = strategy if isinstance(strategy, Private) else None
+        bound = None if private is None else private.clipping_norm
+        door = Door(self.config, self.server_round, self.arrays, self._frozen(), self.examples, bound)
+        admitted = door.admit(list(messages), results, run_dir, failures, History.of(self.admission))
+        self._check_quorum(strategy, len(messages), list(admitted.failed.values()))
+        if private is not None:  # the noise is in proportion to what one of those who are there can do
+            private.num_sampled_clients = len(admitted.results)
+        given = self._replies(messages, admitted, run_dir, private=private is not None)
         with seeded(derive_seed(self.config.seed, self.server_round, "", "aggregation")):
             known = attributes(strategy)
-            record, metrics = strategy.aggregate_train(self.server_round, replies)
+            record, metrics = strategy.aggregate_train(self.server_round, given)
         self._warn_of_what_is_forgotten(strategy, known)
         before = lazy_record(self.arrays)
         self._check_shapes(record or ArrayRecord(), before)
         tensors = {name: _cast(array.numpy(), np.dtype(before[name].dtype)) for name, array in (record or {}).items()}
         tensors |= {name: before[name].numpy() for name in self._frozen()}
         means = {key: float(value) for key, value in (metrics or {}).items() if isinstance(value, float | int)}
-        factors, figures = self._adapters(valid.values(), run_dir)
+        factors, figures = self._adapters(admitted, run_dir)
         state = saved_state(strategy, self.config.federation)
-        return Aggregate(tensors | factors, means, *state, failures=list(failed.values()), lora=figures)
+        self._check_finite(tensors | factors, *state)
+        return Aggregate(
+            *(tensors | factors, means, *state),
+            failures=list(admitted.failed.values()),
+            lora=figures,
+            admission=admitted.figures(),
+            history=admitted.history,
+            privacy={} if bound is None else privacy.figures(strategy, bound),
+        )
+
+    def _replies(
+        self, messages: Mapping[str, Message], admitted: Admitted, run_dir: Path, *, private: bool
+    ) -> list[Message]:
+        """Flower's replies; those of failures are left out where a wrapper would give up the round for one."""
+        records = admitted.records(run_dir, self.arrays)
+        metrics = reply_metrics(admitted.results, self.config.federation)
+        if self.config.federation.strategy in BY_DISTANCE:
+            records = {client: wide_record(record) for client, record in records.items()}
+        if not private:
+            return replies(messages, records, metrics, admitted.failed)
+        metrics = {client: own | privacy.norm_bit(clipped=admitted.clipped(client)) for client, own in metrics.items()}
+        return replies(messages, records, metrics, {})
+
+    def _check_finite(self, tensors: Tensors, state: Tensors, scalars: Mapping[str, Any]) -> None:
+        """What is not finite is never committed: no round could go on from it."""
+        odd = [f"tensor {name!r}" for name in not_finite(tensors, {})]
+        odd += [f"the strategy's state {name!r}" for name in not_finite(state, scalars)]
+        if odd:
+            raise DivergedError(
+                f"round {self.server_round}: {odd[0]} (and {len(odd) - 1} more) would not be finite after "
+                f"federation.strategy = {self.config.federation.strategy!r}, though every update is; nothing is "
+                "committed; start a run with a lower server_learning_rate or eta, or with another strategy"
+            )
 
     def _warn_of_what_is_forgotten(self, strategy: Strategy, known: Mapping[str, list[Any]]) -> None:
         name = self.config.federation.strategy
@@ -148,19 +204,16 @@ class ServerRound:
             return frozenset()
         return frozenset(name for name in lazy_record(self.arrays) if lora.is_factor_a(name))
 
-    def _adapters(
-        self, results: Collection[ClientResult], run_dir: Path
-    ) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+    def _adapters(self, admitted: Admitted, run_dir: Path) -> tuple[Tensors, dict[str, float]]:
         """The factors that stand in for those that the strategy averaged apart, and `Aggregate.lora`.
 
         Holds one adapter's factors of all clients at a time.
         """
         names = lora.pairs(lazy_record(self.arrays)) if self.config.peft.enabled else []
-        if not names or self._frozen():
+        if not names or self._frozen() or self.config.federation.privacy.active:  # figures of what is private
             return {}, {}
-        counts = [_weight(result, self.config.federation) for result in results]
-        weights = [count / sum(counts) for count in counts]
-        updates = [lazy_record(run_dir / result.tensors.path) for result in results if result.tensors is not None]
+        weights = weights_of(admitted.results.values(), self.config.federation)
+        updates = list(admitted.records(run_dir, self.arrays).values())
         tensors: dict[str, NDArray[Any]] = {}
         norms: dict[str, list[float]] = {"average": [], "gap": [], "truncation": []}
         for b, a in names:
@@ -196,76 +249,21 @@ class ServerRound:
             )
         return strategy, {names[node - 1]: message for node, message in zip(nodes, messages, strict=True)}
 
-    def _sort_out(
-        self, clients: Sequence[str], results: Iterable[ClientResult], run_dir: Path, failures: Iterable[ClientFailure]
-    ) -> tuple[dict[str, ClientResult], dict[str, ClientFailure]]:
-        """Client -> usable result, and client -> failure; every sampled client is in one of them, in config order."""
-        given = {result.client: result for result in results}
-        known = {failure.client: failure for failure in failures}
-        if strangers := sorted((given.keys() | known.keys()) - set(clients)):
-            raise ValueError(f"round {self.server_round}: {', '.join(strangers)} was not sampled")
-        valid: dict[str, ClientResult] = {}
-        failed: dict[str, ClientFailure] = {}
-        frozen = self._frozen()
-        for client in clients:
-            try:
-                if client in given:
-                    check_update(given[client], run_dir, self.arrays, frozen)
-                    valid[client] = given[client]
-                else:
-                    failed[client] = known.get(client) or self._failure(client, "lost", "gave neither update nor cause")
-            except ClientError as error:
-                logger.warning("Round {}: update refused: {}", self.server_round, error)
-                failed[client] = self._failure(client, error.cause, str(error))
-        return valid, failed
-
-    def _failure(self, client: str, cause: Any, message: str) -> ClientFailure:
-        return ClientFailure(client=client, server_round=self.server_round, kind="train", cause=cause, message=message)
-
-    def _raise_quorum(self, sampled: int, failed: list[ClientFailure]) -> NoReturn:
+    def _check_quorum(self, strategy: Strategy, sampled: int, failed: list[ClientFailure]) -> None:
+        """See that there are as many updates as the config asks for, and as the strategy needs."""
+        federation = self.config.federation
+        needed = least_updates(federation.strategy, malicious_left(strategy, len(failed)))
+        if sampled - len(failed) >= max(federation.min_train_clients, needed):
+            return
+        asked = f"federation.min_train_clients is {federation.min_train_clients}"
+        if needed > federation.min_train_clients:
+            asked = f"federation.strategy = {federation.strategy!r} needs {needed}"
         causes = "; ".join(f"{failure.client}: {failure.cause}, {failure.message}" for failure in failed)
         raise QuorumError(
-            f"round {self.server_round}: {sampled - len(failed)} of {sampled} clients gave an update and "
-            f"federation.min_train_clients is {self.config.federation.min_train_clients}; failed: {causes}; "
+            f"round {self.server_round}: {sampled - len(failed)} of {sampled} clients gave an update and {asked}; "
+            f"failed: {causes}; "
             "remove the cause and resume the run (finished fits are kept), or start a run with a lower quorum"
         )
-
-    def _replies(
-        self,
-        messages: Mapping[str, Message],
-        valid: Mapping[str, ClientResult],
-        failed: Mapping[str, ClientFailure],
-        run_dir: Path,
-    ) -> list[Message]:
-        """Flower's replies in config order, which the float sums depend on."""
-        keys = _common_metrics(list(valid.values()))
-        replies = []
-        for client, message in messages.items():
-            content: RecordDict | Error
-            if client in valid:
-                weight = _weight(valid[client], self.config.federation)
-                content = _reply_content(valid[client], weight, run_dir, keys)
-            else:
-                content = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, failed[client].message)
-            replies.append(Message(content, reply_to=message))
-        return replies
-
-
-def _common_metrics(results: Sequence[ClientResult]) -> list[str]:
-    """Metrics that are plain floats with every client: Flower wants the same keys in all replies."""
-    keys = [{key for key, value in result.metrics.items() if isinstance(value, float)} for result in results]
-    return sorted(set.intersection(*keys) - {WEIGHT_KEY})
-
-
-def _weight(result: ClientResult, federation: FederationConfig) -> int:
-    """What a client counts in the average."""
-    return result.num_examples if federation.weighting == "examples" else 1
-
-
-def _reply_content(result: ClientResult, weight: int, run_dir: Path, keys: Iterable[str]) -> RecordDict:
-    assert result.tensors is not None  # check_update saw to it
-    metrics = MetricRecord({WEIGHT_KEY: weight, **{key: float(result.metrics[key]) for key in keys}})
-    return RecordDict({"arrays": lazy_record(run_dir / result.tensors.path), "metrics": metrics})
 
 
 def _cast(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -4,6 +4,7 @@ A strategy with `state_dict` and `load_state_dict` says itself what that is; of 
 Flower's own strategies keep. The inner strategy of a wrapper, such as those of differential privacy, is taken besides.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -69,6 +70,26 @@ def load_strategy_state(
                 setattr(strategy, attribute, _restored(scalars[key], key, tensors))
     if isinstance(inner := getattr(strategy, "strategy", None), Strategy):
         load_strategy_state(inner, tensors, scalars, f"{prefix}strategy.")
+
+
+def not_finite(tensors: Mapping[str, NDArray[Any]], scalars: Mapping[str, Any]) -> list[str]:
+    """Names of what in a state, or among any tensors, is not finite.
+
+    Args:
+        tensors: by name.
+        scalars: the other half of a state; empty for none.
+    """
+    odd = [name for name, value in tensors.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
+    return odd + [name for name, value in scalars.items() if not _is_finite(value)]
+
+
+def _is_finite(encoded: Any) -> bool:
+    """Whether every float in an encoded value, or a list of such, is."""
+    if not isinstance(encoded, list):
+        return True
+    if len(encoded) == 2 and encoded[0] == "float" and isinstance(encoded[1], str):
+        return math.isfinite(float.fromhex(encoded[1]))
+    return all(_is_finite(item) for item in encoded)
 
 
 def _own_methods(strategy: Strategy) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:

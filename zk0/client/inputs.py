@@ -6,7 +6,6 @@ from typing import Any
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.envs.configs import EnvConfig
-from lerobot.policies import make_policy, make_pre_post_processors
 from lerobot.utils.random_utils import set_seed
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
@@ -19,17 +18,19 @@ from zk0.errors import ClientError, ConfigError
 from zk0.files import atomic
 from zk0.files.atomic import file_sha256
 from zk0.layout import BASE_FOLDER, RUN_FILE
+from zk0.learning.build import build_policy, missing_weights, plain_policy, with_adapters
 from zk0.learning.exchange import load_exchanged_tensors
 from zk0.learning.policy import (
     Policy,
     Processor,
     base_config,
     base_path,
-    build_policy,
+    for_joints,
     load_policy_config,
+    policy_features,
     save_pretrained,
 )
-from zk0.learning.processors import build_processors
+from zk0.learning.processors import build_processors, saved_processors
 from zk0.runs.origin import origin_tensors
 from zk0.seeding import derive_seed
 from zk0.work.records import POOLED, ArtifactRef, ClientTask
@@ -86,6 +87,7 @@ def load_policy(
     """The base policy with the run's adapters at their first values, and LeRobot's config of it."""
     path = base_path(config.policy, Path(task.run_dir))
     base = load_policy_config(config.policy, path)
+    for_joints(base, policy_features(meta, dataset.rename_map))
     # The adapters' random start must not depend on who builds them.
     set_seed(derive_seed(config.seed, 0, "", "init"))
     return build_policy(base, config.peft, meta, dataset.rename_map), base
@@ -105,13 +107,20 @@ def continued_tensors(config: RunConfig, fresh: dict[str, NDArray[Any]]) -> dict
     return tensors
 
 
-def create_base(task: ClientTask, config: RunConfig, meta: LeRobotDatasetMetadata) -> None:
-    """A policy made from scratch becomes the run's own base, in the run directory."""
-    base = base_config(config, meta)
-    set_seed(derive_seed(config.seed, 0, "", "base"))
-    built = make_policy(base, ds_meta=meta, rename_map=config.clients[0].rename_map)
-    preprocessor, postprocessor = make_pre_post_processors(base)
-    save_pretrained(built, preprocessor, postprocessor, Path(task.run_dir) / BASE_FOLDER)
+def first_policy(task: ClientTask, config: RunConfig, meta: LeRobotDatasetMetadata) -> Policy:
+    """The policy before any round. What policy.path does not hold as it is becomes the run's own base, in its folder.
+
+    That is a policy made from scratch; an adapter, merged into the policy that it belongs to; weights of which some
+    are missing, which LeRobot leaves at random.
+    """
+    base, rename_map = base_config(config, meta), config.clients[0].rename_map
+    made = config.policy.path is None or base.use_peft
+    set_seed(derive_seed(config.seed, 0, "", "base" if made else "init"))
+    plain = plain_policy(base, meta, rename_map)
+    if not made and not missing_weights(plain, base):
+        return with_adapters(plain, config.peft)
+    save_pretrained(plain, *saved_processors(base), Path(task.run_dir) / BASE_FOLDER)
+    return load_policy(task, config, config.clients[0], meta)[0]
 
 
 def training_frames(

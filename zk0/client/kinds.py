@@ -1,10 +1,12 @@
 """What a client does in a run: the functions behind every executor, one per kind of work."""
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,12 @@ from lerobot.utils.random_utils import set_seed
 from loguru import logger
 from numpy.typing import NDArray
 
+from zk0.aggregation import norms
 from zk0.client.inputs import (
     continued_tensors,
-    create_base,
     dataset_of,
+    first_policy,
     load_global,
-    load_policy,
     pooled_frames,
     read_tensors,
     training_frames,
@@ -36,7 +38,7 @@ from zk0.memory.sampler import MemorySampler
 from zk0.memory.soft_limit import SoftLimit
 from zk0.metrics.scores import FULL, QUICK
 from zk0.seeding import derive_seed
-from zk0.work.records import POOLED, ClientTask
+from zk0.work.records import CLIPPED, POOLED, ClientTask
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,8 @@ class Outcome:
 
 def initialise(task: ClientTask, config: RunConfig, _sampler: MemorySampler) -> Outcome:
     """Make the exchanged tensors of round 0: fresh adapters on the base, or a policy made from scratch."""
-    dataset = config.clients[0]
-    meta = open_metadata(dataset)
-    if config.policy.path is None:
-        create_base(task, config, meta)
-    built, _ = load_policy(task, config, dataset, meta)
-    tensors = exchanged_tensors(built)
+    meta = open_metadata(config.clients[0])
+    tensors = exchanged_tensors(first_policy(task, config, meta))
     if config.continue_from is not None:
         tensors = continued_tensors(config, tensors)
     size = sum(value.nbytes for value in tensors.values())
@@ -111,14 +109,18 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
         "loss": sum(tail) / len(tail),
         "first_loss": outcome.losses[0],
         "lr": outcome.lr,
-        "grad_norm": outcome.grad_norm,
+        **({"grad_norm": outcome.grad_norm} if math.isfinite(outcome.grad_norm) else {}),  # fp16: a step left out
         "steps": len(outcome.losses),
         "steps_per_s": len(outcome.losses) / (outcome.data_s + outcome.update_s),
         "data_s": outcome.data_s,
         "update_s": outcome.update_s,
         "micro_batch_size": task.micro_batch_size or config.training.micro_batch_size or config.training.batch_size,
     }
-    return Outcome(update_tensors(built, config.peft), frames.num_frames, metrics, outcome.optimizer_state)
+    update = update_tensors(built, config.peft)
+    if task.clipping_norm is not None and task.incoming is not None:
+        update, larger = norms.clipped(update, read_tensors(Path(task.run_dir), task.incoming), task.clipping_norm)
+        metrics[CLIPPED] = float(larger)
+    return Outcome(update, frames.num_frames, metrics, outcome.optimizer_state)
 
 
 def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcome:
@@ -133,10 +135,10 @@ def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySample
     sampler.enter("evaluate")
     parts = (built, preprocessor, postprocessor, frames)
     full, size = config.is_full(task.server_round), task.micro_batch_size
-    metrics = evaluate(*parts, config.evaluation, seed=seed, micro_batch_size=size, quick=not full)
+    figures = partial(evaluate, *parts, seed=seed, micro_batch_size=size, data=config.data)
+    metrics = figures(config.evaluation if full else config.evaluation.quickly)
     if full and config.evaluation.full_every != 1:  # what a quick round is compared with
-        quick = evaluate(*parts, config.evaluation, seed=seed, micro_batch_size=size, quick=True)
-        metrics[QUICK] = quick
+        metrics[QUICK] = figures(config.evaluation.quickly)
     metrics["evaluation"] = FULL if full else QUICK
     joints = None
     if full and config.report.joint_charts:

@@ -11,9 +11,11 @@ from zk0.config.learning import (
 )
 from zk0.config.load import load_config, shipped_configs, validate_config
 from zk0.config.machine import CheckpointConfig, DockerConfig, ExecutorConfig, LoggingConfig, MemoryConfig, ReportConfig
-from zk0.config.part import ASSET_PREFIX, NAME_PATTERN, Name, resolve_path, size_in_bytes
+from zk0.config.part import NAME_PATTERN, Name, size_in_bytes
+from zk0.config.paths import ASSET_PREFIX, resolve_path
 from zk0.config.recordings import ClientConfig, DataConfig, DatasetConfig, EnvironmentConfig, EvaluationConfig
 from zk0.config.run import CONTINUE_PATTERN, LATER_KEYS, LATEST, WITHOUT_EFFECT, RunConfig
+from zk0.config.trust import AdmissionConfig, PrivacyConfig, least_updates
 
 __all__ = [
     "ASSET_PREFIX",
@@ -25,6 +27,7 @@ __all__ = [
     "STRATEGY_KEYS",
     "WITHOUT_EFFECT",
     "AdaptiveConfig",
+    "AdmissionConfig",
     "CheckpointConfig",
     "ClientConfig",
     "DataConfig",
@@ -39,9 +42,11 @@ __all__ = [
     "Name",
     "PeftConfig",
     "PolicyConfig",
+    "PrivacyConfig",
     "ReportConfig",
     "RunConfig",
     "TrainingConfig",
+    "least_updates",
     "load_config",
     "resolve_path",
     "shipped_configs",

@@ -1,12 +1,14 @@
 """What is learned and how: [federation], [policy], [peft], [training], [adaptive]."""
 
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from zk0.config.part import Part, refuse_unread
+from zk0.config.part import NULL, Name, Part, refuse_unread
+from zk0.config.paths import FilePath
+from zk0.config.trust import AdmissionConfig, PrivacyConfig, check_privacy
 
 STRATEGY_KEYS: dict[str, tuple[str, ...]] = {
     "fedavg": (),
@@ -14,6 +16,11 @@ STRATEGY_KEYS: dict[str, tuple[str, ...]] = {
     "fedavgm": ("server_learning_rate", "server_momentum"),
     "fedadam": ("eta", "beta_1", "beta_2", "tau"),
     "fedyogi": ("eta", "beta_1", "beta_2", "tau"),
+    "fedtrimmedavg": ("beta",),
+    "fedmedian": (),
+    "krum": ("num_malicious_nodes",),
+    "multikrum": ("num_malicious_nodes", "num_nodes_to_select"),
+    "bulyan": ("num_malicious_nodes",),
 }
 """federation.strategy -> the keys of [federation] that it reads besides those that all read."""
 
@@ -47,8 +54,10 @@ class FederationConfig(Part):
     """Rounds of sample -> fit -> aggregate -> evaluate -> commit; round 0 is the base policy, evaluated."""
     strategy: str = "fedavg"
     """Flower's strategy: `fedavg` (arXiv:1602.05629), `fedprox` (arXiv:1812.06127), `fedavgm` (arXiv:1909.06335),
-    `fedadam` or `fedyogi` (arXiv:2003.00295), see [aggregation.md](aggregation.md); or any subclass of Flower's
-    `Strategy` as `package.module:Class`, see [extending.md](extending.md), whose code runs with your rights."""
+    `fedadam` or `fedyogi` (arXiv:2003.00295), or one that some clients cannot spoil: `fedtrimmedavg`, `fedmedian`
+    (arXiv:1803.01498), `krum`, `multikrum` (arXiv:1703.02757) or `bulyan` (arXiv:1802.07927), see
+    [aggregation.md](aggregation.md); or any subclass of Flower's `Strategy` as `package.module:Class`, see
+    [extending.md](extending.md), whose code runs with your rights."""
     strategy_options: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the class that `strategy` = `package.module:Class` names, besides those that zk0 gives."""
     proximal_mu: float = Field(default=0.0, ge=0)
@@ -66,6 +75,12 @@ class FederationConfig(Part):
     """FedAdam, FedYogi: decay of the mean of their squares; 0.99 when absent."""
     tau: float | None = Field(default=None, gt=0)
     """FedAdam, FedYogi: updates well below it are not scaled up to eta; 0.001 when absent."""
+    beta: float | None = Field(default=None, gt=0, lt=0.5)
+    """FedTrimmedAvg: share of the updates that is cut off at either end, of each number by itself; 0.2 when absent."""
+    num_malicious_nodes: int | None = Field(default=None, ge=0)
+    """Krum, MultiKrum, Bulyan: clients of a round that may send anything, or fail; 1 when absent."""
+    num_nodes_to_select: int | None = Field(default=None, ge=1)
+    """MultiKrum: updates that are averaged; the clients of a round less num_malicious_nodes when absent."""
     fraction_train: float = Field(default=1.0, gt=0, le=1)
     """Fraction of the clients that is sampled in each round."""
     weighting: Literal["examples", "uniform"] = "examples"
@@ -73,6 +88,18 @@ class FederationConfig(Part):
     takes; `uniform`: all clients the same."""
     min_train_clients: int = Field(default=1, ge=1)
     """The quorum: with fewer updates than this a round is an error (exit code 3), never silently the old weights."""
+    may_miss: Annotated[int, Field(ge=0)] | list[Name] = 0
+    """Clients that the whole run may be without: their names, or how many. A run in which another client was sampled
+    and gave no update in any round ends with exit code 3, though its `final/` is written. It may be changed for a run
+    that is under way, or at its end."""
+    admission: AdmissionConfig = AdmissionConfig()
+    """Which updates may be aggregated."""
+    privacy: PrivacyConfig = PrivacyConfig()
+    """Differential privacy."""
+
+    def sampled(self, num_clients: int) -> int:
+        """How many of so many clients Flower samples in a round."""
+        return max(int(num_clients * self.fraction_train), self.min_train_clients)
 
     @field_validator("strategy")
     @classmethod
@@ -105,13 +132,22 @@ class FederationConfig(Part):
                 "server_momentum = 0 with server_learning_rate = 1 is plain FedAvg; give one of them another value, or "
                 "set strategy = 'fedavg'"
             )
+        check_privacy(self.privacy, self.strategy, self.weighting)
         return self
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_null(item) for item in value]
+    return None if value == NULL else value
 
 
 class PolicyConfig(Part):
     """The policy that is fine-tuned: any type that LeRobot's factories make."""
 
-    path: str | None = None
+    path: FilePath | None = None
     """A LeRobot `pretrained_model` folder, a hub id, or `asset:base`; without it the policy is made from scratch."""
     revision: str | None = None
     """Hub revision of `path`."""
@@ -124,7 +160,14 @@ class PolicyConfig(Part):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where clients train; `auto` becomes `cuda` where a GPU is seen at the first start, and stays so for the run."""
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """Fields of the LeRobot policy config to change, such as {num_steps = 5}; unknown fields are refused."""
+    """Fields of the LeRobot policy config to change, such as {num_steps = 5}, checked against their own types; `"null"`
+    is LeRobot's null: {pretrained_backbone_weights = "null"}. Unknown fields are refused."""
+
+    @field_validator("overrides")
+    @classmethod
+    def _null_is_said(cls, overrides: dict[str, Any]) -> dict[str, Any]:
+        """TOML has no null; LeRobot's command line takes the word."""
+        return {key: _without_null(value) for key, value in overrides.items()}
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

@@ -3,11 +3,22 @@
 The tables [executor], [checkpoint], [report], [logging] and [memory].
 """
 
+import os
+from functools import lru_cache
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from loguru import logger
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from zk0.config.part import Name, Part, size_in_bytes
+from zk0.config.paths import FilePath
+
+LONGEST_S = 2_000_000
+"""Seconds, 23 days: more than this a process cannot wait for another."""
+DAY_S = 86_400
+MOST_CPUS = 100_000
+"""Cores: more would be no number of nanoseconds for Docker."""
 
 
 class DockerConfig(Part):
@@ -23,9 +34,9 @@ class DockerConfig(Part):
     mem_limit: str | None = None
     """Most memory of a container; what needs more is killed and counts as failed (cause `out_of_memory`). When absent:
     what is free when it starts, less a reserve of a tenth of all memory (at least 2 GiB), divided by max_parallel."""
-    cpus: float | None = Field(default=None, gt=0)
+    cpus: float | None = Field(default=None, gt=0, le=MOST_CPUS)
     """Processor time that a container may use, in cores; all when absent."""
-    mounts: list[str] = Field(default_factory=list)
+    mounts: list[FilePath] = Field(default_factory=list)
     """Further folders that a container may read, at the same path: such as those that links in a dataset lead to, and
     file systems that are mounted inside another such folder or a dataset."""
 
@@ -60,11 +71,11 @@ class ExecutorConfig(Part):
     max_parallel: int | None = Field(default=None, ge=1)
     """Clients at work at the same time. When absent: one; in containers, one on each GPU that may be used; or as
     many as another package's executor says."""
-    timeout_s: float = Field(default=3600.0, gt=0)
+    timeout_s: float = Field(default=3600.0, gt=0, le=LONGEST_S)
     """A fit that takes longer than this is killed and counts as failed (cause `timeout`), in seconds."""
     max_retries: int = Field(default=2, ge=0)
     """Further attempts after a failure that may pass; then the client sits out the round."""
-    retry_delay_s: float = Field(default=2.0, ge=0)
+    retry_delay_s: float = Field(default=2.0, ge=0, le=DAY_S)
     """Pause before a further attempt, in seconds."""
     docker: DockerConfig = DockerConfig()
     """The containers of `executor.kind = "docker"`; see [docker.md](docker.md)."""
@@ -104,11 +115,30 @@ class LoggingConfig(Part):
     retention: str = "10 days"
     """Age at which rotated logs are removed (Loguru's spelling)."""
 
+    @field_validator("rotation", "retention")
+    @classmethod
+    def _as_loguru_reads_it(cls, value: str, info: ValidationInfo) -> str:
+        if (fault := _unread_by_loguru(str(info.field_name), value)) is not None:
+            raise PydanticCustomError("loguru", "{fault}", {"fault": fault})
+        return value
+
+
+@lru_cache
+def _unread_by_loguru(key: str, value: str) -> str | None:
+    """Why Loguru cannot read `rotation` or `retention`; None where it can. No file is made, and nothing is logged."""
+    limits: dict[str, Any] = {"rotation": "1 GB", "retention": "1 day", key: value}
+    try:
+        logger.remove(logger.add(f"{os.devnull}/none", delay=True, filter=lambda _: False, **limits))
+    except (ValueError, OverflowError) as error:
+        example = "'500 MB', '1 day' or '00:00'" if key == "rotation" else "'10 days'"
+        return f"{str(error)[:200]}; write it as {example}"
+    return None
+
 
 class MemoryConfig(Part):
     """What is watched of memory, and what happens before it runs out; while it is enough the result does not change."""
 
-    sample_interval_s: float = Field(default=2.0, ge=0.05)
+    sample_interval_s: float = Field(default=2.0, ge=0.05, le=DAY_S)
     """Time from one sample in memory.jsonl to the next, in seconds."""
     soft_limit: float | str = 0.9
     """How much of the host's memory a fit may come to use before it ends itself with a checkpoint and is done again in

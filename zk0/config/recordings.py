@@ -2,9 +2,12 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from zk0.config.part import Name, Part
+from zk0.config.paths import FilePath
+
+UNITS = ("deg", "rad", "m", "%")
 
 
 class DatasetConfig(Part):
@@ -14,7 +17,7 @@ class DatasetConfig(Part):
     """Short name: folder in the run directory and label in tables, logs and the Prefect UI."""
     repo_id: str
     """The dataset's hub id, such as `lerobot/svla_so101_pickplace`; any `owner/name` when `root` is given."""
-    root: str | None = None
+    root: FilePath | None = None
     """Folder of the dataset; relative to the config file. Without it the hub's copy is fetched and cached."""
     revision: str | None = None
     """Hub revision (branch, tag or commit)."""
@@ -42,6 +45,22 @@ class DataConfig(Part):
     """Largest deviation of a time stamp from 1/fps, in seconds."""
     video_backend: Literal["pyav", "torchcodec"] = "pyav"
     """Video decoder; torchcodec needs ffmpeg's shared libraries."""
+    unit: str | dict[str, str] | None = None
+    """What the joints but the grippers are recorded in, "deg", "rad", "m" or "%"; or joint -> unit, by names or
+    patterns of which the first that fits counts: {rail = "m", "*" = "rad"}. It stands in tables, charts, logs and the
+    keys of metrics; no value is converted. Left out, the joints' names and the robot's type say it where they can, see
+    [data.md](data.md); else there is none."""
+    grippers: list[str] = Field(default=["*gripper*"])
+    """Names or patterns of the joints that are grippers, whose error is a figure of its own: ["*gripper*", "*hand*"];
+    letters large and small are the same."""
+
+    @field_validator("unit", mode="before")
+    @classmethod
+    def _known_units(cls, unit: Any) -> Any:
+        for word in unit.values() if isinstance(unit, dict) else [] if unit is None else [unit]:
+            if word not in UNITS:
+                raise ValueError(f"{word!r} is no unit that is known here; use one of {', '.join(map(repr, UNITS))}")
+        return unit
 
 
 class EnvironmentConfig(Part):
@@ -98,3 +117,8 @@ class EvaluationConfig(Part):
     environments: list[EnvironmentConfig] = Field(default_factory=list)
     """Simulated environments in which the policy acts, in rounds that are evaluated in full; see
     [learning.md](learning.md)."""
+
+    @property
+    def quickly(self) -> Self:
+        """The same for a quick evaluation, on every `quick_stride`-th of the frames."""
+        return self.model_copy(update={"frame_stride": self.frame_stride * self.quick_stride})

@@ -9,9 +9,11 @@ from pydantic import Field, field_validator, model_validator
 from zk0.config.learning import AdaptiveConfig, FederationConfig, PeftConfig, PolicyConfig, TrainingConfig
 from zk0.config.machine import CheckpointConfig, ExecutorConfig, LoggingConfig, MemoryConfig, ReportConfig
 from zk0.config.part import Part
-from zk0.config.recordings import ClientConfig, DataConfig, EvaluationConfig
+from zk0.config.paths import FilePath
+from zk0.config.recordings import ClientConfig, DataConfig, DatasetConfig, EvaluationConfig
+from zk0.config.trust import AdmissionConfig, PrivacyConfig, check_robust
 
-WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "report", "outputs_dir")
+WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "report", "outputs_dir", "federation.may_miss")
 """Keys that do not change a run's result: RunConfig.digest leaves them out, and they may change under way."""
 
 LATEST = "latest"
@@ -34,8 +36,12 @@ LATER_KEYS: dict[str, dict[str, Any]] = {
         "weighting": "examples",
         "strategy_options": {},
         **dict.fromkeys(("server_learning_rate", "server_momentum", "eta", "beta_1", "beta_2", "tau")),
+        **dict.fromkeys(("beta", "num_malicious_nodes", "num_nodes_to_select")),
+        "admission": AdmissionConfig().model_dump(mode="json"),  # whoever met it would have ended or spoilt the run
+        "privacy": PrivacyConfig().model_dump(mode="json"),
     },
     "policy": {"plugin": None},
+    "data": {"unit": None, "grippers": ["*gripper*"]},
     "peft": {"aggregation": "average"},
     "evaluation": {"full_every": 1, "quick_stride": 4, "best_metric": "action_error", "environments": []},
     "adaptive": {
@@ -55,7 +61,7 @@ class RunConfig(Part):
 
     seed: int = Field(default=42, ge=0)
     """Seed from which every random choice is derived with (round, client, purpose)."""
-    outputs_dir: str = "outputs"
+    outputs_dir: FilePath = "outputs"
     """Folder that holds the run directories."""
     continue_from: str | None = Field(default=None, pattern=CONTINUE_PATTERN)
     """Begin from the global tensors of another run in outputs_dir, of the same policy and adapters: its name,
@@ -96,6 +102,14 @@ class RunConfig(Part):
             raise ValueError(f"client names must differ; given more than once: {', '.join(doubled)}")
         return clients
 
+    @field_validator("evaluation")
+    @classmethod
+    def _unique_datasets(cls, evaluation: EvaluationConfig) -> EvaluationConfig:
+        names = [dataset.name for dataset in evaluation.datasets]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"the names of its datasets must differ; given more than once: {', '.join(doubled)}")
+        return evaluation
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         names = {client.name for client in self.clients}
@@ -106,10 +120,17 @@ class RunConfig(Part):
                 f"federation.min_train_clients = {self.federation.min_train_clients} is more than the "
                 f"{len(self.clients)} clients; lower it or add clients"
             )
+        robust = (self.federation.beta, self.federation.num_malicious_nodes, self.federation.num_nodes_to_select)
+        check_robust(self.federation.strategy, self.federation.sampled(len(self.clients)), *robust)
         if self.policy.path is None and self.peft.enabled:
             raise ValueError("peft.enabled needs policy.path: adapters need a trained base; set peft.enabled = false")
         if self.policy.path is None and self.data.normalization != "federated":
             raise ValueError(f"data.normalization = {self.data.normalization!r} needs policy.path; use 'federated'")
+        if self.peft.aggregation == "exact" and self.federation.privacy.active:
+            raise ValueError(
+                "peft.aggregation = 'exact' makes new factors of the clients' own, past the noise of "
+                f"federation.privacy.kind = {self.federation.privacy.kind!r}; use 'average' or 'ffa'"
+            )
         if self.peft.aggregation == "exact" and self.training.optimizer_state == "keep":
             raise ValueError(
                 "peft.aggregation = 'exact' gives A and B new axes in every round, in which kept moments mean "
@@ -127,6 +148,17 @@ class RunConfig(Part):
                 f"peft.aggregation = 'exact' gives A and B new axes in every round, in which the state of "
                 f"federation.strategy = {self.federation.strategy!r} has no meaning; use 'fedavg' or 'fedprox', or "
                 "peft.aggregation = 'ffa'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _who_may_miss_is_there(self) -> Self:
+        names, may_miss = [client.name for client in self.clients], self.federation.may_miss
+        if isinstance(may_miss, int) and may_miss > len(names):
+            raise ValueError(f"federation.may_miss = {may_miss} is more than the {len(names)} clients; lower it")
+        if not isinstance(may_miss, int) and (unknown := [name for name in may_miss if name not in names]):
+            raise ValueError(
+                f"federation.may_miss names {unknown[0]!r}, and the clients are {', '.join(names)}; correct it"
             )
         return self
 
@@ -159,6 +191,11 @@ class RunConfig(Part):
             )
         return self
 
+    @property
+    def datasets(self) -> list[DatasetConfig]:
+        """Every dataset: the clients', then those that no client trains on."""
+        return [*self.clients, *self.evaluation.datasets]
+
     def is_full(self, server_round: int) -> bool:
         """Whether a round is evaluated in full; see evaluation.full_every."""
         every = self.evaluation.full_every
@@ -177,7 +214,10 @@ class RunConfig(Part):
     @property
     def digest(self) -> str:
         """SHA-256 over every key that the result depends on: all but those in WITHOUT_EFFECT."""
-        relevant = self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+        relevant = self.model_dump(mode="json")
+        for key in WITHOUT_EFFECT:
+            part, _, name = key.partition(".")
+            del (relevant[part] if name else relevant)[name or part]
         for part, keys in LATER_KEYS.items():
             for node in relevant[part] if isinstance(relevant[part], list) else [relevant[part]]:
                 for key, before in keys.items():

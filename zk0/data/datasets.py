@@ -1,47 +1,109 @@
 """Open and split LeRobot datasets, and compute the statistics of chosen episodes."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
+from datasets.exceptions import DatasetsError
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.datasets.utils import CompatibilityError, get_repo_versions, has_legacy_hub_download_metadata
+from lerobot.utils.constants import HF_LEROBOT_HOME
+from packaging.version import Version
 
 from zk0.config import DataConfig, DatasetConfig, resolve_path
+from zk0.data.faults import fault, read_json, require
 from zk0.data.hub import HUB_ERRORS, patiently
+from zk0.data.info import check_info
+from zk0.data.names import name_axes
+from zk0.data.tables import check_episodes_table, check_tasks
+from zk0.data.versions import check_version, hub_fault, refuse_v1
 from zk0.errors import DatasetError, first_line
+
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, pa.ArrowException, DatasetsError)
+"""What LeRobot raises on metadata that it cannot take, beside what we found before it."""
+METADATA = (Path("meta/info.json"), Path("meta/tasks.parquet"))
+"""Without which, or any table in meta/episodes, LeRobot turns to the hub."""
+DAMAGED = "restore meta/ from the original, or record the dataset again"
 
 
 def open_metadata(dataset: DatasetConfig) -> LeRobotDatasetMetadata:
-    """Read a dataset's `meta/` folder, from disk or from the hub.
+    """Read a dataset's `meta/` folder, from disk or from the hub; with `root` the hub is never asked.
 
     Raises:
-        DatasetError: there is no such dataset, or its metadata cannot be read.
+        DatasetError: there is no such dataset, or its metadata cannot be read or contradict one another.
     """
     root = _root(dataset)
-    if root is not None and not (root / "meta" / "info.json").is_file():
-        raise DatasetError(
-            f"dataset {dataset.name!r}: root = {dataset.root!r} holds no LeRobot dataset (no meta/info.json); "
-            "give the folder that contains meta/, data/ and videos/"
-        )
+    if root is not None:
+        check_metadata(dataset, root)
+    else:
+        _check_cached(dataset)
     try:
         meta = patiently(
             lambda: LeRobotDatasetMetadata(dataset.repo_id, root=root, revision=dataset.revision), dataset.repo_id
         )
     except HUB_ERRORS as error:
-        raise DatasetError(
-            f"dataset {dataset.name!r}: repo_id = {dataset.repo_id!r} cannot be fetched from the hub "
-            f"({first_line(error)}); check the id, your connection and `hf auth login`, or give its folder as root"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise DatasetError(
-            f"dataset {dataset.name!r}: its metadata in {root or dataset.repo_id} is damaged ({first_line(error)}); "
-            "restore meta/ from the original, or record the dataset again"
-        ) from error
-    if not meta.total_episodes or meta.episodes is None:
-        raise DatasetError(f"dataset {dataset.name!r}: has no episodes; record some, or remove it from the config")
+        raise unfetched(dataset, error) from error
+    except (CompatibilityError, NotImplementedError, RuntimeError) as error:
+        raise hub_fault(dataset, _tags(dataset)) from error
+    except DAMAGE as error:
+        where = str(root or f"repo_id = {dataset.repo_id!r}")
+        raise fault(dataset, where, f"its metadata are damaged ({first_line(error)})", DAMAGED) from error
+    if root is None:
+        check_metadata(dataset, Path(meta.root))
+    name_axes(meta.features)
     return meta
+
+
+def check_metadata(dataset: DatasetConfig, root: Path) -> None:
+    """See that `meta/` is whole and agrees with itself before LeRobot, or we, index anything by it.
+
+    Raises:
+        DatasetError: names the file, the key or column, its value and the remedy.
+    """
+    if not (root / "meta" / "info.json").exists():
+        refuse_v1(dataset, root)
+        raise DatasetError(
+            f"dataset {dataset.name!r}: root = {dataset.root!r} holds no LeRobot dataset (no meta/info.json); "
+            "give the folder that contains meta/, data/ and videos/"
+        )
+    info = check_info(dataset, root)
+    if not info.get("total_episodes") and not any((root / "meta" / "episodes").glob("*/*.parquet")):
+        raise DatasetError(f"dataset {dataset.name!r}: has no episodes; record some, or remove it from the config")
+    check_tasks(dataset, root, info)
+    check_episodes_table(dataset, root, info)
+    if (stats := root / "meta" / "stats.json").exists():
+        read_json(dataset, stats)
+
+
+def _check_cached(dataset: DatasetConfig) -> None:
+    """A recording that an older LeRobot left where LeRobot looks first: its version is named, with its folder."""
+    root = HF_LEROBOT_HOME / dataset.repo_id
+    if (root / "meta" / "info.json").is_file() and not has_legacy_hub_download_metadata(root):
+        info = read_json(dataset, root / "meta" / "info.json")
+        check_version(dataset, root, info if isinstance(info, dict) else {})
+
+
+def unfetched(dataset: DatasetConfig, error: Exception) -> DatasetError:
+    """What the hub did not give, as an error for a person."""
+    return DatasetError(
+        f"dataset {dataset.name!r}: repo_id = {dataset.repo_id!r} cannot be fetched from the hub "
+        f"({first_line(error)}); check the id, your connection and `hf auth login`, or give its folder as root"
+    )
+
+
+def _tags(dataset: DatasetConfig) -> list[Version]:
+    """The versions that a repository on the hub has.
+
+    Raises:
+        DatasetError: the hub does not answer.
+    """
+    try:
+        return list(patiently(lambda: get_repo_versions(dataset.repo_id), dataset.repo_id))
+    except HUB_ERRORS as error:
+        raise unfetched(dataset, error) from error
 
 
 def split_episodes(total_episodes: int, holdout_episodes: int) -> tuple[list[int], list[int]]:
@@ -60,7 +122,13 @@ def build_dataset(
     """Open the frames of some episodes, with the action chunks that the policy asks for.
 
     As LeRobot's `make_dataset`, which would read the metadata, the dearest part of a short fit, once more.
+
+    Raises:
+        DatasetError: `root` is given and a file is gone; LeRobot would fetch it from the hub, into that folder.
     """
+    if dataset.root is not None:
+        for file in (Path(meta.root) / name for name in (*METADATA, *files_of(meta, episodes))):
+            require(dataset, file)
     return LeRobotDataset(
         dataset.repo_id,
         root=meta.root,
@@ -71,6 +139,18 @@ def build_dataset(
         return_uint8=True,
         tolerance_s=data.tolerance_s,
     )
+
+
+def files_of(meta: LeRobotDatasetMetadata, episodes: Iterable[int] | None = None) -> list[Path]:
+    """The data and video files of some episodes, or of all, relative to the dataset's folder."""
+    rows = meta.episodes if episodes is None else meta.episodes.select(list(episodes))
+    places = zip(rows["data/chunk_index"], rows["data/file_index"], strict=True)
+    found = {Path(meta.data_path.format(chunk_index=chunk, file_index=file)) for chunk, file in places}
+    for key in meta.video_keys:
+        places = zip(rows[f"videos/{key}/chunk_index"], rows[f"videos/{key}/file_index"], strict=True)
+        path = str(meta.video_path)
+        found |= {Path(path.format(video_key=key, chunk_index=chunk, file_index=file)) for chunk, file in places}
+    return sorted(found)
 
 
 def _root(dataset: DatasetConfig) -> Path | None:

@@ -72,3 +72,9 @@ def _retry_after(answer: httpx.Response) -> float:
     """Seconds that the hub asks to wait; 0 where it does not say."""
     text = answer.headers.get("retry-after", "").strip()
     return min(float(text), LONGEST_WAIT_S) if text.isdigit() else 0.0
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a path may be meant as an id of the hub: `name` or `owner/name`."""
+    parts = path.split("/")
+    return len(parts) <= 2 and all(part and part.strip(".~") and not set(part) & set("\\: ~") for part in parts)

@@ -17,6 +17,8 @@ Stats = dict[str, dict[str, NDArray[Any]]]
 """Feature -> statistic (`mean`, `std`, `min`, `max`, `count`, quantiles) -> array; LeRobot's own layout."""
 STATISTICS = ("mean", "std", "min", "max", "count")
 """What `aggregate_stats` needs of every feature; quantiles are recorded since LeRobot 0.4, and not by every tool."""
+MOST = 2**53
+"""Up to here whole numbers are exact in double precision."""
 WITHOUT_STATISTICS = ("string", "language")
 """Types of features that LeRobot records no statistics of."""
 
@@ -36,9 +38,12 @@ def episode_statistics(meta: LeRobotDatasetMetadata, episodes: list[int]) -> Sta
     if lacking:
         raise DatasetError(
             f"{meta.repo_id}: meta/episodes lacks the statistics of {lacking[0]} (and {len(lacking) - 1} more); "
-            "record or convert the dataset again with LeRobot's own tools"
+            "`zk0 check-data CONFIG --fix-to FOLDER` writes a copy with those of its rows"
         )
-    return aggregate([recorded[episode] for episode in episodes])
+    dull = [key for key in _plain_cameras(meta) if not all(_is_camera(recorded[item].get(key)) for item in episodes)]
+    kept = [{key: value for key, value in recorded[item].items() if key not in dull} for item in episodes]
+    frames = sum(int(meta.episodes["length"][item]) for item in episodes)
+    return {**aggregate(kept), **{key: _unseen_camera(frames) for key in dull}}
 
 
 def training_statistics(meta: LeRobotDatasetMetadata, holdout_episodes: int) -> Stats:
@@ -59,8 +64,12 @@ def recorded_statistics(meta: LeRobotDatasetMetadata) -> dict[int, Stats]:
 
 
 def missing_statistics(meta: LeRobotDatasetMetadata, stats: Stats) -> list[str]:
-    """`feature/statistic` of what a policy may normalise by and an episode lacks."""
+    """`feature/statistic` of what a policy may normalise by and an episode lacks.
+
+    Colour cameras may lack theirs, as in recordings that LeRobot's converter made: they take ImageNet's.
+    """
     wanted = [key for key in meta.features if key == ACTION or key.startswith(f"{OBS_STR}.")]
+    wanted = [key for key in wanted if key not in _plain_cameras(meta)]
     numeric = [key for key in wanted if meta.features[key]["dtype"] not in WITHOUT_STATISTICS]
     return [f"{key}/{name}" for key in numeric for name in STATISTICS if name not in stats.get(key, {})]
 
@@ -73,9 +82,8 @@ def aggregate(stats: list[Stats]) -> Stats:
 
 def with_imagenet(stats: Stats, meta: LeRobotDatasetMetadata) -> Stats:
     """Replace the cameras' mean and std by ImageNet's, as `lerobot-train` does by default."""
-    cameras = [key for key in meta.camera_keys if key in stats and key not in meta.depth_keys]
-    imagenet = {name: np.asarray(value, dtype=np.float32) for name, value in IMAGENET_STATS.items()}
-    return {**stats, **{key: {**stats[key], **imagenet} for key in cameras}}
+    cameras = [key for key in _plain_cameras(meta) if key in stats]
+    return {**stats, **{key: {**stats[key], **_imagenet()} for key in cameras}}
 
 
 def flatten_stats(stats: Stats) -> dict[str, NDArray[Any]]:
@@ -92,15 +100,46 @@ def unflatten_stats(tensors: dict[str, NDArray[Any]]) -> Stats:
     return stats
 
 
+def _plain_cameras(meta: LeRobotDatasetMetadata) -> list[str]:
+    return [key for key in meta.camera_keys if key not in meta.depth_keys]
+
+
+def _imagenet() -> dict[str, NDArray[Any]]:
+    return {name: np.asarray(value, dtype=np.float32) for name, value in IMAGENET_STATS.items()}
+
+
+def _is_camera(stats: dict[str, NDArray[Any]] | None) -> bool:
+    """Whether these are statistics of a camera that `aggregate_stats` takes."""
+    if stats is None or any(name not in stats for name in STATISTICS):
+        return False
+    shapes = [stats[name].shape for name in STATISTICS if name != "count"]
+    whole = all(np.isfinite(value).all() for value in stats.values())
+    return whole and set(shapes) <= {(3, 1, 1), (1, 1, 1)} and stats["count"].shape == (1,) and stats["count"][0] > 0
+
+
+def _unseen_camera(frames: int) -> dict[str, NDArray[Any]]:
+    """Statistics of a colour camera of which none are recorded: ImageNet's, and all that a pixel can be."""
+    ends = {"min": np.zeros((3, 1, 1)), "max": np.ones((3, 1, 1))}
+    return {**ends, **_imagenet(), "count": np.asarray([frames], dtype=np.int64)}
+
+
 def _stats_of_row(row: dict[str, Any], features: dict[str, Any]) -> Stats:
     stats: Stats = {}
     for key, value in row.items():
-        if not key.startswith("stats/") or value is None:
+        parts = key.split("/")
+        if len(parts) != 3 or parts[0] != "stats" or value is None or parts[1] not in features:
             continue
-        _, feature, name = key.split("/", 2)
-        if feature not in features:
-            continue
-        array = np.asarray(value, dtype=np.int64 if name == "count" else np.float64)
+        _, feature, name = parts
+        array = _numbers(value, whole=name == "count")
         is_image = features[feature]["dtype"] in ("image", "video") and name != "count"
         stats.setdefault(feature, {})[name] = array.reshape(-1, 1, 1) if is_image else array
     return stats
+
+
+def _numbers(value: Any, *, whole: bool) -> NDArray[Any]:
+    """A recorded statistic; not a number where it is none, which the checks name."""
+    try:
+        array = np.atleast_1d(np.asarray(value, dtype=np.float64))
+    except (ValueError, TypeError):
+        return np.full(1, np.nan)
+    return array.astype(np.int64) if whole and (np.isfinite(array) & (np.abs(array) < MOST)).all() else array

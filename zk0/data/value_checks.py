@@ -1,11 +1,12 @@
-"""Checks of what the rows hold: dimensions, values, names, jumps, statistics."""
+"""Checks of what the rows hold: dimensions, values, names, jumps."""
 
 import numpy as np
 from lerobot.utils.constants import ACTION, OBS_STATE
 
+from zk0.data.faults import RECORD_AGAIN
 from zk0.data.findings import DataFinding
-from zk0.data.statistics import Stats, missing_statistics, recorded_statistics
-from zk0.data.subject import RECORD_AGAIN, Subject, first_of, joint_names
+from zk0.data.names import given_names
+from zk0.data.subject import Subject
 
 CONSTANT_RANGE = 1e-3
 """Joint units: a joint that moves less is constant. One step of an SO-101's encoder is more, even in rad (1.5e-3)."""
@@ -15,44 +16,41 @@ JUMP_FACTOR = 10.0
 """Times the joint's usual step (the median while it moves): keeps the noise of a still joint out."""
 JUMP_SHARE = 0.01
 """Of the frames: more jumps of the measured state than this are no glitches, but a wrong calibration or unit."""
-STALE_MEAN = 1e-3
-"""Of the joint's range: recorded means are off by up to 1e-5 in LeRobot's own recordings; of edited rows, by more."""
 
 
 def check_lengths(subject: Subject) -> DataFinding:
-    """State and action have as many numbers, and names, in every row as info.json says."""
+    """There is an action, and state and action have as many names as numbers in a row."""
     if ACTION not in subject.meta.features:
         return subject.error("dimensions", f"has no {ACTION!r} feature: it cannot teach a policy", RECORD_AGAIN)
     sizes = []
     for key in (OBS_STATE, ACTION):
         if key not in subject.meta.features:
             continue
-        wanted, values = int(subject.meta.features[key]["shape"][0]), subject.vectors(key)
+        values, names = subject.vectors(key), given_names(subject.meta.features[key])
         if values is None:
-            seen = f"the rows of {key!r} are missing, or differ in length"
+            seen = f"{key!r} holds no numbers (dtype {subject.meta.features[key]['dtype']!r})"
             return subject.error("dimensions", seen, RECORD_AGAIN)
-        names = joint_names(subject.meta, key)
-        if not values.shape[1] == wanted == len(names or range(wanted)):
-            seen = f"{key!r} has {values.shape[1]} numbers in a row, info.json says {wanted}"
-            seen += f" and names {len(names)}" if names else ""
-            return subject.error("dimensions", seen, "correct the feature's shape and names in meta/info.json")
-        sizes.append(f"{key} {wanted}")
+        size = values.shape[1]
+        if names is not None and len(names) != size:
+            seen = f"{key!r} has {size} numbers in a row, info.json says {size} and names {len(names)}"
+            return subject.error("dimensions", seen, f"correct features.{key}.names in meta/info.json, or make it null")
+        sizes.append(f"{key} {size}")
     return subject.ok("dimensions", ", ".join(sizes))
 
 
 def check_values(subject: Subject) -> DataFinding:
-    """Every number of state and action is one."""
-    for key in (OBS_STATE, ACTION):
+    """Every number that a policy may see or give is one."""
+    for key in subject.learned():
         values = subject.vectors(key)
         if values is not None and (wrong := np.flatnonzero(~np.isfinite(values).all(axis=1))).size:
-            seen = f"{key!r} holds NaN or infinity in {wrong.size} rows, first in row {wrong[0]}"
+            seen = f"{key!r} holds NaN or infinity in {wrong.size} rows, first in {subject.row(wrong[0])}"
             return subject.error("values", seen, "remove those episodes (`lerobot-edit-dataset`), or record them again")
     return subject.ok("values", "all finite")
 
 
 def check_joint_names(subject: Subject) -> DataFinding:
     """The joints have the first client's names, in its order: averaged policies would mix joints up otherwise."""
-    names, first = joint_names(subject.meta, ACTION), subject.first_names
+    names, first = given_names(subject.meta.features.get(ACTION, {})), subject.first_names
     if names is None:
         remedy = f"name the joints in meta/info.json (features.{ACTION}.names)"
         return subject.warning("joint names", "the joints have no names: their order cannot be compared", remedy)
@@ -98,9 +96,8 @@ def check_jumps(subject: Subject) -> DataFinding:
         counts[key] = int(jumps.any(axis=1).sum())
         if counts[key] and not first:
             row, joint = (int(i) for i in np.argwhere(jumps)[0])
-            first = (
-                f"first {_labels(subject, key, len(usual))[joint]} ({key}) by {steps[row, joint]:.4g} in row {row + 1}"
-            )
+            name, step = _labels(subject, key, len(usual))[joint], steps[row, joint]
+            first = f"first {name} ({key}) by {step:.4g} in {subject.row(row + 1)}"
     if not any(counts.values()):
         return subject.ok("jumps", "none")
     seen = f"{counts[OBS_STATE]} of the state and {counts[ACTION]} of the action, {first}"
@@ -111,39 +108,5 @@ def check_jumps(subject: Subject) -> DataFinding:
 
 def _labels(subject: Subject, feature: str, size: int) -> list[str]:
     """The joints' names, or their numbers where there are not as many names."""
-    names = joint_names(subject.meta, feature) or []
+    names = given_names(subject.meta.features[feature]) or []
     return names if len(names) == size else [str(number) for number in range(size)]
-
-
-def check_statistics(subject: Subject) -> DataFinding:
-    """Every episode has its statistics, and they are those of its rows."""
-    recorded = recorded_statistics(subject.meta)
-    wrong = [
-        f"episode {episode} lacks {missing}"
-        for episode, stats in sorted(recorded.items())
-        for missing in missing_statistics(subject.meta, stats)
-    ] or _stale(subject, recorded)
-    if not wrong:
-        return subject.ok("statistics", f"{len(recorded)} episodes")
-    seen, remedy = first_of(wrong), "convert the dataset again with LeRobot's own tools"
-    if subject.config.data.normalization == "base":
-        return subject.warning("statistics", f"{seen}; data.normalization = 'base' does not use them", remedy)
-    return subject.error("statistics", seen, remedy)
-
-
-def _stale(subject: Subject, recorded: dict[int, Stats]) -> list[str]:
-    """Where recorded means are not those of the rows."""
-    episode, found = subject.column("episode_index"), []
-    for key in (OBS_STATE, ACTION):
-        values = subject.vectors(key)
-        if values is None or not np.isfinite(values).all():
-            continue
-        allowed = STALE_MEAN * np.maximum(np.ptp(values, axis=0), CONSTANT_RANGE)
-        for number, stats in sorted(recorded.items()):
-            mine = values[episode == number]
-            if len(mine) and (
-                stats[key]["mean"].shape != mine.shape[1:]
-                or (np.abs(mine.mean(axis=0) - stats[key]["mean"]) > allowed).any()
-            ):
-                found.append(f"the mean of {key!r} in episode {number} is not that of its rows")
-    return found

@@ -1,21 +1,22 @@
 """Find camera frames that training would ask for and cannot have: decode all of them, or a few in bounded time."""
 
-import io
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import av
 import numpy as np
-import pyarrow.parquet as pq
 from av.error import FFmpegError
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frames_pyav
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+
+from zk0.data.pictures import first_fault, pictures
+from zk0.errors import first_line
 
 VIDEO_SAMPLE_S = 1.0
 """Seconds that the sampled frames of all datasets together may take at the start of a run."""
@@ -53,6 +54,28 @@ class Pictures:
     """Frames that were decoded."""
 
 
+def video_fault(file: Path) -> str | None:
+    """Why a video cannot be opened, by its head alone; None where it can, and for other files."""
+    if file.suffix == ".parquet":
+        return None
+    try:
+        with av.open(str(file)) as container:
+            streams = len(container.streams.video)
+    except (FFmpegError, ValueError) as error:
+        return f"{file} cannot be opened as a video: it is cut short or damaged ({first_line(error)[:100]})"
+    return None if streams else f"{file} has no video stream"
+
+
+def duration_s(file: Path) -> float | None:
+    """How long a video says that it lasts, in seconds; None where it does not say."""
+    try:
+        with av.open(str(file)) as container:
+            duration = container.duration
+    except (FFmpegError, ValueError):
+        return None
+    return duration / av.time_base if duration else None
+
+
 def check_all_frames(timeline: Timeline) -> Pictures:
     """Decode every frame of every camera once, in the order of the files."""
     parts = [_check_video(timeline, camera) for camera in timeline.meta.video_keys]
@@ -78,17 +101,23 @@ def check_some_frames(timelines: list[Timeline]) -> list[Pictures]:
                 break
             if sample is not None:
                 seen[number] += 1
-                found[number].lost.extend(_try(timelines[number], *sample))
+                found[number].lost.extend(sample())
     return [Pictures(part.lost, part.flat, count) for part, count in zip(found, seen, strict=True)]
 
 
-def _samples(timeline: Timeline) -> Iterator[tuple[str, int, float]]:
-    """Camera, episode and place of the frames to look at, the most telling first."""
+def _samples(timeline: Timeline) -> Iterator[Callable[[], list[str]]]:
+    """What looks at one frame and says what is wrong with it, the most telling frames first."""
+    for camera in timeline.meta.image_keys:
+        for file in sorted((Path(timeline.meta.root) / "data").glob("*/*.parquet")):
+            yield partial(first_fault, file, camera)
     episodes = sorted(timeline.times)
+    chosen = [episodes[-1], episodes[0], episodes[len(episodes) // 2]]
+    cameras = timeline.meta.video_keys
+    ends = {timeline.place(camera, episode)[0]: episode for camera in cameras for episode in episodes}
     for place in SAMPLED_PLACES:
-        for episode in dict.fromkeys((episodes[-1], episodes[0], episodes[len(episodes) // 2])):
-            for camera in timeline.meta.video_keys:
-                yield camera, episode, place
+        for episode in dict.fromkeys((*chosen, *(ends.values() if place < 0 else ()))):
+            for camera in cameras:
+                yield partial(_try, timeline, camera, episode, place)
 
 
 def _try(timeline: Timeline, camera: str, episode: int, place: float) -> list[str]:
@@ -102,8 +131,8 @@ def _try(timeline: Timeline, camera: str, episode: int, place: float) -> list[st
             return_uint8=True,
             is_depth=camera in timeline.meta.depth_keys,
         )
-    except (FFmpegError, FrameTimestampError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0][:100]
+    except (FFmpegError, FrameTimestampError, IndexError, ValueError, RuntimeError) as error:
+        why = first_line(error)[:100]
         return [f"{camera}, episode {episode}: no frame at {wanted:.3f} s of {file} ({why})"]
     return []
 
@@ -170,15 +199,12 @@ def _distance(wanted: NDArray[np.float64], had: NDArray[np.float64]) -> NDArray[
 def _check_images(timeline: Timeline, camera: str) -> Pictures:
     """Frames that are stored as pictures in the data files."""
     lost, flat, seen = [], [], 0
-    for file in sorted((Path(timeline.meta.root) / "data").rglob("*.parquet")):
-        for row in pq.read_table(file, columns=[camera, "episode_index", "frame_index"]).to_pylist():
-            where = f"{camera}, episode {row['episode_index']}: frame {row['frame_index']}"
-            try:
-                grey = np.asarray(Image.open(io.BytesIO((row[camera] or {}).get("bytes") or b"")).convert("L"))
-            except (UnidentifiedImageError, OSError) as error:
-                lost.append(f"{where} cannot be decoded ({error})")
+    for file in sorted((Path(timeline.meta.root) / "data").glob("*/*.parquet")):
+        for where, picture, why in pictures(file, camera):
+            if picture is None:
+                lost.append(f"{where} of {file} cannot be decoded ({why})")
                 continue
             seen += 1
-            if camera not in timeline.meta.depth_keys and grey.std() < FLAT_SPREAD:
+            if camera not in timeline.meta.depth_keys and np.asarray(picture.convert("L")).std() < FLAT_SPREAD:
                 flat.append(f"{where} is of one single grey")
     return Pictures(lost, flat, seen)

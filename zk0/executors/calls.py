@@ -1,36 +1,68 @@
 """What the light orchestrator asks of a process that has torch: each a function for `ProcessExecutor.call`."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from zk0.config import RunConfig
-from zk0.data.findings import DataReport
+from zk0.config import DatasetConfig, RunConfig
 from zk0.executors.call import of_input
 from zk0.executors.worker import die_first, quiet
 from zk0.files import atomic
 from zk0.metrics.success import Success
-from zk0.preflight.records import Preflight
+from zk0.preflight.records import Examined, Preflight
 from zk0.work.records import ClientTask
 
 
 @of_input
-def preflight(config: RunConfig, in_container: bool = False) -> Preflight:
-    """`preflight.preflight` in a worker process, and the estimate of a fit's memory where the config asks for it.
+def settle(config: RunConfig) -> RunConfig:
+    """`checks.settle` in a worker process."""
+    die_first()
+    quiet()
+    from zk0.preflight import checks
+
+    return checks.settle(config)
+
+
+@of_input
+def ready(config: RunConfig, fix_to: Path | None) -> RunConfig:
+    """`checks.ready` in a worker process."""
+    die_first()
+    quiet()
+    from zk0.preflight import checks
+
+    return checks.ready(config, fix_to)
+
+
+@of_input
+def examine(config: RunConfig, dataset: DatasetConfig, every_frame: bool, fresh: bool, note: Path) -> Examined:
+    """`datasets.examine` in a worker process, which leaves a word of what it is at in the file `note`."""
+    die_first()
+    quiet()
+    from zk0.preflight.datasets import examine
+
+    def say(text: str) -> None:
+        with suppress(OSError):
+            note.write_text(text, encoding="utf-8", errors="replace")
+
+    return examine(config, dataset, every_frame=every_frame, fresh=fresh, say=say)
+
+
+@of_input
+def preflight(config: RunConfig, in_container: bool = False, examined: list[Examined] | None = None) -> Preflight:
+    """`preflight.preflight` in a worker process.
 
     Args:
         config: the wanted config.
         in_container: whether fits will be in containers, whose memory is bounded.
+        examined: what `examine` found in its datasets.
     """
     die_first()
     quiet()
-    from zk0.preflight import checks, probe
+    from zk0.preflight import checks
 
-    found = checks.preflight(config)
-    if not config.memory.probe:
-        return found
-    return found.model_copy(update={"memory": probe.estimate(found.config, in_container=in_container)})
+    return checks.preflight(config, examined, in_container=in_container)
 
 
 @of_input
@@ -41,16 +73,6 @@ def check_environments(config: RunConfig) -> None:
     from zk0.preflight import checks
 
     checks.check_environments(config)
-
-
-@of_input
-def check_data(config: RunConfig, fix_to: Path | None) -> DataReport:
-    """`preflight.check_data` in a worker process."""
-    die_first()
-    quiet()
-    from zk0.preflight import checks
-
-    return checks.check_data(config, fix_to)
 
 
 @of_input

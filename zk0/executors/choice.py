@@ -9,6 +9,7 @@ from zk0.errors import ConfigError
 from zk0.executors import calls
 from zk0.executors.plugged import plugged
 from zk0.executors.process import ProcessExecutor
+from zk0.executors.side_by_side import Watch, examine_all, nobody
 from zk0.preflight.records import Preflight
 from zk0.work.executor import Checked, Executor, Placed, Stoppable
 from zk0.work.records import ClientResult, ClientTask
@@ -54,10 +55,14 @@ def make_executor(work: ClientTask, config: RunConfig) -> Executor:
     return _processes(config) if work.kind == "rollout" else executor_of(config)
 
 
-def check_clients(config: RunConfig) -> Preflight:
-    """Look at the executor, and at data and policy in a process with torch, before anything is written.
+def check_clients(config: RunConfig, watch: Watch = nobody) -> Preflight:
+    """Look at the executor, and at data and policy in processes with torch, before anything is written.
 
     What lies on the hub is fetched for containers, which have no network.
+
+    Args:
+        config: the wanted config.
+        watch: told what is being done.
 
     Raises:
         BadInputError: the first thing that would fail.
@@ -66,23 +71,30 @@ def check_clients(config: RunConfig) -> Preflight:
     if kind in OURS and options:
         raise ConfigError(f"executor.options = {options!r}: executor.kind = {kind!r} reads none; leave them out")
     if kind == DOCKER:
-        return _check_containers(config)
+        return _check_containers(config, watch)
     executor = executor_of(config)
     if isinstance(executor, Checked):
         executor.check()
-    found = ProcessExecutor(config.executor).call(calls.preflight, config)
+    found = _preflight(config, watch)
     if config.executor.max_parallel is not None or not isinstance(executor, Placed):
         return found
     return found.model_copy(update={"config": _with_places(found.config, executor.places)})
 
 
-def _check_containers(config: RunConfig) -> Preflight:
+def _preflight(config: RunConfig, watch: Watch, *, in_container: bool = False) -> Preflight:
+    processes = ProcessExecutor(config.executor)
+    config = processes.call(calls.settle, config)
+    examined = examine_all(config, every_frame=False, watch=watch)
+    watch("trying the policy")
+    return processes.call(calls.preflight, config, in_container, examined)
+
+
+def _check_containers(config: RunConfig, watch: Watch) -> Preflight:
     from zk0.executors.docker import check
 
-    processes = ProcessExecutor(config.executor)
     check.check_engine(config)
-    found = processes.call(calls.preflight, config, True)
-    processes.call(calls.fetch, found.config)
+    found = _preflight(config, watch, in_container=True)
+    ProcessExecutor(config.executor).call(calls.fetch, found.config)
     warnings = [*found.warnings, *check.mount_warnings(config)]
     found = found.model_copy(update={"config": check.settle_places(found.config), "warnings": warnings})
     check.check_container(found.config)

@@ -9,12 +9,13 @@ from importlib.metadata import EntryPoint, entry_points
 from loguru import logger
 
 from zk0.config import RunConfig
-from zk0.errors import ClientError, ConfigError, Zk0Error, first_line
+from zk0.errors import ClientError, ConfigError, HopelessError, Zk0Error, first_line
 from zk0.work.executor import Checked, Executor, Placed, Stoppable
 from zk0.work.lock import is_held, wait_until_free
 from zk0.work.log import what
 from zk0.work.records import ClientResult, ClientTask
 from zk0.work.results import find_finished
+from zk0.work.told import tell
 
 GROUP = "zk0.executors"
 _made: dict[str, "Plugged"] = {}
@@ -64,9 +65,9 @@ class Plugged:
             return found
         except Exception as error:  # whatever foreign code raises
             logger.opt(exception=True).warning("executor {!r} failed", self._config.executor.kind)
-            raise ClientError(
-                "error", f"{self._of(task)} failed: {type(error).__name__}: {first_line(error)}"
-            ) from error
+            told = tell(error)
+            kind = ClientError if told.passes else HopelessError
+            raise kind(told.cause, f"{self._of(task)} failed: {told.words}") from error
         if (found := self._found(task)) is None:
             raise ClientError("lost", f"{self._of(task)} says that it is done; there is no result in {task.folder}")
         return found

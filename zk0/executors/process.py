@@ -6,20 +6,24 @@ for isolation.
 
 import multiprocessing
 import multiprocessing.forkserver
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing.context import ForkServerProcess
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 from loguru import logger
 
 from zk0.config import ExecutorConfig
 from zk0.errors import ClientError
+from zk0.executors import FORK_SERVER_OF
 from zk0.executors.call import STARTS, call
 from zk0.executors.death import FORK_SERVER_GONE, outcome
 from zk0.executors.living import kill_tree, live_worker, process_of, runs
@@ -46,14 +50,18 @@ class ProcessExecutor:
     there in well under a second. The orchestrator itself never imports them.
     """
 
+    preload: ClassVar[tuple[str, ...]] = ("zk0.executors.preload",)
+    """What the fork server imports."""
+
     def __init__(self, config: ExecutorConfig) -> None:
         self._config = config
         self._context = multiprocessing.get_context("forkserver")
 
     def warm_up(self) -> None:
         """Start the fork server, so that its imports overlap with whatever the caller does next."""
-        self._context.set_forkserver_preload(["zk0.executors.forkserver", "zk0.executors.preload"])
-        multiprocessing.forkserver.ensure_running()
+        os.environ[FORK_SERVER_OF] = str(os.getpid())
+        self._context.set_forkserver_preload(["zk0.executors.forkserver", *self.preload])
+        _keeper(os.getpid()).submit(multiprocessing.forkserver.ensure_running).result()
 
     def call[**P, R](self, function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
         """Call a function in a worker process and hand its (small) result, or its error, back: see `call.call`."""
@@ -138,6 +146,12 @@ class ProcessExecutor:
     def _timed_out(self, task: ClientTask) -> ClientError:
         limit = self._config.timeout_s
         return ClientError("timeout", f"{what(task)} took longer than executor.timeout_s = {limit:g} s; it was ended")
+
+
+@cache
+def _keeper(_: int) -> ThreadPoolExecutor:
+    """The thread of this process that starts the fork server: the server ends with it, see `forkserver`."""
+    return ThreadPoolExecutor(1, "zk0-fork-server")
 
 
 @contextmanager

@@ -4,19 +4,22 @@ from pathlib import Path
 
 from zk0.config import RunConfig
 from zk0.executors.choice import warm_up
+from zk0.federation import before_run
+from zk0.federation.before_run import strictly
 from zk0.federation.round import federate
 from zk0.federation.start import advancing, begin, check_again
 from zk0.federation.steps import Steps
 from zk0.runs.store import RunStore
 
 
-def run_alone(what: RunConfig | RunStore, name: str | None = None, stem: str = "run") -> Path:
+def run_alone(what: RunConfig | RunStore, name: str | None = None, stem: str = "run", *, strict: bool = False) -> Path:
     """Begin a run, or go on with one, and train it to its end.
 
     Args:
         what: the wanted config; or a run that goes on.
         name: see `start.begin`.
         stem: see `start.begin`.
+        strict: whether a warning of the checks before it is an error.
 
     Returns:
         The run directory.
@@ -26,16 +29,17 @@ def run_alone(what: RunConfig | RunStore, name: str | None = None, stem: str = "
     """
     config = what.config if isinstance(what, RunStore) else what
     warm_up(config)
+    check = strictly(before_run.check) if strict else before_run.check
     if isinstance(what, RunStore):
-        check_again(what)
+        check_again(what, check)
         store = what
     else:
-        store = begin(what, name, stem)
+        store = begin(what, name, stem, check=check)
     try:
         with advancing(store):
             steps = Steps(store)
             federate(steps)
-            steps.export_final()
+            steps.finish()
     except KeyboardInterrupt:
         store.mark_stopped()
         raise

@@ -1,32 +1,70 @@
 """Everything that is checked before a run, for every executor."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from zk0.aggregation.strategies import check_strategy
 from zk0.config import RunConfig
+from zk0.config.paths import check_target
 from zk0.data.findings import DataReport
+from zk0.errors import DatasetError
 from zk0.executors import calls
 from zk0.executors.choice import check_clients
 from zk0.executors.process import ProcessExecutor
+from zk0.executors.side_by_side import Watch, examine_all, nobody
+from zk0.preflight.between import together
 from zk0.preflight.records import Preflight
 
 
-def check(config: RunConfig) -> Preflight:
+def check(config: RunConfig, watch: Watch = nobody) -> Preflight:
     """Look at data, policy, executor and environments before anything is written.
 
     What lies on the hub is fetched for containers. Environments are tried here, whatever the executor, for rollouts
     always run on this machine: see `zk0.executors.choice.make_executor`.
 
+    Args:
+        config: the wanted config.
+        watch: told what is being done.
+
     Raises:
         BadInputError: the first thing that would fail.
     """
     check_strategy(config)
-    found = check_clients(config)
+    found = check_clients(config, watch)
     if config.evaluation.environments:
+        watch("trying the environments")
         ProcessExecutor(config.executor).call(calls.check_environments, found.config)
     return found
 
 
-def check_data(config: RunConfig, fix_to: Path | None = None) -> DataReport:
-    """Every check of every dataset and of all its frames, in a process of its own; see `preflight.check_data`."""
-    return ProcessExecutor(config.executor).call(calls.check_data, config, fix_to)
+def strictly(check: Callable[[RunConfig], Preflight]) -> Callable[[RunConfig], Preflight]:
+    """The same checks, of which a warning is an error."""
+
+    def checked(config: RunConfig) -> Preflight:
+        found = check(config)
+        if found.warnings:
+            raise DatasetError("\n".join([*found.warnings, f"--strict: {len(found.warnings)} warnings are errors"]))
+        return found
+
+    return checked
+
+
+def check_data(
+    config: RunConfig, fix_to: Path | None = None, *, fresh: bool = False, watch: Watch = nobody
+) -> DataReport:
+    """Every check of every dataset and of all its frames, each dataset in a process of its own.
+
+    Args:
+        config: the config.
+        fix_to: see `preflight.ready`.
+        fresh: look again at what was found before.
+        watch: told what is being done.
+
+    Raises:
+        BadInputError: something cannot be fetched, the base cannot be read, or a copy cannot be made.
+    """
+    if fix_to is not None:
+        fix_to = check_target("--fix-to", fix_to)
+    watch("fetching what lies on the hub" if fix_to is None else "writing copies")
+    config = ProcessExecutor(config.executor).call(calls.ready, config, fix_to)
+    return together(config, examine_all(config, every_frame=True, fresh=fresh, watch=watch))

@@ -1,13 +1,12 @@
 """Making a round durable, with what it is worth beside the rounds before."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from loguru import logger
 
 from zk0.aggregation import adaptive
 from zk0.config import RunConfig
-from zk0.errors import ClientError, PassingError, UnforeseenError
 from zk0.executors import calls
 from zk0.executors.process import ProcessExecutor
 from zk0.federation.outcomes import Outcomes
@@ -16,8 +15,10 @@ from zk0.layout import client_folder
 from zk0.memory import leaks
 from zk0.memory.sampler import phase, round_figures
 from zk0.memory.usage import give_back
+from zk0.metrics import units
 from zk0.metrics.scores import FULL, QUICK, best_round, comparable
 from zk0.metrics.success import Success
+from zk0.metrics.units import ACTION_ERROR
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.seeding import derive_seed
@@ -69,8 +70,16 @@ def commit(
     logger.info("round {} committed: {}", number, metrics["summary"])
     if best is not None:
         logger.info("best round so far: {} ({} {:.4g})", best.server_round, best.label, best.value)
-    leaks.warn(rounds)
+    _watch(rounds)
     return state
+
+
+def _watch(rounds: Sequence[Mapping[str, Any]]) -> None:
+    """Say whose memory grows; what only watches must not end a run."""
+    try:
+        leaks.warn(rounds)
+    except Exception as error:  # noqa: BLE001
+        logger.warning("growth of memory is not known: {}: {}", type(error).__name__, error)
 
 
 def kept_optimizers(
@@ -114,7 +123,7 @@ def round_metrics(
         "evaluation": next((item["evaluation"] for item in evaluations.values()), FULL),
         "failures": [failure.model_dump(mode="json") for failure in failures],
         "global_sha256": aggregated.arrays.sha256,
-        **({"lora": aggregated.lora} if aggregated.lora else {}),
+        **{name: told for name in ("lora", "admission", "privacy") if (told := getattr(aggregated, name))},
     }
 
 
@@ -128,12 +137,14 @@ def _summary(config: RunConfig, evaluations: Mapping[str, Any]) -> dict[str, Any
     """Means over the clients' hold-outs, and over the settings that no client trains on."""
     clients = [evaluations[item.name] for item in config.clients if item.name in evaluations]
     unseen = [evaluations[item.name] for item in config.evaluation.datasets if item.name in evaluations]
+    key, _ = units.over(clients, ACTION_ERROR)
+    unseen_key, _ = units.over(unseen, ACTION_ERROR, units.unit_of({key: None}, ACTION_ERROR))
     return {
-        "action_error_deg": _mean(clients, "action_error_deg"),
-        "gripper_error": _mean(clients, "gripper_error"),
-        "loss": _mean(clients, "loss"),
-        "unseen_action_error_deg": _mean(unseen, "action_error_deg"),
-        "unseen_loss": _mean(unseen, "loss"),
+        key: units.mean(clients, ACTION_ERROR),
+        "gripper_error": units.mean(clients, "gripper_error"),
+        "loss": units.mean(clients, "loss"),
+        f"unseen_{unseen_key}": units.mean(unseen, ACTION_ERROR),
+        "unseen_loss": units.mean(unseen, "loss"),
     }
 
 
@@ -152,8 +163,8 @@ def with_history(store: RunStore, number: int, metrics: dict[str, Any]) -> dict[
         found = ProcessExecutor(config.executor).call(
             calls.intervals, base.get("evaluate"), metrics["evaluate"], names, seed, success
         )
-    except (ClientError, UnforeseenError, PassingError) as error:
-        logger.warning("round {}: no intervals of the means: {}", number, error)
+    except Exception as error:  # noqa: BLE001 - whatever it was, it is only shown
+        logger.warning("round {}: no intervals of the means: {}: {}", number, type(error).__name__, error)
         found = {"interval_95": {}, "change": None}
     added: dict[str, Any] = {"summary": {**metrics["summary"], "interval_95": found["interval_95"]}}
     if found["change"] is not None:
@@ -178,8 +189,3 @@ def with_attempts(store: RunStore, number: int, metrics: dict[str, Any]) -> dict
         for failure in metrics["failures"]
     ]
     return {**metrics, "train": fits, "failures": failures}
-
-
-def _mean(items: list[dict[str, Any]], key: str) -> float | None:
-    values = [item[key] for item in items if item.get(key) is not None]
-    return sum(values) / len(values) if values else None

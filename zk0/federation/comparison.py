@@ -20,7 +20,10 @@ from zk0.federation.round import evaluation_work, federate
 from zk0.federation.server import Aggregated
 from zk0.federation.steps import Round, Steps
 from zk0.layout import BASE_FOLDER, COMPARE_FOLDER
-from zk0.metrics.arms import ERROR, FEDERATED, ArmResult, Comparison, Json
+from zk0.metrics import units
+from zk0.metrics.arms import FEDERATED, ArmResult, Comparison
+from zk0.metrics.units import ACTION_ERROR
+from zk0.metrics.values import Json
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore, is_finished
 from zk0.seeding import derive_seed
@@ -118,7 +121,7 @@ class Arm(Steps):
             return None
         members = [client.name for client in self.config.clients if self._learner in (client.name, POOLED)]
         work = [self.store.task("statistics", 0, name) for name in members]
-        return self.aggregate_statistics(self.each("prepare", work, all_needed=True).results)
+        return self.aggregate_statistics(self.each("prepare", work, all_needed=True).results).stats
 
     def sample(self, server_round: int, before: RoundState) -> RoundPlan:
         """The learner alone."""
@@ -167,13 +170,14 @@ def _mean_of(arms: Sequence[ArmResult]) -> ArmResult:
     means: dict[str, Json] = {}
     for name in arms[0].figures:
         episodes = [arm.figures[name]["episodes"] for arm in arms]
-        errors = [statistics.fmean(known) for known in zip(*(item[ERROR] for item in episodes), strict=True)]
+        key = units.key_in(arms[0].figures[name], ACTION_ERROR)
+        errors = [statistics.fmean(known) for known in zip(*(item[key] for item in episodes), strict=True)]
         error = statistics.fmean(arm.errors[name] for arm in arms)
-        means[name] = {ERROR: error, "episodes": {"steps": episodes[0]["steps"], ERROR: errors}}
+        means[name] = {key: error, "episodes": {"steps": episodes[0]["steps"], key: errors}}
     return ArmResult("mean of the clients alone", means)
 
 
 def _known(evaluations: dict[str, Json]) -> dict[str, Json]:
-    if lacking := [name for name, figures in evaluations.items() if figures.get(ERROR) is None]:
+    if lacking := [name for name, figures in evaluations.items() if units.value(figures, ACTION_ERROR) is None]:
         raise RunNameError(f"there is no action error on {lacking[0]!r} to compare with: its evaluation failed")
     return evaluations

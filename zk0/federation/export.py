@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from zk0.config.paths import check_target
 from zk0.errors import RunNameError
 from zk0.executors.choice import export_policy
 from zk0.files import atomic
@@ -23,6 +24,7 @@ def export_round(
 
     Raises:
         RunNameError: no such round or client, or the folder exists.
+        ConfigError: the folder cannot be made.
     """
     name, committed = store.info.name, store.committed_rounds()
     if not committed or (server_round is not None and server_round not in committed):
@@ -30,11 +32,13 @@ def export_round(
         raise RunNameError(f"round {server_round}: run {name!r} has no such round; committed and kept: {kept}")
     if client is not None and client not in (known := [item.name for item in store.config.clients]):
         raise RunNameError(f"client {client!r}: run {name!r} has no such client; it has {', '.join(known)}")
-    if out.exists():
+    target = check_target("out", out)
+    if target.exists():
         raise RunNameError(f"out = {str(out)!r}: exists; choose a folder that does not")
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with atomic.storage_errors(target, "written"):
+        target.parent.mkdir(parents=True, exist_ok=True)
     number = committed[-1] if server_round is None else server_round
-    return export(store, number, out.absolute(), merge=merge, client=client)
+    return export(store, number, target, merge=merge, client=client)
 
 
 def export(store: RunStore, number: int, folder: Path, *, merge: bool, client: str | None = None) -> Path:

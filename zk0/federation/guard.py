@@ -12,7 +12,8 @@ from zk0.config import RunConfig
 from zk0.errors import ClientError, QuarantineError
 from zk0.memory import client_limits
 from zk0.memory.samples import last_words
-from zk0.work import attempts
+from zk0.work import attempts, quarantine
+from zk0.work.promised import check_promised
 from zk0.work.records import ClientResult, ClientTask, TaskKind
 
 Run = Callable[[ClientTask], ClientResult]
@@ -30,9 +31,16 @@ def run_guarded(run: Run, task: ClientTask, config: RunConfig) -> ClientResult:
         config: the run's.
 
     Raises:
-        QuarantineError: not even one frame at once fits, now or in an earlier round.
-        ClientError: it ended in another way.
+        QuarantineError: not even one frame at once fits, now or in an earlier round; or its updates were refused.
+        ClientError: it ended in another way, or gave what was not asked for.
     """
+    quarantine.check(task)
+    result = _in_batches_that_fit(run, task, config)
+    check_promised(result, config)
+    return result
+
+
+def _in_batches_that_fit(run: Run, task: ClientTask, config: RunConfig) -> ClientResult:
     whole = batch_size(task.kind, config)
     if whole is None:
         return run(task)

@@ -10,7 +10,7 @@ from zk0.federation.server import Aggregated
 from zk0.federation.steps import Steps
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
-from zk0.work.records import ClientTask
+from zk0.work.records import ClientFailure, ClientTask
 
 SERVER = "server"
 """The name under which the server's own work of round 0 appears."""
@@ -56,22 +56,24 @@ def round_zero(run: Steps) -> RoundState:
     started = time.monotonic()
     prepared = run.each("prepare", [run.store.task("init", 0, SERVER)], all_needed=True)
     arrays = next(result.tensors for result in prepared.results if result.tensors is not None)
-    stats = None
+    stats, refused = None, tuple[ClientFailure, ...]()
     if run.config.data.normalization == "federated":
         work = [run.store.task("statistics", 0, client.name) for client in run.config.clients]
         statistics = run.each("prepare", work, all_needed=True)
-        stats = run.aggregate_statistics(statistics.results)
+        made = run.aggregate_statistics(statistics.results)
+        stats, refused = made.stats, made.failures
         prepared += statistics
     base = RoundState(server_round=0, arrays=arrays, stats=stats)
     evaluations = run.evaluate(evaluation_work(run.store, base), rollout_work(run.store, base))
-    first = Aggregated(arrays=arrays, metrics={})
+    first = Aggregated(arrays=arrays, metrics={}, failures=refused)
     return run.commit(None, base, first, prepared + evaluations, time.monotonic() - started)
 
 
 def fit_work(store: RunStore, server_round: int, plan: RoundPlan, before: RoundState) -> list[ClientTask]:
     """One fit for every client of the round."""
     fits = [store.task("train", server_round, name, before, proximal_mu=plan.proximal_mu) for name in plan.clients]
-    return [work.model_copy(update={"lr_scale": plan.lr_scale, "steps": plan.steps.get(work.client)}) for work in fits]
+    told = {"lr_scale": plan.lr_scale, "clipping_norm": plan.clipping_norm}
+    return [work.model_copy(update={**told, "steps": plan.steps.get(work.client)}) for work in fits]
 
 
 def evaluation_work(store: RunStore, state: RoundState) -> list[ClientTask]:

@@ -1,5 +1,6 @@
 """From a config to a run directory: which run a start means, and what is checked before a new one is made."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,22 +10,25 @@ from pathlib import Path
 from loguru import logger
 
 from zk0.config import RunConfig, load_config
-from zk0.config.part import absolute_path
+from zk0.config.paths import absolute_path, check_target
 from zk0.errors import RunNameError
-from zk0.federation import before_run
-from zk0.layout import RUN_FILE
+from zk0.federation import before_run, identity
 from zk0.logs.setup import setup_orchestrator
 from zk0.memory import client_limits
 from zk0.memory.estimate import expectation, fitting_micro_batch
 from zk0.memory.sampler import watched
 from zk0.preflight.disk import check_free_space
 from zk0.preflight.records import Preflight
+from zk0.runs import counted
 from zk0.runs.lock import check_locks, is_ours
 from zk0.runs.origin import settle_origin, settled_like
-from zk0.runs.store import RunStore, is_finished
+from zk0.runs.store import RunStore, check_name, is_finished, is_run
 from zk0.work.executor import STOPPED
 
-STATE_SETS = {"fedavg": 0, "fedprox": 0, "fedavgm": 2, "fedadam": 2, "fedyogi": 2}
+STATE_SETS = {
+    **dict.fromkeys(("fedavg", "fedprox", "fedtrimmedavg", "fedmedian", "krum", "multikrum", "bulyan"), 0),
+    **dict.fromkeys(("fedavgm", "fedadam", "fedyogi"), 2),
+}
 """federation.strategy -> sets of tensors that its state is, as large as the exchanged tensors, in every round."""
 MOST_STATE_SETS = 2
 """Assumed of a strategy that is not of zk0."""
@@ -32,6 +36,8 @@ Check = Callable[[RunConfig], Preflight]
 """Looks at data and policy, in a process that has torch, before anything is written."""
 GoingOn = Callable[[RunStore], None]
 HOLDER_POLL_S = 2.0
+LONGEST_STEM = 40
+"""Characters of a config's name that its runs' names begin with."""
 LOG_BYTES = 100 * 2**20
 """Room for logs and metrics that must be free on the disk before a run starts, beside its tensors."""
 
@@ -61,6 +67,11 @@ def begin(
     Raises:
         BadInputError: config, data, policy or name cannot be used; nothing was created.
     """
+    if name is not None:
+        check_name(name)
+        if (done := _finished(config, name)) is not None:
+            return done
+    check_target("outputs_dir", config.outputs_dir)
     found = _free(config, served=wait) if name is None else None
     if found is not None:
         going_on(found)
@@ -75,7 +86,16 @@ def check_again(store: RunStore, check: Check = before_run.check) -> None:
     Raises:
         BadInputError: the first thing that would fail.
     """
-    _warned(check(_without_probe(store.config)))
+    if not is_finished(store):
+        identity.check(store, _warned(check(_without_probe(store.config))).files)
+
+
+def _finished(config: RunConfig, name: str) -> RunStore | None:
+    """A run that needs nothing any more but to be looked at, such as with another `federation.may_miss`."""
+    if not RunStore.exists(config.outputs_dir, name):
+        return None
+    known = RunStore.open(config.outputs_dir, name)
+    return RunStore.create_or_open(settled_like(config, known.config), name) if is_finished(known) else None
 
 
 def _free(config: RunConfig, *, served: bool) -> RunStore | None:
@@ -100,8 +120,11 @@ def _new(config: RunConfig, name: str, check: Check) -> RunStore:
     settled = checked.config.model_copy(update={"memory": config.memory})
     settled = settle_origin(settled, name)
     size = fitting_micro_batch(settled, checked.memory)
-    check_free_space(settled.outputs_dir, room_needed(settled, checked.exchanged_bytes))
-    store = RunStore.create_or_open(settled, name)
+    check_free_space(settled.outputs_dir, room_needed(settled, checked.exchanged_bytes) + checked.base_bytes)
+    store = RunStore.create_or_open(settled, name, checked.files)
+    if known:
+        identity.check(store, checked.files)
+    counted.keep(store.folder, {} if known else checked.training_frames)
     if size is not None and checked.memory is not None:
         for client in settled.clients:
             client_limits.expect(store.folder, client.name, "train", size, expectation(settled, checked.memory))
@@ -175,7 +198,7 @@ def unfinished(config: RunConfig, *, interrupted: bool = True) -> RunStore | Non
 
 def new_name(stem: str) -> str:
     """A name with the time in it."""
-    plain = "".join(letter if letter.isalnum() else "-" for letter in stem.lower()).strip("-")
+    plain = re.sub(r"[^a-z0-9]", "-", stem.lower())[:LONGEST_STEM].strip("-")
     return f"{plain or 'run'}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
 
 
@@ -197,7 +220,7 @@ def choose_run(config: str, overrides: list[str], name: str | None, *, by_hand: 
         RunNameError: a person stopped that run, and a schedule starts it.
         BadInputError: see `begin`.
     """
-    if (Path(config) / RUN_FILE).is_file():
+    if is_run(config):
         return RunStore.open(config) if by_hand else _not_stopped(RunStore.open(config))
     wanted = load_config(config, overrides)
     if name is not None and not by_hand and RunStore.exists(wanted.outputs_dir, name):
@@ -207,7 +230,7 @@ def choose_run(config: str, overrides: list[str], name: str | None, *, by_hand: 
 
 def folder_of(config: str, overrides: Sequence[str]) -> str:
     """The folder of runs that a start by words means; see `choose_run`."""
-    if (Path(config) / RUN_FILE).is_file():
+    if is_run(config):
         return str(Path(config).parent)
     return load_config(config, overrides).outputs_dir
 

@@ -12,11 +12,11 @@ from zk0.aggregation.server_round import RoundPlan
 from zk0.config import RunConfig
 from zk0.errors import ClientError, QuarantineError
 from zk0.executors.choice import make_executor, stop_work
-from zk0.federation import commit, server
+from zk0.federation import attendance, commit, server
 from zk0.federation.export import export
 from zk0.federation.guard import run_guarded
 from zk0.federation.outcomes import Outcomes, sorted_out
-from zk0.federation.server import Aggregated
+from zk0.federation.server import Aggregated, AggregatedStatistics
 from zk0.layout import FINAL
 from zk0.memory.sampler import phase
 from zk0.report.pictures import draw_all
@@ -24,7 +24,7 @@ from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.work import attempts
 from zk0.work.executor import STOPPED
-from zk0.work.records import ArtifactRef, ClientResult, ClientTask
+from zk0.work.records import ClientResult, ClientTask
 
 type Round[S] = Callable[[S, int, RoundState | None], RoundState]
 """Makes a round by given steps: its number, and the round before it; None for round 0."""
@@ -93,7 +93,7 @@ class Steps:
         """See `server.aggregate`."""
         return server.aggregate(self.store, server_round, before, fits)
 
-    def aggregate_statistics(self, results: Sequence[ClientResult]) -> ArtifactRef:
+    def aggregate_statistics(self, results: Sequence[ClientResult]) -> AggregatedStatistics:
         """See `server.aggregate_statistics`."""
         return server.aggregate_statistics(self.store, results)
 
@@ -117,6 +117,16 @@ class Steps:
     def export_final(self) -> Path:
         """Write `final/`, a LeRobot `pretrained_model` folder of the newest round."""
         return export(self.store, self.store.committed_rounds()[-1], self.store.folder / FINAL, merge=False)
+
+    def finish(self) -> Path:
+        """`export_final`, and the judgement whether the run is a success.
+
+        Raises:
+            AbsentClientsError: a client gave no update in any round, and may not.
+        """
+        final = self.export_final()
+        attendance.check(self.store)
+        return final
 
 
 def run_work(work: ClientTask, config: RunConfig) -> ClientResult:

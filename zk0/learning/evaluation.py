@@ -10,11 +10,14 @@ from lerobot.utils.constants import ACTION
 from lerobot.utils.random_utils import seeded_context
 from numpy.typing import NDArray
 
-from zk0.config import EvaluationConfig
+from zk0.config import DataConfig, EvaluationConfig
+from zk0.data.names import joint_names
 from zk0.learning.micro_batches import divide, predict
 from zk0.learning.policy import Policy, Processor
 from zk0.learning.training import prepare_batch
+from zk0.metrics import units
 from zk0.metrics.intervals import Episodes, mean_interval
+from zk0.metrics.units import ACTION_ERROR, GRIPPER_ERROR, Joints
 
 
 def evaluate(
@@ -26,7 +29,7 @@ def evaluate(
     *,
     seed: int,
     micro_batch_size: int | None = None,
-    quick: bool = False,
+    data: DataConfig | None = None,
 ) -> dict[str, Any]:
     """Compare predicted with recorded actions on held-out frames.
 
@@ -44,16 +47,17 @@ def evaluate(
         evaluation: batch size and frames.
         seed: of all noise, and of the resampling behind the intervals.
         micro_batch_size: frames at once; the whole batch when None.
-        quick: take every `quick_stride`-th of the frames.
+        data: says which joints are grippers, and units where joints' names do not.
 
     Returns:
-        `action_error_deg`: mean absolute error over the arm's joints, in degrees; `gripper_error`: the same for the
-        gripper, in its units of 0-100; `joint_error`: per joint by name; `joints`: their names in order;
-        `interval_95`: the same three errors as [low, high] by `zk0.metrics.intervals.mean_interval`, or null;
-        `episodes`: by held-out episode the compared `steps` and the first two errors; `loss`: the policy's own training
-        loss; `num_examples`: frames evaluated. Units are the dataset's: degrees where it was recorded in degrees.
+        `action_error_deg`, or `_rad` and so on by the unit, or none: mean absolute error over the arm's joints;
+        `gripper_error`: the same for the grippers; `joint_error`: per joint by name; `joints`: their names in order;
+        `units`: of these three errors; `interval_95`: the three as [low, high] by
+        `zk0.metrics.intervals.mean_interval`, or null; `episodes`: by held-out episode the compared `steps` and the
+        first two errors; `loss`: the policy's own training loss; `num_examples`: frames evaluated. Units are the
+        dataset's: nothing is converted.
     """
-    frames = range(0, len(dataset), evaluation.frame_stride * (evaluation.quick_stride if quick else 1))
+    frames = range(0, len(dataset), evaluation.frame_stride)
     parts: list[_Batch] = []
     policy.eval()
     with torch.no_grad(), seeded_context(seed):
@@ -63,14 +67,55 @@ def evaluate(
             predicted = _predict(policy, postprocessor, batch, micro_batch_size or len(raw[ACTION]))
             parts.append(_compared(raw, predicted, _horizon(policy), loss))
     error = np.concatenate([part.errors for part in parts]).astype(np.float64)
+    data = data or DataConfig()
     names = joint_names(dataset.meta.features[ACTION], error.shape[1])
+    joints = units.joints(names, dataset.meta.robot_type, data.unit, data.grippers)
     return {
-        **_by_joint(error.mean(axis=0), names),
-        **_by_episode(error, np.concatenate([part.episodes for part in parts]), names, seed),
+        **_by_joint(error.mean(axis=0), joints),
+        **_by_episode(error, np.concatenate([part.episodes for part in parts]), joints, seed),
         "joints": names,
+        "units": joints.record(),
         "loss": sum(part.loss * part.frames for part in parts) / len(frames),
         "num_examples": len(frames),
     }
+
+
+def try_frame(
+    policy: Policy,
+    preprocessor: Processor,
+    postprocessor: Processor,
+    dataset: LeRobotDataset,
+    *,
+    learns: bool,
+    acts: bool,
+) -> float:
+    """Go once through what training, evaluation and rollouts do with a frame; whatever fails there fails here.
+
+    Args:
+        policy: the policy.
+        preprocessor: LeRobot's input pipeline.
+        postprocessor: its output pipeline.
+        dataset: with one frame at least.
+        learns: reckon the loss of a step of learning, too.
+        acts: choose an action as in a rollout, too, which sees one frame at a time.
+
+    Returns:
+        The loss of evaluation on the first frame.
+    """
+    policy.eval()
+    with torch.no_grad(), seeded_context(0):
+        raw = next(iter(_loader(dataset, range(1), 1, 0)))
+        batch = prepare_batch(dict(raw), preprocessor, dataset)
+        loss = _loss(policy, batch, 1)
+        _compared(raw, _predict(policy, postprocessor, batch, 1), _horizon(policy), loss)
+        if acts and policy.config.n_obs_steps == 1:
+            policy.reset()
+            postprocessor(policy.select_action({key: batch[key] for key in batch if not key.startswith(ACTION)}))
+        if learns:
+            raw = next(iter(_loader(dataset, range(min(2, len(dataset))), 2, 0)))
+            policy.train()
+            policy.forward(prepare_batch(dict(raw), preprocessor, dataset))
+    return loss
 
 
 class _Batch(NamedTuple):
@@ -161,52 +206,37 @@ def _predict(policy: Policy, postprocessor: Processor, batch: dict[str, Any], si
     observation = {key: value for key, value in batch.items() if not key.startswith(ACTION)}
     whole = size >= frames
     chunks = policy.predict_action_chunk(observation) if whole else predict(policy, observation, frames, size)
-    return torch.as_tensor(postprocessor(chunks)).to("cpu", torch.float32)
+    joints = batch[ACTION].shape[-1]  # some policies that pad actions do not cut them again
+    return torch.as_tensor(postprocessor(chunks)).to("cpu", torch.float32)[..., :joints]
 
 
-def _by_joint(error: NDArray[Any], names: list[str]) -> dict[str, Any]:
-    """Mean errors: of the arm, of the gripper, and of each joint; `error` has one per joint."""
-    arm, gripper = _arm_and_gripper(names)
-    return {
-        "action_error_deg": float(error[arm].mean()) if arm else None,
-        "gripper_error": float(error[gripper].mean()) if gripper else None,
-        "joint_error": {name: float(value) for name, value in zip(names, error, strict=True)},
-    }
+def _by_joint(error: NDArray[Any], joints: Joints) -> dict[str, Any]:
+    """Mean errors: of the arm, of the grippers, and of each joint; `error` has one per joint."""
+    means = {key: float(error[group].mean()) if group else None for key, group in _groups(joints).items()}
+    return {**means, "joint_error": {name: float(value) for name, value in zip(joints.names, error, strict=True)}}
 
 
-def _by_episode(error: NDArray[Any], owner: NDArray[Any], names: list[str], seed: int) -> dict[str, Any]:
+def _by_episode(error: NDArray[Any], owner: NDArray[Any], joints: Joints, seed: int) -> dict[str, Any]:
     """`interval_95` and `episodes` of `evaluate`.
 
     Args:
         error: absolute errors, shape (compared steps, joints).
         owner: the episode of each step.
-        names: of the joints.
+        joints: their names and groups.
         seed: of the resampling.
     """
-    arm, gripper = _arm_and_gripper(names)
     episodes, steps = np.unique(owner, return_counts=True)
     means = np.stack([error[owner == episode].mean(axis=0) for episode in episodes])  # (episodes, joints)
-    groups = {"action_error_deg": arm, "gripper_error": gripper}
+    groups = _groups(joints)
     by_group = {key: means[:, group].mean(axis=1).tolist() if group else None for key, group in groups.items()}
     weights = steps.tolist()
-    joints = {name: mean_interval([Episodes(weights, means[:, i].tolist())], seed) for i, name in enumerate(names)}
+    by_joint = {
+        name: mean_interval([Episodes(weights, means[:, i].tolist())], seed) for i, name in enumerate(joints.names)
+    }
     known = {key: mean_interval([Episodes(weights, values or [])], seed) for key, values in by_group.items()}
-    return {"interval_95": {**known, "joint_error": joints}, "episodes": {"steps": weights, **by_group}}
+    return {"interval_95": {**known, "joint_error": by_joint}, "episodes": {"steps": weights, **by_group}}
 
 
-def _arm_and_gripper(names: list[str]) -> tuple[list[int], list[int]]:
-    gripper = [index for index, name in enumerate(names) if "gripper" in name.lower()]
-    return [index for index in range(len(names)) if index not in gripper], gripper
-
-
-def joint_names(feature: dict[str, Any], dimension: int) -> list[str]:
-    """Names of the action's dimensions as the dataset gives them, `joint_<i>` where it gives none.
-
-    LeRobot datasets write them as a list, or as a mapping with one list (`{"motors": [...]}`).
-    """
-    names = feature.get("names")
-    if isinstance(names, dict):
-        names = next(iter(names.values()), None)
-    if not isinstance(names, list) or len(names) != dimension:
-        return [f"joint_{index}" for index in range(dimension)]
-    return [str(name).removesuffix(".pos") for name in names]
+def _groups(joints: Joints) -> dict[str, list[int]]:
+    """Key of an error -> the places of the joints that it is the mean of."""
+    return {units.key_of(ACTION_ERROR, joints.arm_unit): joints.arm, GRIPPER_ERROR: joints.grippers}

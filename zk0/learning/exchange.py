@@ -15,11 +15,13 @@ from zk0.learning.policy import Policy
 
 def exchanged_tensors(policy: Policy) -> dict[str, NDArray[Any]]:
     """The tensors that travel, by name, as fp32: adapters and `modules_to_save`, or all trainable parameters."""
-    if isinstance(policy, PeftModel):
-        tensors = get_peft_model_state_dict(policy)
-    else:
-        tensors = {name: value for name, value in policy.named_parameters() if value.requires_grad}
+    tensors = _exchanged(policy)
     return {name: tensors[name].detach().to("cpu", torch.float32).numpy().copy() for name in sorted(tensors)}
+
+
+def exchanged_bytes(policy: Policy) -> int:
+    """How large one set of them is."""
+    return sum(value.numel() * torch.float32.itemsize for value in _exchanged(policy).values())
 
 
 def update_tensors(policy: Policy, peft: PeftConfig) -> dict[str, NDArray[Any]]:
@@ -46,3 +48,10 @@ def load_exchanged_tensors(policy: Policy, tensors: dict[str, NDArray[Any]]) -> 
         set_peft_model_state_dict(policy, state)
     else:
         policy.load_state_dict(state, strict=False)
+
+
+def _exchanged(policy: Policy) -> dict[str, torch.Tensor]:
+    if isinstance(policy, PeftModel):
+        found: dict[str, torch.Tensor] = get_peft_model_state_dict(policy)
+        return found
+    return {name: value for name, value in policy.named_parameters() if value.requires_grad}

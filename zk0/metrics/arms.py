@@ -1,13 +1,13 @@
 """What `zk0 compare` found: how each way to train does on every hold-out."""
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-ERROR = "action_error_deg"
+from zk0.metrics import units
+from zk0.metrics.units import ACTION_ERROR
+from zk0.metrics.values import Json, interval, mapping
+
 FEDERATED = "federated"
-Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -21,28 +21,34 @@ class ArmResult:
 
     @property
     def errors(self) -> dict[str, float]:
-        """Dataset -> mean action error in degrees."""
-        return {name: float(figures[ERROR]) for name, figures in self.figures.items()}
+        """Dataset -> mean action error in its unit."""
+        found = {name: units.value(figures, ACTION_ERROR) for name, figures in self.figures.items()}
+        return {name: error for name, error in found.items() if error is not None}
 
-    def mean(self, datasets: Sequence[str]) -> float:
-        """Mean over some of the datasets."""
-        return statistics.fmean(self.errors[name] for name in datasets)
+    def unit(self, datasets: Sequence[str]) -> str | None:
+        """That of the errors on some of the datasets; None where they differ, or it is not known."""
+        return units.shared(units.unit_of(self.figures[name], ACTION_ERROR) for name in datasets)
+
+    def mean(self, datasets: Sequence[str]) -> float | None:
+        """Mean over some of the datasets; None where they are in different units."""
+        return units.mean([self.figures[name] for name in datasets], ACTION_ERROR)
 
     def interval(self, datasets: Sequence[str], seed: int) -> list[float] | None:
         """95 % bootstrap interval of that mean over their held-out episodes, as `intervals.mean_interval` gives it."""
         from zk0.metrics import intervals
 
-        return intervals.over_datasets([self.figures[name] for name in datasets], seed)[ERROR]
+        found = intervals.over_datasets([self.figures[name] for name in datasets], seed)
+        return interval(units.get(found, ACTION_ERROR))
 
     def beside(self, other: "ArmResult", datasets: Sequence[str], seed: int) -> Json | None:
-        """How much larger the mean is than another's, on the same episodes: `mean` and `interval_95`, both in degrees.
+        """How much larger the mean is than another's, on the same episodes: `mean` and `interval_95`, in their unit.
 
         Paired by episode: what makes one hard for both cancels out.
         """
         from zk0.metrics import intervals
 
-        difference: Json | None = intervals.changes(other.figures, self.figures, datasets, seed)["clients"][ERROR]
-        return difference
+        found = units.get(intervals.changes(other.figures, self.figures, datasets, seed)["clients"], ACTION_ERROR)
+        return mapping(found) or None
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,11 @@ class Comparison:
     unseen: list[str]
     arms: list[ArmResult]
     """From the base to the pooled one."""
+
+    @property
+    def unit(self) -> str | None:
+        """That of all errors; None where the datasets' differ, or it is not known."""
+        return self.arms[0].unit([*self.clients, *self.unseen])
 
     @property
     def federated(self) -> ArmResult:

@@ -7,13 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
+from zk0.metrics import units
+from zk0.metrics.units import ACTION_ERROR, GRIPPER_ERROR
 from zk0.metrics.values import Json, mapping
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+MOST_DRAWS = 4_000_000
+"""Episodes drawn at once: above it the resamples are drawn a part at a time, so that memory is bounded."""
 LEAST_EPISODES = 2
 """One episode says nothing of how others would differ."""
-ERRORS = ("action_error_deg", "gripper_error")
+ERRORS = (ACTION_ERROR, GRIPPER_ERROR)
 """Figures that are kept by episode."""
 
 
@@ -60,6 +64,7 @@ def _interval(datasets: Sequence[Episodes], statistic: Callable[..., NDArray[Any
     """Interval of a statistic of episodes' indices, an array of them for each dataset."""
     if not datasets or any(len(item.errors) < LEAST_EPISODES for item in datasets):
         return None
+    most = max(1, MOST_DRAWS // sum(len(item.errors) for item in datasets))
     found = bootstrap(
         [np.arange(len(item.errors)) for item in datasets],
         statistic,
@@ -67,9 +72,11 @@ def _interval(datasets: Sequence[Episodes], statistic: Callable[..., NDArray[Any
         confidence_level=CONFIDENCE,
         method="percentile",
         vectorized=True,
+        batch=min(RESAMPLES, most),
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return [float(found.low), float(found.high)]
+    bounds = [float(found.low), float(found.high)]
+    return bounds if np.isfinite(bounds).all() else None  # a share of nothing
 
 
 def _mean(datasets: Sequence[Episodes], chosen: Sequence[NDArray[Any]], axis: int) -> NDArray[Any]:
@@ -91,24 +98,33 @@ def of_round(base: Json | None, now: Json, clients: Sequence[str], seed: int) ->
 
     Returns:
         `interval_95`: error -> interval of its mean over the clients, and with `unseen_` over the other datasets;
-        `change`: as `changes` gives it, or None.
+        `change`: as `changes` gives it, or None. Keys of errors say their unit.
     """
     seen = over_datasets([now[name] for name in now if name in clients], seed)
-    unseen = over_datasets([now[name] for name in now if name not in clients], seed)
+    others = [now[name] for name in now if name not in clients]
+    unseen = over_datasets(others, seed, units.unit_of(seen, ACTION_ERROR))
+    key = units.key_in(unseen, ACTION_ERROR)
     return {
-        "interval_95": {**seen, "unseen_action_error_deg": unseen["action_error_deg"]},
+        "interval_95": {**seen, f"unseen_{key}": unseen[key]},
         "change": None if base is None else changes(base, now, clients, seed),
     }
 
 
-def over_datasets(evaluations: Sequence[Json], seed: int) -> dict[str, list[float] | None]:
-    """Interval of the mean over datasets, by error.
+def over_datasets(
+    evaluations: Sequence[Json], seed: int, otherwise: str | None = None
+) -> dict[str, list[float] | None]:
+    """Interval of the mean over datasets, by error; none where they are in different units.
 
     Args:
         evaluations: each dataset's figures, as `zk0.learning.evaluation.evaluate` gives them.
         seed: of the resampling.
+        otherwise: the unit where there are no figures.
     """
-    return {key: mean_interval([_episodes(item, key) for item in evaluations], seed) for key in ERRORS}
+    found = {}
+    for name in ERRORS:
+        key, known = units.over(evaluations, name, otherwise)
+        found[key] = mean_interval([_episodes(item, name) for item in evaluations], seed) if known else None
+    return found
 
 
 def changes(base: Json, now: Json, clients: Sequence[str], seed: int) -> dict[str, Any]:
@@ -130,25 +146,27 @@ def changes(base: Json, now: Json, clients: Sequence[str], seed: int) -> dict[st
     shared = [name for name in now if _same_frames(mapping(base.get(name)), mapping(now[name]))]
     seen = [name for name in shared if name in clients]
 
-    def change(names: Sequence[str], key: str) -> dict[str, Any] | None:
-        return _change(
-            [_episodes(base[name], key) for name in names], [_episodes(now[name], key) for name in names], seed
-        )
+    def change(names: Sequence[str]) -> dict[str, Any]:
+        found = {}
+        for error in ERRORS:
+            key, known = units.over([now[name] for name in names or now], error)
+            before, after = ([_episodes(item[name], error) for name in names] for item in (base, now))
+            found[key] = _change(before, after, seed) if known else None
+        return found
 
-    return {
-        "datasets": {name: {key: change([name], key) for key in ERRORS} for name in shared},
-        "clients": {key: change(seen, key) for key in ERRORS},
-    }
+    return {"datasets": {name: change([name]) for name in shared}, "clients": change(seen)}
 
 
 def _episodes(figures: Json, key: str) -> Episodes:
     known = mapping(figures.get("episodes"))
-    return Episodes(known.get("steps", []), known.get(key) or [])
+    errors = units.get(known, key)
+    return Episodes(known.get("steps", []), errors if isinstance(errors, list) else [])
 
 
 def _same_frames(base: Json, now: Json) -> bool:
     before, after = (mapping(item.get("episodes")).get("steps") for item in (base, now))
-    return bool(after) and before == after
+    same_unit = units.key_in(base, ACTION_ERROR) == units.key_in(now, ACTION_ERROR)
+    return bool(after) and before == after and same_unit
 
 
 def _change(base: Sequence[Episodes], now: Sequence[Episodes], seed: int) -> dict[str, Any] | None:

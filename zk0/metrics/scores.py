@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from zk0.metrics import units
+from zk0.metrics.units import ACTION_ERROR, GRIPPER_ERROR
 from zk0.metrics.values import Json, mapping, number
 
 QUICK = "quick"
@@ -15,9 +17,9 @@ class Metric:
     """A figure of an evaluation, averaged over datasets."""
 
     key: str
-    """Its name among an evaluation's figures."""
+    """Its name among an evaluation's figures, without the unit."""
     label: str
-    """For people, with the unit."""
+    """For people, with the unit where that is always the same."""
     unseen: bool = False
     """Over the settings that no client trains on; else over the clients' hold-outs."""
     higher_is_better: bool = False
@@ -35,10 +37,10 @@ class Metric:
 
 
 METRICS = {
-    "action_error": Metric("action_error_deg", "action error, deg"),
-    "gripper_error": Metric("gripper_error", "gripper error, 0-100"),
+    "action_error": Metric(ACTION_ERROR, "action error"),
+    "gripper_error": Metric(GRIPPER_ERROR, "gripper error"),
     "loss": Metric("loss", "held-out loss"),
-    "unseen_action_error": Metric("action_error_deg", "action error on unseen settings, deg", unseen=True),
+    "unseen_action_error": Metric(ACTION_ERROR, "action error on unseen settings", unseen=True),
     "unseen_loss": Metric("loss", "loss on unseen settings", unseen=True),
     "success_rate": Metric(
         "success_rate", "success in simulation, 0-1", higher_is_better=True, part="rollout", weight="episodes"
@@ -56,7 +58,7 @@ class Best:
     metric: str
     """evaluation.best_metric."""
     label: str
-    """What it is, for people."""
+    """What it is, for people, with its unit."""
     value: float
     """Its value."""
     frames: str
@@ -95,7 +97,8 @@ def scores(rounds: Sequence[Json], metric: Metric, names: Sequence[str], *, quic
     """The metric of each round, as a mean over the same datasets in all of them.
 
     These are the datasets that were evaluated in the first round given, which is round 0. A round in which one of them
-    could not be evaluated is left out: a mean over the others would not be comparable.
+    could not be evaluated is left out: a mean over the others would not be comparable. Nor is there one over datasets
+    whose errors are in different units.
 
     Args:
         rounds: lines of metrics.jsonl, by server_round.
@@ -106,6 +109,8 @@ def scores(rounds: Sequence[Json], metric: Metric, names: Sequence[str], *, quic
     lines = [as_quick(line) for line in rounds] if quick else rounds
     values = [{name: _value(line, name, metric) for name in names} for line in lines]
     counted = [name for name in names if values and values[0][name] is not None]
+    if not units.comparable(_unit(lines[0], name, metric) for name in counted):
+        return {}
     weights = {name: _weight(lines[0], name, metric) for name in counted}
     means = {}
     for line, by_name in zip(lines, values, strict=True):
@@ -138,11 +143,14 @@ def best_round(config: Json, rounds: Sequence[Json]) -> Best | None:
         return None
     metric = METRICS[name]
     quick = metric.part == "evaluate" and evaluation.get("full_every", 1) != 1
-    by_round = scores(rounds, metric, dataset_names(config, metric), quick=quick)
+    names = dataset_names(config, metric)
+    by_round = scores(rounds, metric, names, quick=quick)
     winner = best(by_round, metric)
     if winner is None:
         return None
-    return Best(winner, name, metric.label, by_round[winner], QUICK if quick else FULL)
+    line = next(line for line in rounds if int(line["server_round"]) == winner)
+    unit = units.shared(_unit(line, item, metric) for item in names if _value(line, item, metric) is not None)
+    return Best(winner, name, units.headed(metric.label, unit), by_round[winner], QUICK if quick else FULL)
 
 
 def dataset_names(config: Json, metric: Metric) -> list[str]:
@@ -155,8 +163,12 @@ def dataset_names(config: Json, metric: Metric) -> list[str]:
 
 
 def _value(line: Json, name: str, metric: Metric) -> float | None:
-    value = number(mapping(mapping(line.get(metric.part)).get(name)).get(metric.key))
+    value = units.value(mapping(line.get(metric.part)).get(name), metric.key)
     return value if value is not None and math.isfinite(value) else None
+
+
+def _unit(line: Json, name: str, metric: Metric) -> str | None:
+    return units.unit_of(mapping(line.get(metric.part)).get(name), metric.key)
 
 
 def _weight(line: Json, name: str, metric: Metric) -> float:

@@ -2,7 +2,7 @@
 
 import shutil
 
-from zk0.config.part import absolute_path
+from zk0.config.paths import absolute_path
 from zk0.errors import ConfigError
 from zk0.files import atomic
 from zk0.files.atomic import exists

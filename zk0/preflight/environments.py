@@ -15,7 +15,10 @@ from zk0.errors import ConfigError, first_line
 from zk0.learning.closed_loop import opened
 from zk0.learning.environments import drawing_remedy, env_config, refuse_environment
 from zk0.preflight.inputs import missing_inputs
+from zk0.preflight.renames import STATE, VISUAL, proposal, wrong_rename
 
+PICTURE_DIMENSIONS = 4
+"""Of a camera's observation: environments, channels, height, width."""
 type VectorEnv = Any
 """Gymnasium's, whose types lack `call`, and the bounds of its spaces."""
 
@@ -60,16 +63,18 @@ def _first_observation(
 
 def _check_inputs(environment: EnvironmentConfig, base: PreTrainedConfig, seen: dict[str, Any]) -> None:
     renamed, there = environment.rename_map, ", ".join(sorted(seen))
+    kinds = {key: VISUAL if value.ndim == PICTURE_DIMENSIONS else STATE for key, value in seen.items()}
     if unknown := sorted(set(renamed) - set(seen)):
         refuse_environment(environment, "rename_map", f"it gives no {unknown[0]!r}; it has {there}")
+    if why := wrong_rename(renamed, kinds, base):
+        refuse_environment(environment, "rename_map", why)
     given = {renamed.get(key, key): value for key, value in seen.items()}
     for key in missing_inputs(base, given):
-        spare = sorted(name for name in seen if renamed.get(name, name) not in (base.input_features or {}))
-        example = f"such as {{{spare[0]!r} = {key!r}}}, " if spare else ""
         refuse_environment(
             environment,
             "rename_map",
-            f"the policy needs {key!r}, the environment gives {there}; map one to it, {example}or change its options",
+            f"the policy needs {key!r}, the environment gives {there}; {proposal(key, renamed, kinds, base)}, or "
+            "change its options",
         )
     for key, feature in (base.input_features or {}).items():
         if feature.type in (FeatureType.STATE, FeatureType.ENV) and tuple(given[key].shape[1:]) != tuple(feature.shape):

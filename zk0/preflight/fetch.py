@@ -7,9 +7,18 @@ from huggingface_hub import snapshot_download
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from zk0.config import DatasetConfig, RunConfig
-from zk0.data.hub import HUB_ERRORS, patiently
-from zk0.errors import DatasetError, PolicyError
-from zk0.learning.policy import base_path, load_policy_config
+from zk0.data.datasets import open_metadata
+from zk0.data.hub import HUB_ERRORS, is_hub_id, patiently
+from zk0.errors import DatasetError, PolicyError, first_line
+from zk0.learning.policy import load_policy_config, source_path
+from zk0.preflight.pretrained import (
+    ADAPTER_CONFIG,
+    adapter_base,
+    check_adapter_base,
+    check_pretrained,
+    read_config,
+    read_json,
+)
 
 WITHOUT_WEIGHTS = ["*.json", "*.txt", "*.model", "*.jinja"]
 """Config, tokenizer and processor of a vision-language model whose weights come with the policy."""
@@ -22,7 +31,7 @@ def fetch(config: RunConfig) -> None:
         DatasetError, PolicyError: it cannot be fetched.
     """
     fetch_datasets(config)
-    _fetch_base(config)
+    fetch_policy(config)
 
 
 def fetch_datasets(config: RunConfig) -> None:
@@ -43,24 +52,53 @@ def fetch_datasets(config: RunConfig) -> None:
 
 
 def _open(dataset: DatasetConfig, config: RunConfig) -> LeRobotDataset:
+    open_metadata(dataset)  # names what is wrong with them, such as their version
     return LeRobotDataset(dataset.repo_id, revision=dataset.revision, video_backend=config.data.video_backend)
 
 
-def _fetch_base(config: RunConfig) -> None:
+def fetch_policy(config: RunConfig) -> None:
+    """Bring a base on the hub, and what it builds on, into the local caches, and check that its files are whole.
+
+    Raises:
+        PolicyError: it cannot be fetched, or is not whole.
+    """
     if config.policy.path is None:
         return
-    path = base_path(config.policy, Path())
+    named = f"policy.path = {config.policy.path!r}"
+    path = source_path(config.policy)
+    folder = _local(path, config.policy.revision, named)
+    check_pretrained(folder, named)
+    if (folder / ADAPTER_CONFIG).is_file() and read_config(folder, named).get("use_peft"):
+        revision = read_json(folder / ADAPTER_CONFIG, named).get("revision")
+        check_adapter_base(_local(adapter_base(folder, named), revision, f"{named}: the base of this adapter"), named)
+    base = load_policy_config(config.policy, path)
+    model = getattr(base, "vlm_model_name", None)
+    if model and not Path(model).is_dir():
+        weights = bool(getattr(base, "load_vlm_weights", False))
+        _local(str(model), None, f"{named}: its vlm_model_name = {model!r}", weights=weights)
+
+
+def _local(path: str, revision: str | None, named: str, *, weights: bool | None = None) -> Path:
+    """The folder itself, or where what lies on the hub was brought to.
+
+    Args:
+        path: folder or hub id.
+        revision: of the hub.
+        named: how messages begin.
+        weights: of a model that others build on: with its weights, or its config and tokenizer alone; None: all of it.
+
+    Raises:
+        PolicyError: it cannot be fetched.
+    """
+    if Path(path).is_dir() or not is_hub_id(path):
+        if weights is not None and not Path(path).is_dir():
+            raise PolicyError(f"{named}: no such folder; put it there, or give another by policy.overrides")
+        return Path(path)
+    wanted = None if weights is None else [*WITHOUT_WEIGHTS, *(["*.safetensors"] if weights else [])]
     try:
-        if not Path(path).is_dir():
-            patiently(lambda: snapshot_download(path, revision=config.policy.revision), path)
-        base = load_policy_config(config.policy, path)
-        model = getattr(base, "vlm_model_name", None)
-        if model and not Path(model).is_dir():
-            weights = bool(getattr(base, "load_vlm_weights", False))
-            wanted = [*WITHOUT_WEIGHTS, *(["*.safetensors"] if weights else [])]
-            patiently(lambda: snapshot_download(model, allow_patterns=wanted), model)
-    except HUB_ERRORS as error:
+        return Path(patiently(lambda: snapshot_download(path, revision=revision, allow_patterns=wanted), path))
+    except (*HUB_ERRORS, OSError) as error:
         raise PolicyError(
-            f"policy.path = {config.policy.path!r}: cannot be fetched ({error}); check your connection and "
+            f"{named}: cannot be fetched ({first_line(error)}), and there is no such folder; check your connection and "
             "`hf auth login`, or give a folder"
         ) from error

@@ -1,48 +1,38 @@
 """The estimate before a run: what a fit will need, from real steps of one and of a few frames that were tried."""
 
-from pathlib import Path
-
 import torch
-from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from lerobot.utils.random_utils import set_seed
 
 from zk0.config import RunConfig, size_in_bytes
-from zk0.data.datasets import build_dataset, open_metadata, split_episodes
-from zk0.data.statistics import training_statistics
 from zk0.errors import ConfigError
 from zk0.learning import training
-from zk0.learning.policy import Policy, Processor, base_path, build_policy, load_policy_config
-from zk0.learning.processors import build_processors
+from zk0.learning.policy import Policy, Processor
 from zk0.memory.cgroup import of_process
 from zk0.memory.estimate import MemoryEstimate
 from zk0.memory.usage import TreeMeter, container_share, high_water_bytes, peak_vram, reset_high_water, snapshot
+from zk0.preflight.trial import Trial
 
 FRAMES = (1, 1, 4)
 """Frames of the steps tried; the first one only warms up, and two sizes tell what is fixed from what grows."""
 
 
-def estimate(config: RunConfig, *, in_container: bool = False) -> MemoryEstimate | None:
+def estimate(config: RunConfig, trial: Trial, *, in_container: bool = False) -> MemoryEstimate:
     """Try small steps of the first client's fit, in this process, and read what they cost.
 
     What is counted is the GPU's memory where the fit uses one, else that of this process.
 
     Args:
         config: with everything settled that depends on the machine.
+        trial: of the run's policy, which learns from it.
         in_container: whether fits will be in containers, whose memory is bounded.
-
-    Returns:
-        The estimate; None for a policy made from scratch, whose base is not there yet.
 
     Raises:
         ConfigError: not even one frame fits.
         DatasetError, PolicyError: the data or the policy cannot be used.
     """
-    if config.policy.path is None:
-        return None
     try:
-        built, preprocessor, frames = _load(config)
-        peaks = [_peak_of_a_step(built, preprocessor, frames, config, size) for size in FRAMES]
+        parts = trial.policy, trial.first.preprocessor, trial.first.frames
+        peaks = [_peak_of_a_step(*parts, config, size) for size in FRAMES]
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ConfigError(
             f"memory: one frame at once does not fit ({str(error).splitlines()[0] if str(error) else 'no memory'}); "
@@ -51,20 +41,6 @@ def estimate(config: RunConfig, *, in_container: bool = False) -> MemoryEstimate
     growth = max(0, peaks[2] - peaks[1]) // (FRAMES[2] - FRAMES[1])
     budget, whose = _budget(config, in_container=in_container)
     return MemoryEstimate(fixed=max(0, peaks[1] - growth), per_frame=growth, budget=budget, whose=whose)
-
-
-def _load(config: RunConfig) -> tuple[Policy, Processor, LeRobotDataset]:
-    dataset = config.clients[0]
-    meta: LeRobotDatasetMetadata = open_metadata(dataset)
-    episodes, _ = split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
-    base = load_policy_config(config.policy, base_path(config.policy, Path()))
-    set_seed(0)
-    built = build_policy(base, config.peft, meta, dataset.rename_map)
-    stats = None
-    if config.data.normalization != "base":
-        stats = training_statistics(meta, config.evaluation.holdout_episodes)
-    preprocessor, _ = build_processors(base, stats, dataset.rename_map)
-    return built, preprocessor, build_dataset(dataset, meta, built.config, config.data, episodes)
 
 
 def _peak_of_a_step(

@@ -1,9 +1,11 @@
 """Charts of a run as PNG files in `<run>/charts/`, from the committed rounds alone."""
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -11,7 +13,9 @@ from matplotlib.ticker import MaxNLocator
 
 from zk0.files import atomic
 from zk0.layout import CHARTS_FOLDER
-from zk0.metrics.values import Json, mapping, number
+from zk0.metrics import units
+from zk0.metrics.units import ACTION_ERROR
+from zk0.metrics.values import Json, mapping
 
 SIZE_INCHES = (8.0, 4.5)
 DPI = 100
@@ -38,9 +42,17 @@ def draw_charts(run_dir: str | Path, rounds: Sequence[Json], unseen: Iterable[st
         series = _series(rounds, part, key, scale)
         if series:
             path = Path(run_dir) / CHARTS_FOLDER / f"{name}.png"
-            atomic.write_bytes(path, _png(title, unit, series, set(unseen)))
+            own = _units(rounds, series) if key == ACTION_ERROR else {}
+            shared = units.shared(own.values())
+            axis = units.WORDS.get(shared, "") if own else unit
+            atomic.write_bytes(path, _png(title, axis, series, set(unseen), {} if shared else own))
             written[name] = path
     return written
+
+
+def plain_words() -> AbstractContextManager[None]:
+    """Names are drawn as they are: a $ begins no formula, and none can fail."""
+    return rc_context({"text.parse_math": False, "text.usetex": False})
 
 
 def _bytes_to_gib(value: float) -> float:
@@ -56,7 +68,7 @@ def _as_is(value: float) -> float:
 
 
 CHARTS: dict[str, tuple[str, str, str, str, Callable[[float], float]]] = {
-    "action-error": ("Action error on held-out episodes", "degrees", "evaluate", "action_error_deg", _as_is),
+    "action-error": ("Action error on held-out episodes", "", "evaluate", ACTION_ERROR, _as_is),
     "held-out-loss": ("Loss on held-out episodes", "loss", "evaluate", "loss", _as_is),
     "success": ("Success in closed loop", "percent of the episodes", "rollout", "success_rate", _to_percent),
     "training-loss": ("Training loss at the end of each fit", "loss", "train", "loss", _as_is),
@@ -73,13 +85,21 @@ def _series(rounds: Sequence[Json], part: str, key: str, scale: Callable[[float]
     for line in rounds:
         by_name = mapping(line.get(part))
         for name, figures in ({part: by_name} if part == "orchestrator" else by_name).items():
-            value = number(mapping(figures).get(key))
+            value = units.value(figures, key)
             if value is not None:
                 series.setdefault(str(name), []).append((int(line["server_round"]), scale(value)))
     return series
 
 
-def _png(title: str, unit: str, series: dict[str, Points], unseen: set[str]) -> bytes:
+def _units(rounds: Sequence[Json], names: Iterable[str]) -> dict[str, str | None]:
+    """Dataset -> the unit of its action error in the newest round that has one."""
+    evaluations = [mapping(line.get("evaluate")) for line in rounds]
+    last = {name: item[name] for item in evaluations for name in names if units.get(item.get(name), ACTION_ERROR)}
+    return {name: units.unit_of(figures, ACTION_ERROR) for name, figures in last.items()}
+
+
+def _png(title: str, unit: str, series: dict[str, Points], unseen: set[str], own: Mapping[str, str | None]) -> bytes:
+    """Lines of all series; `own` are the units of those that have not the axis'."""
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)  # no pyplot: its state is global, and this runs beside other threads
     axes: Axes = figure.add_subplot()
@@ -87,7 +107,7 @@ def _png(title: str, unit: str, series: dict[str, Points], unseen: set[str]) -> 
         axes.plot(
             [point[0] for point in points],
             [point[1] for point in points],
-            label=f"{name} (unseen)" if name in unseen else name,
+            label=units.headed(f"{name} (unseen)" if name in unseen else name, own.get(name)),
             color=COLOURS[index % len(COLOURS)],
             marker=MARKERS[index % len(MARKERS)],
             linestyle="--" if name in unseen else "-",

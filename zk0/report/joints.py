@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from loguru import logger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -14,12 +15,17 @@ from numpy.typing import NDArray
 from zk0.errors import StorageError
 from zk0.files import atomic, untrusted
 from zk0.layout import CHARTS_FOLDER, client_folder, tensors_file
+from zk0.metrics import units
 from zk0.metrics.values import Json, mapping
 
 COLUMNS = 2
 PANEL_INCHES = (5.0, 2.1)
 DPI = 100
 COURSES = ("recorded", "predicted")
+MOST_JOINTS, MOST_FRAMES = 32, 20_000
+"""Drawn of a dataset: a chart of more takes minutes and shows nothing."""
+LARGEST = 1e30
+"""Of a value that is drawn: an axis has no room for what is beyond."""
 MOST_BYTES = 64 * 2**20
 """Hours of an episode; a larger file is none of ours."""
 TITLE = "the first held-out episode, as recorded and as predicted"
@@ -60,17 +66,20 @@ def draw_joint_charts(run_dir: str | Path, rounds: Sequence[Json], datasets: Seq
     newest = rounds[-1] if rounds else {}
     number = int(newest.get("server_round", 0))
     for name in datasets:
-        joints = mapping(mapping(newest.get("evaluate")).get(name)).get("joints")
+        joints = units.joint_units(mapping(newest.get("evaluate")).get(name))
         now, base = _read(folder, number, name), _read(folder, 0, name)
-        if now is None or not isinstance(joints, list) or len(joints) > now["recorded"].shape[1]:
+        if now is None or not joints or len(joints) > now["recorded"].shape[1]:
             continue
         lines = [Line("recorded", RECORDED, now["recorded"])]
         if base is not None and len(joints) <= base["predicted"].shape[1]:
             lines.append(Line("round 0 (the base)", BASE, base["predicted"]))
         if number:
             lines.append(Line(f"round {number}", NEWEST, now["predicted"]))
+        if len(joints) > MOST_JOINTS:
+            logger.warning("{}: {} of its {} joints are drawn", name, MOST_JOINTS, len(joints))
+        joints = dict(list(joints.items())[:MOST_JOINTS])
         path = folder / CHARTS_FOLDER / f"joints-{name}.png"
-        atomic.write_bytes(path, _png(f"{name}: {TITLE}", [str(joint) for joint in joints], lines))
+        atomic.write_bytes(path, _png(f"{name}: {TITLE}", joints, lines))
         written[f"joints-{name}"] = path
     return written
 
@@ -87,11 +96,13 @@ def _read(folder: Path, server_round: int, name: str) -> Tensors | None:
         logger.warning("no chart of joints: {}", error)
         return None
     shapes = [tensors[key].shape for key in COURSES if key in tensors]
-    return tensors if len(shapes) == len(COURSES) and shapes[0] == shapes[1] and len(shapes[0]) == 2 else None
+    if len(shapes) != len(COURSES) or shapes[0] != shapes[1] or len(shapes[0]) != 2:
+        return None
+    return {key: np.clip(tensors[key][:MOST_FRAMES].astype(np.float64), -LARGEST, LARGEST) for key in COURSES}
 
 
-def _png(title: str, joints: Sequence[str], lines: Sequence[Line]) -> bytes:
-    """A panel per joint."""
+def _png(title: str, joints: Mapping[str, str | None], lines: Sequence[Line]) -> bytes:
+    """A panel per joint, with its unit."""
     rows = -(-len(joints) // COLUMNS)
     figure = Figure(figsize=(COLUMNS * PANEL_INCHES[0], rows * PANEL_INCHES[1] + 0.6), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)  # no pyplot: its state is global, and this runs beside other threads
@@ -100,7 +111,7 @@ def _png(title: str, joints: Sequence[str], lines: Sequence[Line]) -> bytes:
         for line in lines:
             axes.plot(line.values[:, index], label=line.label, **line.style)
         axes.set_title(joint, fontsize="medium", loc="left")
-        axes.set_ylabel("0-100" if "gripper" in joint.lower() else "degrees")
+        axes.set_ylabel(units.WORDS.get(joints[joint], ""))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)

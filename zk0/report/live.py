@@ -10,11 +10,14 @@ from typing import Self
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from zk0.metrics import units
 from zk0.metrics.scores import QUICK, mode
+from zk0.metrics.units import ACTION_ERROR
 from zk0.metrics.values import Json, mapping, number
 from zk0.report.terminal import status_view
-from zk0.report.text import duration, figure, in_brackets, phase_text, success_text
-from zk0.runs.progress import RunProgress, failures, read_progress
+from zk0.report.text import duration, error_text, figure, phase_text, success_text
+from zk0.runs.progress import failures, read_progress
+from zk0.runs.standing import RunProgress
 
 _REFRESH_S = 0.5
 
@@ -114,11 +117,10 @@ def events(before: RunProgress | None, now: RunProgress) -> Iterator[str]:
 def _round_lines(progress: RunProgress, line: Json) -> Iterator[str]:
     summary = mapping(line.get("summary"))
     parts = [f"round {line['server_round']} of {progress.num_rounds} committed"]
-    spread = in_brackets(mapping(summary.get("interval_95")).get("action_error_deg"), 2)
     how = ", on the quick frames" if mode(line) == QUICK else ""
-    parts.append(f"action error {figure(summary.get('action_error_deg'), 2)}{spread} deg{how}")
-    if summary.get("unseen_action_error_deg") is not None:
-        parts.append(f"unseen {figure(summary['unseen_action_error_deg'], 2)} deg")
+    parts.append(f"action error {error_text(summary, ACTION_ERROR, spread=True)}{how}")
+    if units.value(summary, f"unseen_{ACTION_ERROR}") is not None:
+        parts.append(f"unseen {error_text(summary, f'unseen_{ACTION_ERROR}')}")
     if success := success_text(summary):
         parts.append(f"success {success}")
     if summary.get("train_loss") is not None:

@@ -5,9 +5,11 @@ from typing import Any
 
 from zk0.config import RunConfig
 from zk0.layout import CHARTS_FOLDER, CLIENT_LOG, CLIENTS_FOLDER, ROUNDS_FOLDER, RUN_LOG
+from zk0.metrics import units
 from zk0.metrics.scores import QUICK, best_round, comparable
+from zk0.metrics.units import ACTION_ERROR, OPENING, WORDS, headed
 from zk0.metrics.values import Json, mapping, number
-from zk0.report.text import change_of, in_brackets, success_text
+from zk0.report.text import change_of, error_text, figure, in_brackets, shared_unit, success_text
 from zk0.runs.progress import failures, videos
 from zk0.runs.store import RunStore
 
@@ -27,6 +29,7 @@ def round_table(config: RunConfig, server_round: int, rounds: Sequence[Json]) ->
     (before, evaluated), frames = comparable([mapping(lines.get(server_round - 1)), line])
     why = failures(line)
     attempts = {item["client"]: item.get("attempts") for item in line.get("failures", ())}
+    unit = _unit(before, evaluated)
     rows = []
     for dataset in [*config.clients, *config.evaluation.datasets]:
         name = dataset.name
@@ -45,10 +48,10 @@ def round_table(config: RunConfig, server_round: int, rounds: Sequence[Json]) ->
                 "steps": fit.get("steps", NOTHING),
                 "learning rate": _exponent(fit.get("lr")),
                 "training loss": _figure(fit.get("loss"), 4),
-                "action error before, deg": _figure(earlier.get("action_error_deg"), 2),
-                "action error after, deg": _figure(after.get("action_error_deg"), 2),
-                "95 % interval, deg": in_brackets(mapping(after.get("interval_95")).get("action_error_deg"), 2).strip(),
-                "change since round 0, deg": change_of(line, name, "action_error_deg", 2),
+                headed("action error before", unit): _error(earlier, unit),
+                headed("action error after", unit): _error(after, unit),
+                headed("95 % interval", unit): in_brackets(units.get(after.get("interval_95"), ACTION_ERROR)).strip(),
+                headed("change since round 0", unit): change_of(line, name, ACTION_ERROR),
                 "held-out loss": _figure(after.get("loss"), 4),
                 "frames": frames if after else NOTHING,
                 "duration, s": _figure(fit.get("duration_s"), 1),
@@ -90,17 +93,21 @@ def summary(store: RunStore, rounds: Sequence[Json]) -> str:
     newest = int(rounds[-1]["server_round"]) if rounds else 0
     (base, line), frames = comparable([rounds[0], rounds[-1]] if rounds else [{}, {}])
     how = ", on the quick frames" if frames == QUICK else ""
+    unit = _unit(base, line)
+    words = f" in {WORDS[unit]}" if unit else ", each in its dataset's unit"
+    ends = " | ".join(headed(title, unit) for title in ("round 0 (the base)", f"round {newest}"))
     parts = [
         f"# {store.info.name}",
         f"Round {newest} of {store.config.federation.num_rounds} is committed.{_best(store, rounds)}",
         "",
-        f"Action errors are mean absolute errors in degrees{how}, with the 95 % interval over held-out episodes.",
+        f"Action errors are mean absolute errors{words}{how}, with the 95 % interval over held-out episodes.",
         "",
-        f"| held-out episodes of | round 0 (the base), deg | round {newest}, deg | change | loss, 0 | loss, {newest} |",
+        f"| held-out episodes of | {ends} | change | loss, 0 | loss, {newest} |",
         "|---|---:|---:|---:|---:|---:|",
-        *_summary_rows(store.config, base, line),
+        *_summary_rows(store.config, base, line, unit),
         *_joint_rows(store.config, base, line),
         *_success_rows(store, rounds),
+        *_privacy(line),
         "",
         "## Where it is",
         "",
@@ -124,6 +131,14 @@ def summary(store: RunStore, rounds: Sequence[Json]) -> str:
     return "\n".join(parts)
 
 
+def _privacy(line: Json) -> list[str]:
+    """What differential privacy has spent so far."""
+    spent = mapping(line.get("privacy"))
+    if number(spent.get("epsilon")) is None:
+        return []
+    return ["", f"Privacy spent: epsilon {_figure(spent['epsilon'], 4)} at delta {spent.get('delta')}."]
+
+
 def _best(store: RunStore, rounds: Sequence[Json]) -> str:
     best = best_round(store.info.config, rounds)
     if best is None:
@@ -140,38 +155,50 @@ def _datasets(config: RunConfig, base: Json, line: Json) -> Iterator[tuple[str, 
         yield dataset.name, label, mapping(first.get(dataset.name)), mapping(last.get(dataset.name))
 
 
-def _summary_rows(config: RunConfig, base: Json, line: Json) -> Iterator[str]:
+def _unit(*lines: Json) -> str | None:
+    """The unit of the action error of every dataset in these rounds; None where they differ."""
+    return shared_unit([item for line in lines for item in mapping(line.get("evaluate")).values()], ACTION_ERROR)
+
+
+def _error(figures: Json, unit: str | None, *, spread: bool = False) -> str:
+    """The action error; nothing where there is none."""
+    if units.value(figures, ACTION_ERROR) is None:
+        return NOTHING
+    return error_text(figures, ACTION_ERROR, spread=spread, unit=unit)
+
+
+def _summary_rows(config: RunConfig, base: Json, line: Json, unit: str | None) -> Iterator[str]:
     for name, label, first, last in _datasets(config, base, line):
-        old, new = number(first.get("action_error_deg")), number(last.get("action_error_deg"))
-        errors = [
-            f"{_figure(item.get('action_error_deg'), 2)}"
-            f"{in_brackets(mapping(item.get('interval_95')).get('action_error_deg'), 2)}"
-            for item in (first, last)
-        ]
+        old, new = units.value(first, ACTION_ERROR), units.value(last, ACTION_ERROR)
+        errors = [_error(item, unit, spread=True) for item in (first, last)]
         change = f"{(new - old) / old:+.1%}" if old and new is not None else "-"
-        if known := change_of(line, name, "action_error_deg", 2):
-            change += f" ({known} deg)"
+        if known := change_of(line, name, ACTION_ERROR):
+            own = units.unit_of(last, ACTION_ERROR)
+            change += f" ({known} {own})" if own else f" ({known})"
         losses = f"{_figure(first.get('loss'), 4)} | {_figure(last.get('loss'), 4)}"
         yield f"| {label} | {errors[0]} | {errors[1]} | {change} | {losses} |"
 
 
 def _joint_rows(config: RunConfig, base: Json, line: Json) -> Iterator[str]:
     """Every joint's error in round 0 and the newest, with its interval; a table for each set of joints."""
-    tables: dict[tuple[str, ...], list[str]] = {}
+    tables: dict[tuple[tuple[str, str | None], ...], list[str]] = {}
     for _, label, first, last in _datasets(config, base, line):
-        joints = tuple(map(str, last.get("joints", ())))
+        joints = units.joint_units(last)
         spread = mapping(mapping(last.get("interval_95")).get("joint_error"))
         before, after = mapping(first.get("joint_error")), mapping(last.get("joint_error"))
         cells = [
-            f"{_figure(before.get(joint), 2)} -> {_figure(after.get(joint), 2)}{in_brackets(spread.get(joint), 2)}"
+            f"{_three(before.get(joint))} -> {_three(after.get(joint))}{in_brackets(spread.get(joint))}"
             for joint in joints
         ]
         if joints:
-            tables.setdefault(joints, []).append(f"| {label} | {' | '.join(cells)} |")
-    for joints, rows in tables.items():
-        yield from ("", "## By joint, in degrees (a gripper: 0-100)", "")
-        yield f"| held-out episodes of | {' | '.join(joints)} |"
-        yield "|---|" + "---:|" * len(joints)
+            tables.setdefault(tuple(joints.items()), []).append(f"| {label} | {' | '.join(cells)} |")
+    for named, rows in tables.items():
+        unit = units.shared(own for _, own in named if own != OPENING)
+        grippers = f" (a gripper: {OPENING})" if any(own == OPENING for _, own in named) else ""
+        yield from ("", f"## By joint{f', in {WORDS[unit]}' if unit else ''}{grippers}", "")
+        names = [headed(name, None if own in (unit, OPENING) else own) for name, own in named]
+        yield f"| held-out episodes of | {' | '.join(names)} |"
+        yield "|---|" + "---:|" * len(names)
         yield from rows
 
 
@@ -201,9 +228,9 @@ def round_message(config: RunConfig, server_round: int, rounds: Sequence[Json]) 
     line = next((line for line in rounds if line["server_round"] == server_round), {})
     lost = [f"{name} sat out ({why})" for name, why in _lost(line)]
     figures = mapping(line.get("summary"))
-    error = _figure(figures.get("action_error_deg"), 2)
-    error += in_brackets(mapping(figures.get("interval_95")).get("action_error_deg"), 2)
-    head = f"round {server_round} of {config.federation.num_rounds} committed, action error {error} deg"
+    head = f"round {server_round} of {config.federation.num_rounds} committed"
+    if error := _error(figures, None, spread=True):
+        head += f", action error {error}"
     if success := success_text(figures):
         head += f", success {success}"
     return "; ".join([head, *lost])
@@ -223,6 +250,10 @@ def _sat_out(line: Json, name: str) -> bool:
 def _figure(value: object, digits: int, unit: int = 1) -> str:
     known = number(value)
     return NOTHING if known is None else f"{known / unit:.{digits}f}"
+
+
+def _three(value: object) -> str:
+    return NOTHING if number(value) is None else figure(value)
 
 
 def _exponent(value: object) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from zk0.config import RunConfig
 from zk0.metrics.values import Json
-from zk0.report.charts import draw_charts
+from zk0.report.charts import draw_charts, plain_words
 from zk0.report.joints import draw_joint_charts
 
 
@@ -25,4 +25,5 @@ def draw_all(run_dir: Path, config: RunConfig, rounds: Sequence[Json]) -> dict[s
     """
     unseen = [dataset.name for dataset in config.evaluation.datasets]
     clients = [client.name for client in config.clients]
-    return draw_charts(run_dir, rounds, unseen) | draw_joint_charts(run_dir, rounds, [*clients, *unseen])
+    with plain_words():
+        return draw_charts(run_dir, rounds, unseen) | draw_joint_charts(run_dir, rounds, [*clients, *unseen])

@@ -1,6 +1,6 @@
 """What a run looks like on a terminal: the live view, `zk0 status` and the closing table of base against result."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -9,10 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from zk0.memory.usage import Snapshot, gib, snapshot
+from zk0.metrics import units
 from zk0.metrics.scores import QUICK, comparable
+from zk0.metrics.units import ACTION_ERROR, GRIPPER_ERROR, headed
 from zk0.metrics.values import Json, interval, mapping, number
-from zk0.report.text import duration, figure, in_brackets, phase_text, success_text
-from zk0.runs.progress import RunProgress, read_progress
+from zk0.report.text import duration, error_text, figure, in_brackets, phase_text, shared_unit, success_text
+from zk0.runs.progress import read_progress
+from zk0.runs.standing import RunProgress
 
 _STYLES = {
     "training": "cyan",
@@ -63,9 +66,19 @@ def status_view(run_dir: str | Path, ui_url: str | None = None, pid: int | None 
 
 
 def closing_view(run_dir: str | Path) -> RenderableType:
-    """`summary_table`, and `success_table` where the run has simulated environments."""
-    success = success_table(run_dir)
-    return summary_table(run_dir) if success is None else Group(summary_table(run_dir), success)
+    """`summary_table`, `success_table` where there are environments, what privacy was spent, and who took no part."""
+    success, progress = success_table(run_dir), read_progress(run_dir)
+    tables = [summary_table(run_dir), *([] if success is None else [success])]
+    spent = _privacy_text(progress)
+    missing = [Text(f"{item}; {item.why}" if item.why else str(item), "yellow") for item in progress.absent]
+    return Group(*tables, *([Text(spent)] if spent else []), *missing)
+
+
+def _privacy_text(progress: RunProgress) -> str:
+    """What differential privacy has spent; nothing without any."""
+    spent = mapping(progress.rounds[-1].get("privacy")) if progress.rounds else {}
+    epsilon, delta = number(spent.get("epsilon")), number(spent.get("delta"))
+    return "" if epsilon is None or delta is None else f"privacy spent: epsilon {epsilon:.4g} at delta {delta:g}"
 
 
 def success_table(run_dir: str | Path) -> Table | None:
@@ -103,23 +116,25 @@ def summary_table(run_dir: str | Path) -> Table:
     last = int(progress.rounds[-1]["server_round"]) if progress.rounds else 0
     both_ends, frames = comparable([progress.rounds[index] for index in (0, -1)] if progress.rounds else [])
     on = "every n-th frame of held-out episodes (quick)" if frames == QUICK else "held-out episodes"
-    table = Table(title=f"{progress.name}: round 0 (the base) -> round {last}, on {on}")
+    table = Table(title=Text(f"{progress.name}: round 0 (the base) -> round {last}, on {on}", "table.title"))
     table.add_column("dataset", no_wrap=True)
-    for heading in ("action\nerror, deg", "change", "gripper\nerror, 0-100", "loss"):
+    base, final = (mapping(line.get("evaluate")) for line in both_ends or [{}, {}])
+    of = {name: shared_unit([*base.values(), *final.values()], name) for name in (ACTION_ERROR, GRIPPER_ERROR)}
+    action, gripper = headed("action\nerror", of[ACTION_ERROR]), headed("gripper\nerror", of[GRIPPER_ERROR])
+    for heading in (action, "change", gripper, "loss"):
         table.add_column(heading, justify="right", no_wrap=heading != "change")  # a narrow terminal breaks no pair
     if not progress.rounds:
         return table
-    base, final = (mapping(line.get("evaluate")) for line in both_ends)
     by_name, by_clients = _change_intervals(both_ends[1])
     seen = [client.name for client in progress.clients if not client.unseen]
     unseen = [client.name for client in progress.clients if client.unseen]
     for name in seen:
-        table.add_row(name, *_compare(mapping(base.get(name)), mapping(final.get(name)), by_name.get(name)))
+        table.add_row(name, *_compare(mapping(base.get(name)), mapping(final.get(name)), of, by_name.get(name)))
     both = [name for name in seen if name in base and name in final]
-    table.add_row("mean of clients", *_compare(_mean(base, both), _mean(final, both), by_clients), style="bold")
+    table.add_row("mean of clients", *_compare(_mean(base, both), _mean(final, both), of, by_clients), style="bold")
     table.add_section()
     for name in unseen:
-        row = _compare(mapping(base.get(name)), mapping(final.get(name)), by_name.get(name))
+        row = _compare(mapping(base.get(name)), mapping(final.get(name)), of, by_name.get(name))
         table.add_row(f"{name} (unseen)", *row)
     return table
 
@@ -140,14 +155,17 @@ def _client_table(progress: RunProgress) -> Table:
     table.add_column("client", no_wrap=True)
     table.add_column("phase")
     table.add_column("train loss", justify="right")
-    table.add_column("action error, deg [95 %]", justify="right")
+    known = [client for client in progress.clients if client.action_error is not None]
+    unit = units.shared(client.unit for client in known)
+    table.add_column(f"{headed('action error', unit)} [95 %]", justify="right")
     for client in progress.clients:
+        own = f" {client.unit}" if client in known and client.unit not in (None, unit) else ""
         quick = " quick" if client.evaluation == QUICK else ""
         table.add_row(
             f"{client.name} (unseen)" if client.unseen else client.name,
             Text(phase_text(client), style=_STYLES.get(client.phase, "")),
             figure(client.loss, 4),
-            Text(figure(client.action_error_deg, 2) + in_brackets(client.action_error_interval, 2) + quick),
+            Text(figure(client.action_error) + in_brackets(client.action_error_interval) + own + quick),
         )
     return table
 
@@ -182,19 +200,30 @@ def _memory_text(now: Snapshot) -> str:
     return f"{text}, VRAM {gib(now.vram_allocated_bytes)} of {gib(now.vram_total_bytes)}"
 
 
-def _compare(base: Json, final: Json, spread: list[float] | None = None) -> tuple[str, Text, str, str]:
-    """Cells of two evaluations of the same frames; `spread` is the interval of the change, in shares."""
+def _compare(
+    base: Json, final: Json, of: Mapping[str, str | None], spread: list[float] | None = None
+) -> tuple[str, Text, str, str]:
+    """Cells of two evaluations of the same frames.
 
-    def pair(key: str, digits: int) -> str:
-        return f"{figure(base.get(key), digits)} -> {figure(final.get(key), digits)}"
+    Args:
+        base: figures of the one.
+        final: figures of the other.
+        of: error -> the unit that its heading says.
+        spread: the interval of the change, in shares.
+    """
 
-    before, after = number(base.get("action_error_deg")), number(final.get("action_error_deg"))
+    def pair(name: str) -> str:
+        after = error_text(final, name, unit=of[name])
+        return f"{error_text(base, name, unit=of[name] or units.unit_of(final, name))} -> {after}"
+
+    before, after = units.value(base, ACTION_ERROR), units.value(final, ACTION_ERROR)
     change = f"{(after - before) / before:+.1%}" if before and after is not None else "-"
     if change != "-":
         change += in_brackets([100 * bound for bound in spread or ()], 0).replace(
             ", ", ","
         )  # one word, if it must wrap
-    return pair("action_error_deg", 2), Text(change), pair("gripper_error", 1), pair("loss", 3)
+    losses = f"{figure(base.get('loss'), 3)} -> {figure(final.get('loss'), 3)}"
+    return pair(ACTION_ERROR), Text(change), pair(GRIPPER_ERROR), losses
 
 
 def _change_intervals(line: Json) -> tuple[dict[str, list[float] | None], list[float] | None]:
@@ -202,13 +231,18 @@ def _change_intervals(line: Json) -> tuple[dict[str, list[float] | None], list[f
     change = mapping(line.get("change"))
 
     def of(by_error: object) -> list[float] | None:
-        return interval(mapping(mapping(by_error).get("action_error_deg")).get("relative_interval_95"))
+        return interval(mapping(units.get(by_error, ACTION_ERROR)).get("relative_interval_95"))
 
     return {name: of(item) for name, item in mapping(change.get("datasets")).items()}, of(change.get("clients"))
 
 
 def _mean(evaluated: Json, names: list[str]) -> Json:
-    """Average every figure over the datasets; one that any of them lacks is left out."""
+    """Average the figures over the datasets; one that any of them lacks is left out."""
     items = [mapping(evaluated[name]) for name in names]
-    keys = [key for key in items[0] if all(number(item.get(key)) is not None for item in items)] if items else []
-    return {key: sum(item[key] for item in items) / len(items) for key in keys}
+    whole = [
+        name
+        for name in (ACTION_ERROR, GRIPPER_ERROR, "loss")
+        if all(number(units.get(i, name)) is not None for i in items)
+    ]
+    means = {units.over(items, name)[0]: units.mean(items, name) for name in whole}
+    return {**means, "units": {GRIPPER_ERROR: shared_unit(items, GRIPPER_ERROR)}}

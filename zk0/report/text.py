@@ -1,13 +1,46 @@
-"""Figures as words: brackets, success, change."""
+"""Figures as words: three digits, brackets, units, success, change."""
 
+from collections.abc import Sequence
+
+from zk0.metrics import units
+from zk0.metrics.units import OPENING
 from zk0.metrics.values import Json, interval, mapping, number
-from zk0.runs.progress import ClientProgress
+from zk0.runs.standing import ClientProgress
 
 
-def in_brackets(value: object, digits: int) -> str:
-    """An interval as ` [1.90, 2.95]`, to follow its figure; nothing where there is none."""
+def significant(value: float, sign: str = "") -> str:
+    """A figure with three significant digits, whatever its unit: 7.02, 0.0731; `sign` as in a format, `+`."""
+    if 999.5 <= abs(value) < 1e9:
+        return f"{value:{sign}.0f}"
+    return f"{value:{sign}#.3g}".removesuffix(".")
+
+
+def in_brackets(value: object, digits: int | None = None) -> str:
+    """An interval as ` [1.90, 2.95]`, to follow its figure, digits as in `figure`; nothing where there is none."""
     known = interval(value)
-    return "" if known is None else f" [{known[0]:.{digits}f}, {known[1]:.{digits}f}]"
+    return "" if known is None else f" [{figure(known[0], digits)}, {figure(known[1], digits)}]"
+
+
+def error_text(figures: object, name: str, *, spread: bool = False, unit: str | None = None) -> str:
+    """An evaluation's error: `4.00 [3.25, 4.75]`; a dash where there is none.
+
+    Args:
+        figures: the evaluation's, or a round's summary.
+        name: of the error.
+        spread: with its interval.
+        unit: what the heading says; where it says nothing, the figure says its own.
+    """
+    own, value = units.unit_of(figures, name), units.value(figures, name)
+    digits = 1 if own == OPENING else None
+    text = figure(value, digits)
+    if spread:
+        text += in_brackets(units.get(mapping(figures).get("interval_95"), name), digits)
+    return text if value is None or own is None or own == unit else f"{text} {own}"
+
+
+def shared_unit(evaluations: Sequence[object], name: str) -> str | None:
+    """The unit of an error in all evaluations that have it, for a heading; None where they differ."""
+    return units.shared(units.unit_of(item, name) for item in evaluations if units.value(item, name) is not None)
 
 
 def success_text(figures: object) -> str:
@@ -25,21 +58,19 @@ def success_text(figures: object) -> str:
     return f"{known.get('successes')}/{known.get('episodes')} = {rate:.1%}{spread}"
 
 
-def change_of(line: Json, name: str | None, key: str, digits: int) -> str:
+def change_of(line: Json, name: str | None, error: str) -> str:
     """How far an error is from round 0's, with its interval: `-2.25 [-2.61, -1.90]`; nothing where that is unknown.
 
     Args:
         line: of metrics.jsonl.
         name: the dataset's, None for the mean over the clients.
-        key: the error's.
-        digits: after the point.
+        error: its name, without the unit.
     """
     change = mapping(line.get("change"))
     by_error = mapping(change.get("clients") if name is None else mapping(change.get("datasets")).get(name))
-    mean = number(mapping(by_error.get(key)).get("mean"))
-    if mean is None:
-        return ""
-    return f"{mean:+.{digits}f}{in_brackets(mapping(by_error.get(key)).get('interval_95'), digits)}"
+    found = mapping(units.get(by_error, error))
+    mean = number(found.get("mean"))
+    return "" if mean is None else significant(mean, "+") + in_brackets(found.get("interval_95"))
 
 
 def phase_text(client: ClientProgress) -> str:
@@ -51,10 +82,12 @@ def phase_text(client: ClientProgress) -> str:
     return client.phase
 
 
-def figure(value: object, digits: int) -> str:
-    """A figure with so many digits after the point; a dash where there is none."""
+def figure(value: object, digits: int | None = None) -> str:
+    """A figure with so many digits after the point, three significant ones when None; a dash where there is none."""
     known = number(value)
-    return "-" if known is None else f"{known:.{digits}f}"
+    if known is None:
+        return "-"
+    return significant(known) if digits is None else f"{known:.{digits}f}"
 
 
 def duration(seconds: float | None) -> str:

@@ -5,9 +5,9 @@ import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from zk0.errors import StorageError
 from zk0.files import untrusted
@@ -23,13 +23,14 @@ from zk0.layout import (
     worker_lock_file,
 )
 from zk0.memory.usage import snapshot
-from zk0.metrics import scores
+from zk0.metrics import scores, units
+from zk0.metrics.attendance import absences
+from zk0.metrics.units import ACTION_ERROR
 from zk0.metrics.values import Json, interval, mapping, number
-from zk0.runs import lock, will
+from zk0.runs import lock
 from zk0.runs.rounds import metric_lines
+from zk0.runs.standing import ClientProgress, EnvironmentProgress, Phase, RunProgress
 
-State = Literal["starting", "running", "interrupted", "finished"]
-Phase = Literal["waiting", "preparing", "training", "trained", "evaluating", "rolling out", "done", "failed"]
 MOST_STEPS = 2**53
 """A greater number is no number of steps, and cannot be reckoned with."""
 SUCCESS = ("successes", "episodes", "success_rate", "interval_95")
@@ -40,80 +41,6 @@ _PHASE_OF_KIND: dict[str, Phase] = {
     "train": "training",
     "evaluate": "evaluating",
 }
-
-
-@dataclass(frozen=True)
-class ClientProgress:
-    """One dataset's part in the round: a client's, or that of a setting that no client trains on."""
-
-    name: str
-    """The dataset's name."""
-    unseen: bool
-    """True for `evaluation.datasets`: evaluated, never trained on."""
-    phase: Phase
-    """What happens with it in the current round; `failed` is how the last committed round went for it."""
-    step: int | None = None
-    """Steps done of the work under way, or None."""
-    steps: int | None = None
-    """All steps of that work."""
-    loss: float | None = None
-    """Training loss now, or of the last fit."""
-    action_error_deg: float | None = None
-    """Action error of the last evaluation, in degrees."""
-    action_error_interval: list[float] | None = None
-    """Its 95 % interval, [low, high]."""
-    evaluation: str | None = None
-    """How it was evaluated: `full` or `quick`."""
-    failure: str | None = None
-    """Cause and message of its failure in the last committed round."""
-
-
-@dataclass(frozen=True)
-class EnvironmentProgress:
-    """A simulated environment: what happens there in the round, and what the last rollout gave."""
-
-    name: str
-    """The environment's name."""
-    phase: Phase
-    """`waiting`, `rolling out`, `done` or `failed`; it waits in a round that is evaluated quickly."""
-    server_round: int | None = None
-    """The round of its last rollout; None before the first one."""
-    success: Json = field(default_factory=dict)
-    """What that gave: `successes`, `episodes`, `success_rate`, `interval_95`."""
-    videos: tuple[str, ...] = ()
-    """Its videos, as far as that round is kept: absolute paths."""
-    failure: str | None = None
-    """Cause and message of its failure in the last committed round."""
-
-
-@dataclass(frozen=True)
-class RunProgress:
-    """A run directory at one moment."""
-
-    name: str
-    """The run's name."""
-    state: State
-    """`finished`: every round is committed and `final/` written; `interrupted`: not so, and nobody holds the lock."""
-    server_round: int
-    """The round under way, or the last one when the run is finished."""
-    num_rounds: int
-    """Rounds of the whole run; 0 while run.json is not there yet."""
-    elapsed_s: float
-    """Time worked, in seconds: committed rounds and, while running, the current one."""
-    eta_s: float | None
-    """Time still to go, in seconds; None while nothing is known."""
-    pid: int | None
-    """The process that advances the run; None when none does, or it is on another host."""
-    clients: tuple[ClientProgress, ...]
-    """Clients, then the unseen settings, in the config's order."""
-    best: scores.Best | None
-    """The best round so far."""
-    rounds: tuple[Json, ...] = field(repr=False)
-    """The committed rounds: the lines of metrics.jsonl, by server_round."""
-    environments: tuple[EnvironmentProgress, ...] = ()
-    """The simulated environments, in the config's order."""
-    stopped: will.Will | None = None
-    """What a person did who stopped the run; None where nobody did, or it goes on."""
 
 
 def read_progress(run_dir: str | Path) -> RunProgress:
@@ -150,6 +77,7 @@ def read_progress(run_dir: str | Path) -> RunProgress:
         rounds=rounds,
         environments=tuple(_read_environments(folder, config, rounds, current, complete)),
         stopped=None if finished or running else will.shown(folder),
+        absent=tuple(absences(_names(config.get("clients")), rounds)),
     )
 
 
@@ -162,8 +90,9 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
     Returns:
         `name`, `state` (starting, running, interrupted, finished), `server_round`, `num_rounds`, `committed_rounds`,
         `elapsed_s`, `eta_s` (or null), `pid` (or null), `memory` (Snapshot's fields, or null when no process runs),
-        `best` (Best's fields, or null), `stopped` (Will's fields, or null), `clients` (ClientProgress' fields),
-        `environments` (EnvironmentProgress' fields) and `rounds` (the lines of metrics.jsonl).
+        `best` (Best's fields, or null), `stopped` (Will's fields, or null), `clients` (ClientProgress' fields, the error's unit in its key), `environments`
+        (EnvironmentProgress' fields), `absent` (Absence's fields: clients without an update in any committed round) and
+        `rounds` (the lines of metrics.jsonl).
     """
     progress = read_progress(run_dir)
     now = snapshot(progress.pid) if progress.pid else None
@@ -179,8 +108,9 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
         "memory": asdict(now) if now else None,
         "best": asdict(progress.best) if progress.best else None,
         "stopped": progress.stopped.model_dump() if progress.stopped else None,
-        "clients": [asdict(client) for client in progress.clients],
+        "clients": [units.keyed(asdict(client), client.unit) for client in progress.clients],
         "environments": [asdict(environment) for environment in progress.environments],
+        "absent": [asdict(absence) for absence in progress.absent],
         "rounds": [dict(line) for line in progress.rounds],
     }
 
@@ -246,8 +176,9 @@ def _read_clients(
                 step=_whole(progress.get("step")),
                 steps=_whole(progress.get("steps")),
                 loss=_last_loss(rounds, name) if loss is None else loss,
-                action_error_deg=number(evaluated.get("action_error_deg")),
-                action_error_interval=interval(mapping(evaluated.get("interval_95")).get("action_error_deg")),
+                action_error=units.value(evaluated, ACTION_ERROR),
+                unit=units.unit_of(evaluated, ACTION_ERROR),
+                action_error_interval=interval(units.get(evaluated.get("interval_95"), ACTION_ERROR)),
                 evaluation=evaluated.get("evaluation"),
                 failure=failure,
             )
@@ -316,7 +247,7 @@ def _last_loss(rounds: tuple[Json, ...], name: str) -> float | None:
 
 def _last_evaluation(rounds: tuple[Json, ...], name: str) -> Json:
     evaluations = (mapping(mapping(line.get("evaluate")).get(name)) for line in reversed(rounds))
-    return next((item for item in evaluations if number(item.get("action_error_deg")) is not None), {})
+    return next((item for item in evaluations if units.value(item, ACTION_ERROR) is not None), {})
 
 
 def _names(datasets: object) -> list[str]:

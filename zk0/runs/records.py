@@ -1,6 +1,8 @@
 """What a run's own files say: run.json, a round's manifest, and the state that the next round starts from."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 from pydantic import Field
@@ -52,6 +54,14 @@ class RunInfo(Record):
     """ISO 8601, UTC."""
     versions: dict[str, str]
     """Package -> version that the run was created with."""
+    data: dict[str, str] = Field(default_factory=dict)
+    """Dataset -> digest of its files' names and contents; what was not here yet is added when the run goes on."""
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """One digest of a dataset, from its files: path -> SHA-256."""
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
+    return sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def now() -> str:

@@ -1,8 +1,9 @@
 """The run directory, the only truth of a run: create, open, list, lock, describe the work."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from errno import EDQUOT, EIO, ENOSPC
 from hashlib import sha256
 from pathlib import Path
@@ -11,15 +12,15 @@ from typing import Any, Self
 from loguru import logger
 
 from zk0.config import NAME_PATTERN, WITHOUT_EFFECT, RunConfig, validate_config
-from zk0.config.part import absolute_path
+from zk0.config.paths import absolute_path, path_fault
 from zk0.errors import ConfigError, RunNameError, StorageError
 from zk0.files import atomic
 from zk0.files.atomic import exists, listdir
-from zk0.layout import FINAL, ROUNDS_FOLDER, RUN_FILE
+from zk0.layout import DATA_FILE, FINAL, ROUNDS_FOLDER, RUN_FILE
 from zk0.runs import lock, will
-from zk0.runs.records import RoundState, RunInfo, now
+from zk0.runs.records import RoundState, RunInfo, digest_of, now
 from zk0.runs.rounds import Rounds
-from zk0.runs.versions import PACKAGES, package_version
+from zk0.runs.versions import versions
 from zk0.work.records import ArtifactRef, ClientTask, TaskKind
 
 
@@ -30,30 +31,35 @@ class RunStore(Rounds):
         """Wrap a run directory that exists; `create_or_open` and `open` are the doors."""
         super().__init__(folder, info)
         self.config = config
+        self._files: dict[str, dict[str, str]] = {}
 
     @classmethod
-    def create_or_open(cls, config: RunConfig, name: str) -> Self:
+    def create_or_open(cls, config: RunConfig, name: str, files: Mapping[str, Mapping[str, str]] = {}) -> Self:
         """Create the run `name` in config.outputs_dir, or open it when it is there with an equal config.
 
         Keys that do not change the result (config.WITHOUT_EFFECT) may differ: an opened run takes
         the new ones over, and `lock()` writes them to run.json.
+
+        Args:
+            config: the run's, settled.
+            name: the run's.
+            files: of a new run's datasets, as far as they are here: dataset -> path -> SHA-256.
 
         Raises:
             RunNameError: the name is not valid, or taken by a run with another config or by something else.
             ConfigError: outputs_dir cannot be written.
             StorageError: the disk is full or broken.
         """
-        if not re.fullmatch(NAME_PATTERN, name):
-            raise RunNameError(f"run name {name!r}: give lower-case letters, digits, '_', '-' and '.', 63 at most")
+        check_name(name)
         folder = absolute_path(config.outputs_dir) / name
         if exists(folder / RUN_FILE):
             return cls._reopen(folder, config)
-        if exists(folder) and any(not path.name.endswith(".tmp") for path in listdir(folder)):
+        if os.path.lexists(folder) and not _is_empty(folder):
             raise RunNameError(
                 f"{folder}: exists and has no {RUN_FILE}, so it is not a run of zk0; choose another --name or move it "
                 "away"
             )
-        return cls._create(folder, config)
+        return cls._create(folder, config, files)
 
     @classmethod
     def open(cls, where: str | Path, name: str | None = None) -> Self:
@@ -66,6 +72,8 @@ class RunStore(Rounds):
         Raises:
             RunNameError: there is no such run; names those that are there.
         """
+        if name and (fault := path_fault(name)) is not None:
+            raise RunNameError(f"run name {name[:100]!r}: {fault}")
         folder = absolute_path(where) / name if name else absolute_path(where)
         if not exists(folder / RUN_FILE) and exists(folder / ROUNDS_FOLDER):
             raise RunNameError(
@@ -92,7 +100,7 @@ class RunStore(Rounds):
         """Every run in a folder, newest first; one that cannot be read is named in the log and left out."""
         root = absolute_path(outputs_dir)
         stores = []
-        for path in sorted(listdir(root)) if exists(root) else []:
+        for path in sorted(listdir(root)) if root.is_dir() else []:
             try:
                 if exists(path / RUN_FILE):
                     stores.append(cls.open(path))
@@ -101,7 +109,7 @@ class RunStore(Rounds):
         return sorted(stores, key=lambda store: store.info.created_at, reverse=True)
 
     @classmethod
-    def _create(cls, folder: Path, config: RunConfig) -> Self:
+    def _create(cls, folder: Path, config: RunConfig, files: Mapping[str, Mapping[str, str]]) -> Self:
         info = RunInfo(
             id=sha256(f"{folder.name}\x1f{config.digest}".encode()).hexdigest()[:16],
             name=folder.name,
@@ -109,10 +117,13 @@ class RunStore(Rounds):
             config_digest=config.digest,
             seed=config.seed,
             created_at=now(),
-            versions={package: package_version(package) for package in PACKAGES},
+            versions=versions(),
+            data={dataset: digest_of(of_it) for dataset, of_it in files.items()},
         )
         with _writable(config.outputs_dir):
             atomic.write_sealed(folder / RUN_FILE, info.model_dump(mode="json"))
+            if files:
+                atomic.write_sealed(folder / DATA_FILE, {dataset: dict(of_it) for dataset, of_it in files.items()})
         return cls(folder, info, config)
 
     @classmethod
@@ -139,7 +150,7 @@ class RunStore(Rounds):
             ConfigError: the run directory cannot be written.
         """
         with self._held():
-            self._take_over_config()
+            self._take_over()
             yield
 
     def holder(self) -> dict[str, Any] | None:
@@ -162,11 +173,26 @@ class RunStore(Rounds):
             descriptor = lock.open_lock(self.folder)
         return lock.hold(self.folder, descriptor, self.info.name)
 
-    def _take_over_config(self) -> None:
+    def _take_over(self) -> None:
+        """Write down what may differ from the start: the config, as far as it has no effect, and what was noted."""
         config = self.config.model_dump(mode="json")
-        if config != self.info.config:
-            self.info = self.info.model_copy(update={"config": config})
+        if noted := {name: files for name, files in self._files.items() if name not in self.info.data}:
+            atomic.write_sealed(self.folder / DATA_FILE, {**self.data_files(), **noted})
+        data = {**{name: digest_of(files) for name, files in noted.items()}, **self.info.data}
+        if noted or config != self.info.config:
+            self.info = self.info.model_copy(update={"config": config, "data": data})
             atomic.write_sealed(self.folder / RUN_FILE, self.info.model_dump(mode="json"))
+
+    def note_files(self, files: Mapping[str, Mapping[str, str]]) -> None:
+        """Remember what the datasets hold; `lock()` writes down what run.json does not say of it yet."""
+        self._files = {name: dict(of_it) for name, of_it in files.items()}
+
+    def data_files(self) -> dict[str, dict[str, str]]:
+        """Dataset -> path -> SHA-256, as it was written down; empty where that is lost, which only costs the names."""
+        try:
+            return atomic.read_sealed(self.folder / DATA_FILE)
+        except StorageError:
+            return {}
 
     # -- client work ------------------------------------------------------------------------------------------------
 
@@ -203,6 +229,28 @@ class RunStore(Rounds):
         )
 
 
+def check_name(name: str) -> None:
+    """Refuse what cannot be a run's name.
+
+    Raises:
+        RunNameError: says what can.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise RunNameError(f"run name {name[:100]!r}: give lower-case letters, digits, '_', '-' and '.', 63 at most")
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a path is a run directory, whatever else it may be."""
+    with suppress(OSError, ValueError):
+        return (Path(folder) / RUN_FILE).is_file()
+    return False
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether nothing but what a killed creation left is there."""
+    return folder.is_dir() and all(path.name.endswith(".tmp") for path in listdir(folder))
+
+
 @contextmanager
 def _writable(outputs_dir: str) -> Iterator[None]:
     """Before training, a folder that cannot be written is the user's input; a full or broken disk is not."""
@@ -224,7 +272,7 @@ def _read_info(path: Path) -> RunInfo:
 def _differences(there: Mapping[str, Any], config: RunConfig) -> str:
     """The keys that the result depends on and that differ, with both values."""
     old, new = _flatten(there), _flatten(config.model_dump(mode="json"))
-    keys = sorted(key for key in old | new if key.split(".")[0] not in WITHOUT_EFFECT)
+    keys = sorted(key for key in old | new if not f"{key}.".startswith(tuple(f"{item}." for item in WITHOUT_EFFECT)))
     differing = [key for key in keys if old.get(key) != new.get(key)]
     return ", ".join(f"{key} is {old.get(key)!r} there, {new.get(key)!r} here" for key in differing)
 

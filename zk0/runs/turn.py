@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Self
 
-from zk0.config.part import absolute_path
+from zk0.config.paths import absolute_path
 from zk0.files import atomic
 from zk0.layout import TURN_FILE
 from zk0.runs.lock import locked

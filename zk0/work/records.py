@@ -12,6 +12,8 @@ from zk0.layout import client_folder
 TaskKind = Literal["init", "statistics", "train", "evaluate", "rollout"]
 """init: make the round-0 tensors; statistics: counts and moments of the training episodes; train: a fit; evaluate:
 errors on held-out episodes; rollout: success in a simulated environment."""
+CLIPPED = "clipped"
+"""Metric of a fit whose client clips: 1.0 where its change was larger than the bound, else 0.0."""
 POOLED = "_pooled"
 """The client that has every client's recordings, of `zk0 compare` alone; no config can name one so."""
 
@@ -60,6 +62,8 @@ class ClientTask(Record):
     """What the learning rate is multiplied by, as the adaptive schedules decided."""
     steps: int | None = None
     """Local steps, where they decided on others than the config says."""
+    clipping_norm: float | None = None
+    """Largest norm of the change that the client may send, where it clips for differential privacy; else None."""
     micro_batch_size: int | None = None
     """Frames at once, where memory allows no more; None for what the config says. Not part of `key`: the work is the
     same, and a checkpoint or a result of another micro-batch serves."""
@@ -68,13 +72,15 @@ class ClientTask(Record):
     def key(self) -> str:
         """Identity of the work: (run, client, round, kind, incoming tensors, statistics, config, mu); SHA-256 in hex.
 
-        A kept optimizer, and what the adaptive schedules decided, are part of it where there is any.
+        A kept optimizer, what the adaptive schedules decided and a bound to clip to are part of it where there is one.
         """
         digests = [ref.sha256 if ref else "-" for ref in (self.incoming, self.stats)]
         parts = [self.run_id, self.config_digest, self.kind, str(self.server_round), self.client, *digests]
         parts += [repr(self.proximal_mu), *([self.optimizer.sha256] if self.optimizer else [])]
         if (self.lr_scale, self.steps) != (1.0, None):
             parts += [repr(self.lr_scale), str(self.steps)]
+        if self.clipping_norm is not None:
+            parts += ["clipping", self.clipping_norm.hex()]
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
     @property

@@ -7,9 +7,10 @@ from typing import Any
 
 from loguru import logger
 
-from zk0.errors import StorageError
+from zk0.errors import ClientError, StorageError
 from zk0.files import atomic, untrusted
 from zk0.layout import result_file, tensors_file, tensors_stem
+from zk0.work.log import what
 from zk0.work.metrics_schema import check
 from zk0.work.records import ArtifactRef, ClientResult, ClientTask
 
@@ -17,8 +18,8 @@ ROOM_BYTES = 2**30
 """Largest file of a piece of work beside what it is in proportion to the tensors that it starts from."""
 PER_INCOMING_BYTE = 16
 """Most bytes of a file for each of those tensors: an optimizer keeps several numbers, and wider ones, for a weight."""
-MOST_EXAMPLES = 2**53
-"""Above it a count is no count of frames, and no float has it."""
+MOST = {"num_examples": 2**53, "duration_s": 1e9, "peak_rss_bytes": 2**60, "pid": 2**32}
+"""Above it a figure is none: no float has such a count, and no machine such a memory."""
 
 
 def write_result(
@@ -77,8 +78,12 @@ def _path(task: ClientTask, stem: str) -> Path:
 def find_finished(task: ClientTask) -> ClientResult | None:
     """The result of exactly this work, if it was finished before and its files are whole; None otherwise.
 
-    Whoever wrote it may have been anyone: one that is not of this work, or names another file than this work's own, is
-    named in the log and is none.
+    Whoever wrote it may have been anyone. One that is damaged is named in the log and is none: the work is done again.
+    One that is whole and says what cannot be is the client's word, and would be the same again.
+
+    Raises:
+        ClientError: bad_data: such a one.
+        StorageError: the folder cannot be read.
     """
     path = task.folder / result_file(task.kind)
     with atomic.storage_errors(path, "read"):
@@ -89,34 +94,41 @@ def find_finished(task: ClientTask) -> ClientResult | None:
             result = ClientResult.model_validate(atomic.read_sealed(path, untrusted.SMALL_BYTES))
         if result.key != task.key:
             return None
-        _check_words(task, path, result)
+        _check_words(task, result)
         for stem, ref in ((tensors_stem(task.kind), result.tensors), ("optimizer", result.optimizer)):
             if ref is not None:
-                _check_file(task, path, stem, ref)
+                _check_file(task, stem, ref)
     except StorageError as error:
         logger.warning("Finished {} of {} is damaged and will be done again: {}", task.kind, task.client, error)
         return None
     return result
 
 
-def _check_words(task: ClientTask, path: Path, result: ClientResult) -> None:
+def _check_words(task: ClientTask, result: ClientResult) -> None:
     """Hold what a result says of itself against the work; its key alone is known to everyone who saw the task."""
     told, asked = ((record.kind, record.client, record.server_round) for record in (result, task))
     if told != asked:
-        raise StorageError(f"{path}: says that it is of {untrusted.words(told)}, not of {asked}")
-    if not 0 <= result.num_examples < MOST_EXAMPLES:
-        raise StorageError(f"{path}: num_examples = {untrusted.words(result.num_examples)} is no number of examples")
-    with atomic.storage_errors(path, "read"):
+        raise _lie(task, f"that it is of {untrusted.words(told)}, not of {asked}")
+    for name, most in MOST.items():
+        if not 0 <= (value := getattr(result, name)) < most:  # neither is one that is no number
+            raise _lie(task, f"{name} = {untrusted.words(value)}, which must be from 0 to {most:g}")
+    try:
         check(result.kind, result.metrics)
+    except ValueError as error:
+        raise _lie(task, f"{untrusted.words(error)}; lower training.lr or check its data") from error
 
 
-def _check_file(task: ClientTask, path: Path, stem: str, ref: ArtifactRef) -> None:
+def _lie(task: ClientTask, words: str) -> ClientError:
+    return ClientError("bad_data", f"{what(task)}, round {task.server_round}: its record says {words}")
+
+
+def _check_file(task: ClientTask, stem: str, ref: ArtifactRef) -> None:
     own = _path(task, stem)
     if ref.path != own.relative_to(task.run_dir).as_posix():
-        raise StorageError(f"{path}: names {untrusted.words(ref.path)}, which is not this work's {own.name}")
+        raise _lie(task, f"that its tensors are in {untrusted.words(ref.path)}, which is not this work's {own.name}")
     most = _most_bytes(task)
     if most is not None and ref.size > most:
-        raise StorageError(f"{own}: {ref.size} bytes are more than this work can give, {most}")
+        raise _lie(task, f"that {own.name} has {ref.size} bytes, and this work can give {most} at most")
     atomic.verify(own, ref.sha256, ref.size)
 
 

@@ -21,6 +21,7 @@ from zk0.config import (
     size_in_bytes,
     validate_config,
 )
+from zk0.config.trust import PRIVACY_KEYS
 from zk0.errors import ConfigError
 from zk0.sim.settings import CLIENTS, UNSEEN
 
@@ -75,7 +76,7 @@ LEAVES = [
     and not (typing.get_origin(field.annotation) is typing.Literal and len(typing.get_args(field.annotation)) == 1)
 ]
 """Every key that can have another value."""
-WITHOUT_EFFECT = {"executor", "checkpoint", "logging", "memory", "report", "outputs_dir"}
+WITHOUT_EFFECT = {"executor", "checkpoint", "logging", "memory", "report", "outputs_dir", "federation.may_miss"}
 STRATEGY_OF = {key: name for name, keys in reversed(STRATEGY_KEYS.items()) for key in keys}
 """A key of one strategy -> a strategy that reads it."""
 SCHEDULER_OF = {key: name for name, keys in reversed(SCHEDULER_KEYS.items()) for key in keys}
@@ -91,14 +92,24 @@ OTHER_VALUES = {
     ("evaluation", "environments", 0, "rename_map"): {"x": "y"},
     ("evaluation", "environments", 0, "options"): {"setting": "kitchen"},
     ("peft", "full_training_modules"): ["x"],
+    ("data", "unit"): "rad",
+    ("data", "grippers"): ["*hand*"],
     ("federation", "fraction_train"): 0.5,
     ("training", "micro_batch_size"): 2,
     ("training", "restart_steps"): 5,
     ("training", "scheduler"): "constant",
     ("clients", 0, "steps"): 7,
     ("adaptive", "plateau_patience"): 2,
+    ("federation", "beta"): 0.3,
+    ("federation", "num_malicious_nodes"): 0,
+    ("federation", "num_nodes_to_select"): 3,
+    ("federation", "privacy", "kind"): "fixed",
+    ("federation", "privacy", "target_clipped_quantile"): 0.25,
+    ("federation", "privacy", "delta"): 1e-6,
     ("adaptive", "plateau_factor"): 0.25,
     ("memory", "soft_limit"): "6g",
+    ("logging", "rotation"): "00:00",
+    ("logging", "retention"): "2 weeks",
     ("executor", "max_parallel"): 3,
     ("executor", "options"): {"queue": "short"},
     ("executor", "docker", "gpus"): ["0"],
@@ -108,13 +119,27 @@ OTHER_VALUES = {
 }
 
 
-NEEDS: dict[tuple[str, ...], dict[str, dict[str, object]]] = {
+SEVEN = [{"name": name, "repo_id": f"o/{name}"} for name in "abdefgh"]
+ROBUST = {"clients": SEVEN}
+PRIVATE = {"federation": {"weighting": "uniform", "privacy": {"kind": "adaptive"}}}
+NEEDS: dict[tuple[str, ...], dict[str, Any]] = {
     ("federation", "strategy_options"): {"federation": {"strategy": "my.module:Mine"}},
     ("adaptive", "plateau_factor"): {"adaptive": {"plateau_patience": 2}},
     ("adaptive", "mu_patience"): {"adaptive": {"mu_step": 0.1}, "federation": {"strategy": "fedprox"}},
     ("adaptive", "mu_step"): {"federation": {"strategy": "fedprox"}},
+    **{("federation", key): ROBUST for key in ("beta", "num_malicious_nodes", "num_nodes_to_select")},
+    **{("federation", "privacy", key): PRIVATE for key in PRIVACY_KEYS["adaptive"]},
+    ("federation", "privacy", "kind"): {"federation": {"weighting": "uniform"}},
 }
 """Keys that are refused without others -> those."""
+
+
+def merged(below, above):
+    """`above` over `below`, level by level; a list replaces what is there."""
+    if not isinstance(below, dict):
+        return below
+    both = {key: merged(below[key], above[key]) for key in below.keys() & above.keys() if isinstance(below[key], dict)}
+    return {**below, **above, **both}
 
 
 def dotted(path):
@@ -173,12 +198,14 @@ def test_so100_is_what_it_says():
         (("clients", 0, "repo"), "x", ["clients.0.repo = 'x'", "did you mean 'repo_id'"]),
         (("training", "steps"), "many", ["training.steps = 'many'", "integer", "Optimizer steps"]),
         (("training", "lr"), "fast", ["training.lr = 'fast'", "number"]),
-        (("data",), 3, ["data = 3", "dictionary"]),
+        (("data",), 3, ["data = 3", "a table of keys, as [data] begins one"]),
+        (("data", "unit"), "degrees", ["data.unit: 'degrees' is no unit", "'rad'"]),
+        (("data", "unit"), {"elbow": 3}, ["data.unit: 3 is no unit", "'rad'"]),
         (("clients",), [], ["clients = []", "at least 1 item"]),
         (("clients", 0), {"name": "a"}, ["clients.0.repo_id: missing", "hub id"]),
         (("clients", 0, "name"), "A b", ["clients.0.name = 'A b'", "pattern"]),
         (("clients", 1, "name"), "a", ["clients: client names must differ", "a"]),
-        (("clients", 0, "rename_map"), {"x": 1}, ["clients.0.rename_map.x = 1", "string"]),
+        (("clients", 0, "rename_map"), {"x": 1}, ["clients.0.rename_map.x = 1", "a text in quotes"]),
         (("training", "steps"), 0, ["training.steps = 0", "greater than or equal to 1"]),
         (("training", "lr"), float("nan"), ["training.lr = nan", "finite"]),
         (("training", "micro_batch_size"), 64, ["micro_batch_size = 64 is more than batch_size = 16", "lower it"]),
@@ -206,6 +233,16 @@ def test_so100_is_what_it_says():
         (("federation", "fraction_train"), 1.5, ["federation.fraction_train = 1.5", "less than or equal to 1"]),
         (("federation", "strategy"), "fedmagic", ["federation.strategy = 'fedmagic'", "'fedavg', 'fedprox'"]),
         (("federation", "strategy"), "my.module", ["federation.strategy = 'my.module'", "'package.module:Class'"]),
+        (
+            ("federation", "strategy"),
+            "fedtrimmedavg",
+            ["strategy = 'fedtrimmedavg' needs 3 clients", "2 are sampled"],
+        ),
+        (("federation", "strategy"), "krum", ["num_malicious_nodes = 1 needs 5 clients", "2 are sampled"]),
+        (("federation", "strategy"), "bulyan", ["needs 7 clients", "lower num_malicious_nodes"]),
+        (("federation", "admission", "max_norm_ratio"), 0.5, ["max_norm_ratio = 0.5 would refuse", "or 0 for any"]),
+        (("federation", "privacy", "kind"), "fixed", ["needs weighting = 'uniform'"]),
+        (("federation", "privacy", "max_epsilon"), 3, ["max_epsilon = 3.0 needs kind = 'fixed' or 'adaptive'"]),
         (("federation", "strategy"), "os:a;b", ["federation.strategy = 'os:a;b'", "'package.module:Class'"]),
         (("federation",), {"strategy": "a.b:C", "proximal_mu": 0.1}, ["proximal_mu = 0.1 needs strategy = 'fedprox'"]),
         (("federation", "strategy_options"), {"x": 1}, ["{'x': 1} needs strategy", "it is 'fedavg'", "leave"]),
@@ -229,6 +266,9 @@ def test_so100_is_what_it_says():
             {"enabled": False, "aggregation": "ffa"},
             ["aggregation = 'ffa' is about adapters", "leave it out"],
         ),
+        (("federation", "may_miss"), 3, ["federation.may_miss = 3 is more than the 2 clients", "lower it"]),
+        (("federation", "may_miss"), ["z"], ["federation.may_miss names 'z'", "clients are a, b", "correct it"]),
+        (("federation", "may_miss"), True, ["federation.may_miss = True", "Clients that the whole run may be"]),
         (("federation", "min_train_clients"), 3, ["federation.min_train_clients = 3", "2 clients", "lower it"]),
         (("policy",), {}, ["policy: give either policy.path"]),
         (("policy",), {"type": "act"}, ["peft.enabled needs policy.path", "peft.enabled = false"]),
@@ -354,10 +394,10 @@ def test_the_digest_covers_what_the_result_depends_on(path):
         data["policy"].pop("path")
         data["peft"] = {"enabled": False}
     for part, keys in NEEDS.get(path, {}).items():
-        data[part] = {**keys, **data.get(part, {})}
+        data[part] = merged(keys, data.get(part, {}))
     changed, before = validate_config(data), validate_config(base_for(path))
     assert value_at(changed, path) != value_at(before, path)
-    assert (changed.digest == before.digest) == (path[0] in WITHOUT_EFFECT)
+    assert (changed.digest == before.digest) == bool(WITHOUT_EFFECT & {path[0], dotted(path)})
 
 
 def test_a_config_survives_json():
@@ -376,7 +416,9 @@ def test_optional_types_are_the_only_unions():
     """The reference and `_explain` read unions of these; another union needs a look at both."""
     for path, field, _ in fields():
         if isinstance(field.annotation, types.UnionType):
-            assert set(typing.get_args(field.annotation)) <= {str, int, float, list[str], type(None)}, dotted(path)
+            assert set(typing.get_args(field.annotation)) <= {str, int, float, list[str], dict[str, str], type(None)}, (
+                dotted(path)
+            )
 
 
 @pytest.mark.parametrize(
@@ -404,13 +446,16 @@ LATER = [
     ({"adaptive": {"plateau_patience": 0}}, ("adaptive", "plateau_patience")),
     ({"adaptive": {"plateau_patience": 0, "plateau_factor": 0.1}}, ("adaptive", "plateau_factor")),
     ({"adaptive": {"boost_max": 2.0}}, ("adaptive", "boost_max")),
+    ({"federation": {"admission": {"action": "clip"}}}, ("federation", "admission")),
+    ({"federation": {"weighting": "uniform", "privacy": {"kind": "fixed"}}}, ("federation", "privacy")),
     ({"federation": {"strategy": "fedprox"}, "adaptive": {"mu_step": 0.1}}, ("adaptive", "mu_step")),
 ]
 
 
 def test_a_run_from_before_a_key_keeps_its_identity():
     """Their digest is part of every key of finished work."""
-    dumped = validate_config(BASE).model_dump(mode="json", exclude=WITHOUT_EFFECT)
+    dumped = validate_config(BASE).model_dump(mode="json", exclude=WITHOUT_EFFECT - {"federation.may_miss"})
+    del dumped["federation"]["may_miss"]
     for part, keys in LATER_KEYS.items():
         for node in dumped[part] if isinstance(dumped[part], list) else [dumped[part]]:
             for key in keys:

@@ -264,7 +264,8 @@ def test_what_looks_at_input_is_marked() -> None:
     from zk0.executors import calls
     from zk0.executors.call import _OF_INPUT
 
-    assert {calls.preflight, calls.check_data, calls.check_environments, calls.fetch} == _OF_INPUT
+    before_a_run = {calls.settle, calls.ready, calls.examine, calls.preflight, calls.check_environments, calls.fetch}
+    assert before_a_run == _OF_INPUT
     assert of_input(calls.fetch) is calls.fetch
 
 
@@ -349,3 +350,24 @@ def _when_there(marker: Path) -> None:
 
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def lerobots() -> Any:
+    """Three that pickle takes and cannot give back."""
+    from lerobot.datasets.utils import BackwardCompatibilityError, ForwardCompatibilityError
+    from lerobot.processor.pipeline import ProcessorMigrationError
+    from packaging.version import Version
+
+    old, new = BackwardCompatibilityError("lab/arm", Version("2.1")), ForwardCompatibilityError("l/a", Version("4.0"))
+    raise ExceptionGroup("all", [old, new, ProcessorMigrationError("lab/policy", "python -m migrate", "none")])
+
+
+@pytest.mark.slow
+def test_lerobots_own_that_cannot_be_made_again_are_told() -> None:
+    error = told(lerobots)
+    for words in (
+        r"BackwardCompatibilityError: .* is in 2\.1 format\..*convert_dataset_v21_to_v30 --repo-id=lab/arm",
+        r"ForwardCompatibilityError: .*\(l/a\) is only available in 4\.0 format",
+        r"ProcessorMigrationError: .*requires migration to processor format\. Run: python -m migrate Original",
+    ):
+        assert re.search(words, str(error)), str(error)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.executors.docker.made import config, task
 from zk0.executors.choice import CheckedExecutor
+from zk0.work.executor import STOPPED
 from zk0.work.records import ClientResult, ClientTask
 
 
@@ -21,3 +22,4 @@ def test_ctrl_c_in_a_comparison_ends_its_container(tmp_path: Path, monkeypatch: 
     with pytest.raises(KeyboardInterrupt):
         CheckedExecutor(config(tmp_path)).run(made)
     assert ended == [made.run_dir]
+    STOPPED.clear()

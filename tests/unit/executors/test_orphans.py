@@ -99,3 +99,10 @@ def test_a_fit_outlives_its_orchestrator_and_the_fork_server_does_not(tmp_path: 
     finally:
         for process in living(mark):
             process.kill()
+
+
+def test_what_ends_the_fork_server_is_never_imported_by_an_orchestrator() -> None:
+    """It would end with whoever started it, such as a shell."""
+    code = "import flows.federated_training, zk0.federation.alone, zk0.cli, sys; "
+    code += "sys.exit('zk0.executors.forkserver' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,7 +13,7 @@ import pytest
 from tests.foreign import installed
 from zk0.config import RunConfig
 from zk0.errors import ClientError, ConfigError, StorageError
-from zk0.executors import calls
+from zk0.executors import calls, choice
 from zk0.executors.choice import check_clients, executor_of, make_executor, own_executor, stop_work
 from zk0.executors.plugged import GROUP, Plugged, plugged
 from zk0.executors.process import ProcessExecutor
@@ -104,7 +104,7 @@ def test_it_says_how_many_may_be_at_work(
     changes: dict[str, Any] = {"executor__options": {"places": 3}, "executor__max_parallel": max_parallel}
     config = small_config(executor__kind="subprocesses", **changes)
     found = Preflight(config=config, frames={}, exchanged_bytes=1)
-    monkeypatch.setattr(ProcessExecutor, "call", lambda *_: found)
+    monkeypatch.setattr(choice, "_preflight", lambda *_: found)  # it would need processes
     assert check_clients(config).config.executor.places == places
 
 

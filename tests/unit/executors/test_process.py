@@ -1,6 +1,5 @@
 """zk0.executors.process: a call survives the death of its process and of the fork server."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
@@ -29,9 +27,7 @@ from zk0.work.results import find_finished, write_result
 class LightExecutor(ProcessExecutor):
     """Its fork server imports nothing heavy beforehand."""
 
-    def warm_up(self) -> None:
-        multiprocessing.set_forkserver_preload(["zk0.executors.forkserver", "zk0.executors.call"])
-        forkserver.ensure_running()
+    preload = ("zk0.executors.call",)
 
 
 def kill_once(marker: Path, victim: str) -> str:

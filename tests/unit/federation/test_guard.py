@@ -23,7 +23,8 @@ def store(tmp_path):
 def result_of(task):
     return ClientResult(
         key=task.key, kind=task.kind, server_round=task.server_round, client=task.client, num_examples=1,
-        metrics={"micro_batch_size": task.micro_batch_size}, duration_s=1.0, peak_rss_bytes=1, pid=1,
+        metrics={"micro_batch_size": task.micro_batch_size, "evaluation": "full"}, duration_s=1.0, peak_rss_bytes=1,
+        pid=1,
     )  # fmt: skip
 
 

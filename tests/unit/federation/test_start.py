@@ -11,12 +11,12 @@ import pytest
 
 from tests.unit.runs.test_origin import committed, config_of
 from zk0.config import RunConfig
-from zk0.errors import ConfigError, RunNameError, StorageError
-from zk0.federation.start import begin, choose_run, unfinished
+from zk0.errors import BadInputError, ConfigError, RunNameError, StorageError
+from zk0.federation.start import begin, choose_run, new_name, unfinished
 from zk0.memory import client_limits
 from zk0.memory.estimate import MemoryEstimate
 from zk0.preflight.records import Preflight
-from zk0.runs.store import is_finished
+from zk0.runs.store import RunStore, check_name, is_finished
 
 
 def check(config: RunConfig) -> Preflight:
@@ -116,3 +116,62 @@ def test_the_disk_must_have_room_for_a_strategys_state(tmp_path: Path, strategy:
     begin(config_of(tmp_path), "plain", "sim", check=large)
     with pytest.raises(ConfigError, match="free some space"):
         begin(config_of(tmp_path, federation__strategy=strategy), "stateful", "sim", check=large)
+
+
+def not_reached(config: RunConfig) -> Preflight:
+    raise AssertionError("data were looked at first")
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "words"),
+    [
+        ("Upper", "outputs", "run name 'Upper': give lower-case"),
+        ("../up", "outputs", "run name '../up'"),
+        ("a\0b", "outputs", "run name"),
+        ("a" * 5000, "outputs", "run name 'aaa"),
+        (None, "file", r"outputs_dir = '.*file': .*file is no folder; choose another place"),
+        (None, "file/below", r"file is no folder"),
+        (None, "loop", "loop is no folder"),
+        (None, "loop/below", "loop is no folder"),
+        (None, "nowhere", "nowhere is no folder"),
+    ],
+)
+def test_a_name_or_folder_that_cannot_be_is_refused_before_the_data_are_looked_at(
+    tmp_path: Path, name: str | None, outputs: str, words: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(BadInputError, match=words):
+        begin(config_of(tmp_path / outputs), name, check=not_reached)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("stem", ["sim", "Küche", "a" * 300, "[x] y", "...", "日本", "_a", "a\udcff"])
+def test_a_new_name_is_one_whatever_the_config_is_called(stem: str) -> None:
+    check_name(new_name(stem))
+
+
+def test_a_refused_start_leaves_an_unfinished_run_as_it_is(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    store = begin(config, "mine", check=check)
+    before = (store.folder / "run.json").read_bytes()
+    for changes in ({"logging__rotation": "foo"}, {"logging__retention": "foo"}, {"executor__timeout_s": 1e300}):
+        with pytest.raises(ConfigError):
+            begin(config_of(tmp_path, **changes), "mine", check=check)
+    assert (store.folder / "run.json").read_bytes() == before
+    assert [path.name for path in store.folder.iterdir()] == ["run.json"]
+
+
+def test_a_file_where_a_run_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    (tmp_path / "led").symlink_to(tmp_path / "gone")
+    for name in ("taken", "led"):
+        with pytest.raises(BadInputError, match="it is not a run of zk0"):
+            begin(config_of(tmp_path), name, check=check)
+    with pytest.raises(BadInputError, match="no run"):
+        RunStore.open(tmp_path, "taken")
+    with pytest.raises(BadInputError, match="run name"):
+        RunStore.open(tmp_path, "a" * 300)
+    assert RunStore.list_runs(tmp_path / "taken") == []

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.runs.test_origin import config_of
 from zk0.aggregation.server_round import RoundPlan
-from zk0.errors import ClientError, FailureCause, StorageError
+from zk0.errors import ClientError, FailureCause, HopelessError, StorageError
 from zk0.federation import steps
 from zk0.federation.round import fit_work
 from zk0.federation.steps import Steps, retried
@@ -77,6 +77,14 @@ def test_attempts_are_bounded(
     with pytest.raises(ClientError, match="as told"):
         retried(task, store.config)
     assert len(failed_causes(task.folder, "train")) == tries
+
+
+def test_an_error_in_the_same_words_is_not_tried_a_third_time(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, kitchen=["error"] * 5)
+    task = work(store, "kitchen")[0]
+    with pytest.raises(HopelessError, match="as the attempt before"):
+        retried(task, store.config)
+    assert len(failed_causes(task.folder, "train")) == 2
 
 
 def test_results_and_failures_come_in_the_order_of_the_work(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,8 +161,13 @@ def test_a_result_that_is_not_of_this_work_is_none(
     atomic.write_sealed(path, record)
     with pytest.raises(ClientError) as caught:
         outcome(task, state(0), 9)
-    assert caught.value.cause == "error"
-    assert any("Finished train of kitchen is damaged" in line and len(line) < 5000 for line in told)
+    assert len(str(caught.value)) < 5000
+    if claim == "size":  # as a torn write leaves it
+        assert caught.value.cause == "error"
+        assert any("Finished train of kitchen is damaged" in line and len(line) < 5000 for line in told)
+        return
+    assert caught.value.cause == "bad_data"
+    assert "train of 'kitchen', round 1: its record says " in str(caught.value)
 
 
 def test_records_that_no_parser_survives_are_none(task: ClientTask) -> None:
@@ -468,7 +473,7 @@ def test_a_disk_that_was_full_and_is_nearly_so_ends_the_run(
         {"peak_ram_bytes": 10**400},
     ],
 )
-def test_figures_of_another_kind_are_no_result(store: RunStore, told: list[str], odd: dict[str, Any]) -> None:
+def test_figures_of_another_kind_are_no_result(store: RunStore, odd: dict[str, Any]) -> None:
     made = store.task("evaluate", 1, "kitchen", commit(store, 0))
     known = {"action_error_deg": [1.0], "gripper_error": None, "steps": [3]}
     whole: dict[str, Any] = {"action_error_deg": 1.0, "gripper_error": None, "loss": 0.5, "joint_error": {"elbow": 1.0}}
@@ -478,8 +483,9 @@ def test_figures_of_another_kind_are_no_result(store: RunStore, told: list[str],
     write_result(made, metrics=whole, **rest)
     assert find_finished(made) is not None
     write_result(made, metrics=whole | odd, **rest)
-    assert find_finished(made) is None
-    assert any(next(iter(odd)) in line for line in told)
+    with pytest.raises(ClientError, match=next(iter(odd))) as caught:
+        find_finished(made)
+    assert caught.value.cause == "bad_data"
 
 
 def test_joints_of_an_odd_shape_are_not_drawn(task: ClientTask, store: RunStore) -> None:

@@ -29,6 +29,7 @@ def test_wrong_input_is_never_tried_again() -> None:
     assert {
         *("BadInputError", "ConfigError", "DatasetError", "PolicyError", "RunNameError"),
         *("UnforeseenError", "UnforeseenInputError", "HopelessError", "QuarantineError"),
+        "AbsentClientsError",
     } == NEVER_PASSES
 
 

@@ -125,7 +125,7 @@ def test_success_is_reported_at_the_end_or_never(tells: bool) -> None:
         (
             {},
             {"observation.images.top": CAMERA},
-            "the environment gives observation.environment_state, observation.state; map one to it",
+            "environment_state, observation.state; there is no other camera to map to it",
         ),
         (
             {"options": {"setting": "left"}},

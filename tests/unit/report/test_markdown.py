@@ -78,7 +78,7 @@ def test_success_in_closed_loop_stands_in_table_summary_and_message(tmp_path: Pa
     assert "| bench | 1/4 = 25.0% [4.6%, 69.9%] | 3/4 = 75.0% [30.1%, 95.4%] |" in text
     assert "| attic | 2/4 = 50.0% [15.0%, 85.0%] |  |" in text
     assert text.index("eval_episode_9.mp4") < text.index("eval_episode_10.mp4")
-    assert "action error  deg, success 3/4 = 75.0%" in round_message(config, 1, rounds)
+    assert "committed, success 3/4 = 75.0%" in round_message(config, 1, rounds)
     assert "Success in closed loop" not in summary(store, ROUNDS)
 
 

@@ -58,7 +58,7 @@ def test_the_phases_of_a_client(run):
     assert kitchen().loss == 0.5  # the training loss of the last fit, not the evaluation's
     run.work(1, "kitchen", "evaluate", kind="evaluate")
     assert kitchen().phase == "done"
-    assert kitchen().action_error_deg == 8.0
+    assert (kitchen().action_error, kitchen().unit) == (8.0, "deg")
 
 
 def test_time_left_before_the_first_round_comes_from_steps(run):
@@ -84,7 +84,7 @@ def test_torn_and_doubled_lines_do_no_harm(run):
         torn.write_text(content)
         progress = read_progress(run.folder)
         assert [line["server_round"] for line in progress.rounds] == [0, 1]
-        assert progress.clients[0].action_error_deg == 7.0
+        assert progress.clients[0].action_error == 7.0
         text_of(status_view(run.folder))
 
 

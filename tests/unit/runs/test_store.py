@@ -17,7 +17,7 @@ def test_a_new_run_is_a_pure_function_of_config_and_name(tmp_path: Path) -> None
     info = atomic.read_sealed(tmp_path / "a" / "run" / "run.json")
     assert info["config"] == one.config.model_dump(mode="json")
     assert (info["config_digest"], info["seed"]) == (one.config.digest, 42)
-    assert info["versions"].keys() == {"zk0", "lerobot", "flwr", "prefect", "peft", "torch"}
+    assert info["versions"].keys() == {"zk0", "lerobot", "flwr", "prefect", "peft", "torch", "python"}
 
 
 def test_the_same_config_opens_the_run_and_brings_its_executor_along(tmp_path: Path) -> None:

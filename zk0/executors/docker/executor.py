@@ -87,7 +87,12 @@ class DockerExecutor:
     def _run(self, task: ClientTask) -> ClientResult:
         with closing(engine.patiently(engine.connect)) as client:
             container = self._left_over(client, task)
-            found = find_finished(task)
+            try:
+                found = find_finished(task)
+            except ClientError:
+                if container is not None:
+                    engine.remove(container)
+                raise
             if found is not None and container is not None:
                 engine.remove(container)  # then it can no longer change what is looked at
                 container, found = None, find_finished(task)

@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from zk0.config import ASSET_PREFIX, DatasetConfig, RunConfig, resolve_path
 from zk0.errors import ClientError
 from zk0.layout import BASE_FOLDER, RUN_FILE, round_folder
+from zk0.preflight.pretrained import ADAPTER_CONFIG, adapter_base
 from zk0.work.records import ClientTask
 
 LEROBOT_HOME = "/data/lerobot"
@@ -72,6 +73,7 @@ def environment() -> dict[str, str]:
     """Where the hub's libraries find what was fetched; inside, nothing is ever fetched."""
     return {
         "HF_HUB_CACHE": str(_hub_cache()),
+        "TORCH_HOME": str(_torch_home()),
         "HF_LEROBOT_HOME": LEROBOT_HOME,
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
@@ -113,13 +115,27 @@ def _hub_dataset(dataset: DatasetConfig) -> list[Bind]:
 
 
 def _policy(task: ClientTask, config: RunConfig) -> list[Bind]:
-    if config.policy.path is None:
-        return [_same(Path(task.run_dir) / BASE_FOLDER, writable=task.kind == "init")]
-    if config.policy.path.startswith(ASSET_PREFIX):
-        return []
-    base = _local_base(config)
+    """Where the base lies: at policy.path, or in the run's own directory, where `init` may put one."""
+    own, makes = Path(task.run_dir) / BASE_FOLDER, task.kind == "init"
+    scratch = config.policy.path is None
+    found = [_same(own, writable=makes)] if scratch or makes or own.is_dir() else []
     # Models are no recordings: a base may refer to others, such as its vision-language model, so all of them are seen.
-    return ([_same(base)] if base else []) + [_same(folder) for folder in sorted(_hub_cache().glob("models--*"))]
+    found += [_same(folder) for folder in sorted(_hub_cache().glob("models--*"))]
+    if scratch and makes and (weights := _torch_home() / "hub" / "checkpoints").is_dir():
+        found.append(_same(weights))  # where torchvision keeps the backbones that it has fetched
+    if (base := _local_base(config)) is not None:
+        found.append(_same(base))
+        found += [_same(folder) for folder in _adapter_base(base)]
+    return found
+
+
+def _adapter_base(base: Path) -> list[Path]:
+    """The folder that an adapter was trained on, which `init` merges it into."""
+    file = base / ADAPTER_CONFIG
+    if not file.is_file():
+        return []
+    folder = Path(adapter_base(base, f"policy.path = {str(base)!r}"))
+    return [folder.absolute()] if folder.is_dir() else []
 
 
 def _local_base(config: RunConfig) -> Path | None:
@@ -141,6 +157,12 @@ def _same(path: Path, *, writable: bool = False) -> Bind:
 
 def _hub_cache() -> Path:
     return Path(constants.HF_HUB_CACHE)
+
+
+def _torch_home() -> Path:
+    """TORCH_HOME, as torch.hub finds it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+    return Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser()
 
 
 def _lerobot_home() -> Path:
