@@ -123,11 +123,10 @@ def test_one_at_a_time_and_who_is_killed_goes_first(served: ServedCommandLine, a
     def begun(name: str) -> bool:
         return (served.outputs / name / "run.json").exists()
 
-    flow_runs = {}
-    for name in ("one", "two"):
-        flow_runs[name] = served.start_nightly(config=acts.config, name=name)
-        time.sleep(1)  # queued in this order
+    flow_runs = {"one": served.start_nightly(config=acts.config, name="one")}
     under_way(served, "one")
+    flow_runs["two"] = served.start_nightly(config=acts.config, name="two")
+    served.until(lambda: state_of(served.flow_run(flow_runs["two"])) == "AwaitingConcurrencySlot", 60)
     process = served.flow_process()
     assert process is not None
     process.kill()
