@@ -17,12 +17,14 @@ from zk0.work.records import ClientTask
 
 @of_input
 def settle(config: RunConfig) -> RunConfig:
-    """`checks.settle` in a worker process."""
+    """`checks.settle` in a worker process; what the policy needs of the hub is fetched."""
     die_first()
     quiet()
-    from zk0.preflight import checks
+    from zk0.preflight import checks, fetch
 
-    return checks.settle(config)
+    settled = checks.settle(config)
+    fetch.fetch_policy(settled)
+    return settled
 
 
 @of_input

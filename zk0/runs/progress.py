@@ -27,7 +27,7 @@ from zk0.metrics import scores, units
 from zk0.metrics.attendance import absences
 from zk0.metrics.units import ACTION_ERROR
 from zk0.metrics.values import Json, interval, mapping, number
-from zk0.runs import lock
+from zk0.runs import lock, will
 from zk0.runs.rounds import metric_lines
 from zk0.runs.standing import ClientProgress, EnvironmentProgress, Phase, RunProgress
 
@@ -90,9 +90,9 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
     Returns:
         `name`, `state` (starting, running, interrupted, finished), `server_round`, `num_rounds`, `committed_rounds`,
         `elapsed_s`, `eta_s` (or null), `pid` (or null), `memory` (Snapshot's fields, or null when no process runs),
-        `best` (Best's fields, or null), `stopped` (Will's fields, or null), `clients` (ClientProgress' fields, the error's unit in its key), `environments`
-        (EnvironmentProgress' fields), `absent` (Absence's fields: clients without an update in any committed round) and
-        `rounds` (the lines of metrics.jsonl).
+        `best` (Best's fields, or null), `stopped` (Will's fields, or null), `clients` (ClientProgress' fields, the
+        error's unit in its key), `environments` (EnvironmentProgress' fields), `absent` (Absence's fields: clients without an
+        update in any committed round) and `rounds` (the lines of metrics.jsonl).
     """
     progress = read_progress(run_dir)
     now = snapshot(progress.pid) if progress.pid else None
