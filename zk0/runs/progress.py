@@ -91,8 +91,8 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
         `name`, `state` (starting, running, interrupted, finished), `server_round`, `num_rounds`, `committed_rounds`,
         `elapsed_s`, `eta_s` (or null), `pid` (or null), `memory` (Snapshot's fields, or null when no process runs),
         `best` (Best's fields, or null), `stopped` (Will's fields, or null), `clients` (ClientProgress' fields, the
-        error's unit in its key), `environments` (EnvironmentProgress' fields), `absent` (Absence's fields: clients without an
-        update in any committed round) and `rounds` (the lines of metrics.jsonl).
+        error's unit in its key), `environments` (EnvironmentProgress' fields), `absent` (Absence's fields: clients
+        without an update in any committed round) and `rounds` (the lines of metrics.jsonl).
     """
     progress = read_progress(run_dir)
     now = snapshot(progress.pid) if progress.pid else None
