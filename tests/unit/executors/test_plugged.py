@@ -13,7 +13,7 @@ import pytest
 from tests.foreign import installed
 from zk0.config import RunConfig
 from zk0.errors import ClientError, ConfigError, StorageError
-from zk0.executors import calls
+from zk0.executors import calls, choice
 from zk0.executors.choice import check_clients, executor_of, make_executor, own_executor, stop_work
 from zk0.executors.plugged import GROUP, Plugged, plugged
 from zk0.executors.process import ProcessExecutor
