@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -200,10 +201,34 @@ class ServedCommandLine(CommandLine):
         """Delete Prefect's database."""
         shutil.rmtree(self.environment["PREFECT_HOME"])
 
-    def start_nightly(self, **parameters: Any) -> str:
+    def start_nightly(self, name: str | None = None, **parameters: Any) -> str:
         """What `prefect deployment run` does; gives the flow run's id."""
-        made = self.post(f"/deployments/{self.nightly()}/create_flow_run", {"parameters": parameters})
-        return str(made["id"])
+        body = {"parameters": parameters} | ({"name": name} if name else {})
+        return str(self.post(f"/deployments/{self.nightly()}/create_flow_run", body)["id"])
+
+    def cancel(self, flow_run_id: str) -> None:
+        """What the pages, and `prefect flow-run cancel`, do."""
+        self.post(f"/flow_runs/{flow_run_id}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+
+    def suspend(self, flow_run_id: str) -> None:
+        """What the pages do; by default for five minutes."""
+        until = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
+        details = {"pause_timeout": until, "pause_reschedule": True}
+        state = {"type": "PAUSED", "name": "Suspended", "state_details": details}
+        self.post(f"/flow_runs/{flow_run_id}/set_state", {"state": state})
+
+    def resume(self, flow_run_id: str) -> None:
+        """What the pages, and `prefect flow-run resume`, do."""
+        self.post(f"/flow_runs/{flow_run_id}/resume", {})
+
+    def retry(self, flow_run_id: str) -> None:
+        """What the pages, and `prefect flow-run retry`, do."""
+        state = {"type": "SCHEDULED", "name": "AwaitingRetry"}
+        self.post(f"/flow_runs/{flow_run_id}/set_state", {"state": state, "force": True})
+
+    def delete(self, flow_run_id: str) -> None:
+        """What the pages, and `prefect flow-run delete`, do."""
+        httpx.delete(f"{self.api}/flow_runs/{flow_run_id}", timeout=30, trust_env=False, verify=TLS).raise_for_status()
 
     def nightly(self) -> str | None:
         with contextlib.suppress(httpx.HTTPError):

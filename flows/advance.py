@@ -1,34 +1,80 @@
 """Which run directory a flow run advances, and how its page in Prefect names it."""
 
 import contextlib
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+from coolname.data import config as word_lists
 from prefect import get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
+from flows.rows import RUN_DIR_LABEL
+from flows.turn import own_turn
+from flows.will import heard
 from zk0.executors.choice import warm_up
-from zk0.federation.start import advancing, choose_run
+from zk0.federation.start import advancing, choose_run, folder_of
+from zk0.runs import served
+from zk0.runs.served import Served
 from zk0.runs.store import RunStore
 
-RUN_DIR_LABEL = "zk0.run_dir"
-"""Label of a flow run: the run directory that it advances."""
+_PARTS: Any = word_lists
+INVENTED: set[str] = {word for part in _PARTS.values() for word in part.get("words", ())}
+"""Words of the names that Prefect gives where a person gave none: two of them."""
 
 
 @contextlib.contextmanager
-def advanced_run(config: str, overrides: list[str], name: str | None) -> Iterator[RunStore]:
+def advanced_run(config: str, overrides: Sequence[str]) -> Iterator[RunStore]:
     """The run that this flow run advances: locked, logging, and named on the flow run's page.
 
     A flow run that is put back after a crash goes on with the run that it had, whatever has come after.
+
+    Args:
+        config: as of the flow.
+        overrides: all of them.
     """
     context = FlowRunContext.get()
     flow_run = context.flow_run if context else None
-    mine = (flow_run.labels or {}).get(RUN_DIR_LABEL) if flow_run else None
-    store = RunStore.open(str(mine)) if mine else choose_run(config, overrides, name)
-    warm_up(store.config)
-    if flow_run:
-        tag = f"run:{store.info.name}"
-        with get_client(sync_client=True) as client:
-            client.update_flow_run_labels(flow_run.id, {RUN_DIR_LABEL: str(store.folder)})
-            client.update_flow_run(flow_run.id, name=store.info.name, tags=sorted({*flow_run.tags, tag}))
-    with advancing(store):
-        yield store
+    mine = str((flow_run.labels or {}).get(RUN_DIR_LABEL) or "") if flow_run else ""
+    with own_turn(flow_run, folder_of(mine or config, overrides)):
+        store = RunStore.open(mine) if mine else _chosen(config, overrides, flow_run)
+        warm_up(store.config)
+        if flow_run is None:
+            with advancing(store):
+                yield store
+            return
+        _show(flow_run, store)
+        with advancing(store):
+            served.write(store.folder, Served(flow_run=str(flow_run.id), database=str(flow_run.flow_id)))
+            with heard(store, flow_run):
+                yield store
+
+
+def settings(continue_from: str | None, outputs_dir: str | None) -> list[str]:
+    """The flow's own parameters as overrides; what is empty is as the config has it."""
+    given = {"outputs_dir": outputs_dir, "continue_from": continue_from}
+    return [f"{key}={json.dumps(value)}" for key, value in given.items() if value]
+
+
+def run_name(flow_run_name: str) -> str | None:
+    """The run's name that a person means by a flow run's; None where Prefect invented that."""
+    words = flow_run_name.split("-")
+    if len(words) == 2 and all(word in INVENTED for word in words):
+        return None
+    return re.sub(r"[^a-z0-9_.-]+", "-", flow_run_name.lower()).strip("-._")[:63] or None
+
+
+def _chosen(config: str, overrides: Sequence[str], flow_run: FlowRun | None) -> RunStore:
+    name = run_name(flow_run.name) if flow_run else None
+    return choose_run(config, list(overrides), name, by_hand=not (flow_run and flow_run.auto_scheduled))
+
+
+def _show(flow_run: FlowRun, store: RunStore) -> None:
+    """Name the run on the flow run's page; the page keeps the name that a person gave it."""
+    name = flow_run.name if run_name(flow_run.name) else store.info.name
+    with get_client(sync_client=True) as client:
+        client.update_flow_run_labels(flow_run.id, {RUN_DIR_LABEL: str(store.folder)})
+        tags = sorted({*flow_run.tags, f"run:{store.info.name}"})
+        client.update_flow_run(flow_run.id, name=name, tags=tags)

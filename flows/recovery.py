@@ -5,7 +5,6 @@ dead when nobody holds its run's lock and no process on this host executes it.
 """
 
 import contextlib
-import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,25 +20,23 @@ from prefect.client.schemas.filters import (
     FlowFilterName,
     FlowRunFilter,
     FlowRunFilterEndTime,
-    FlowRunFilterId,
-    FlowRunFilterParentFlowRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
-    TaskRunFilter,
-    TaskRunFilterState,
-    TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
-from flows import FLOW, ROUND
-from flows.advance import RUN_DIR_LABEL
+from flows import FLOW, ROUND, will
+from flows.missed import skip_missed
 from flows.register import deployment_id
+from flows.rows import DEAD, GIVEN_UP, LIVE, LIVE_TASKS, RUN_DIR_LABEL, close_children, may_need_help
 from zk0 import errors
 from zk0.layout import CLIENTS_FOLDER, LOCK_FILE, result_file
+from zk0.runs import served
 from zk0.runs.store import RunStore, is_finished
+from zk0.runs.will import Want
 
 GRACE_S = 6.0
 """A flow run must be seen dead for so long: a worker that lives reports the death too, and must have done so before."""
@@ -50,28 +47,13 @@ LONGEST_PAUSE_S = 900.0
 DISK_PAUSE_S = 15.0
 FINISHED = tuple(result_file(kind) for kind in ("train", "evaluate", "rollout"))
 """Files that say that a piece of a round's work is finished."""
-FORGET_AFTER = timedelta(days=7)
-"""Crashed and failed flow runs older than this are history."""
 STRAGGLERS_AFTER = timedelta(seconds=30)
 """Events of a task run that are older than its flow run's end by this have come, if they come at all."""
 TAG = "zk0"
 
+ENDED_BY_HAND: dict[StateType, Want] = {StateType.CANCELLED: "cancelled", StateType.PAUSED: "suspended"}
 PROGRESS_LABEL = "zk0.progress"
 ATTEMPTS_LABEL = "zk0.attempts"
-LIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
-DEAD = [StateType.CRASHED, StateType.FAILED]
-LIVE_TASKS = TaskRunFilter(
-    state=TaskRunFilterState(name=None, type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
-)
-GIVEN_UP = "given up"
-NEVER_PASSES = {
-    name
-    for name, kind in vars(errors).items()
-    if isinstance(kind, type) and issubclass(kind, errors.Zk0Error) and kind.repeats
-}
-"""Errors that another attempt meets again."""
-RAISED = re.compile(r"(?:^|encountered an exception: )(\w+): ")
-"""The class of an error in the message of the state that it led to; words of the error's own come after."""
 
 
 @dataclass
@@ -98,8 +80,8 @@ def sweep(client: SyncPrefectClient, outputs: Path, memory: Memory) -> bool:
     deployment = deployment_id(client)
     if deployment is None:
         return False
-    candidates = [flow_run for flow_run in _flow_runs(client, LIVE + DEAD) if _may_need_help(flow_run)]
-    dead = {flow_run.id: flow_run for flow_run in candidates if not _is_alive(flow_run)}
+    candidates = [flow_run for flow_run in _flow_runs(client, LIVE + DEAD) if may_need_help(flow_run)]
+    dead = {flow_run.id: flow_run for flow_run in candidates if not (_is_alive(flow_run) or _rests(flow_run))}
     now = time.monotonic()
     memory.dead = {known: memory.dead.get(known, now) for known in dead}
     for flow_run in dead.values():
@@ -110,6 +92,7 @@ def sweep(client: SyncPrefectClient, outputs: Path, memory: Memory) -> bool:
         memory.next_look_at_disk = now + DISK_PAUSE_S
         _take_up_abandoned(client, outputs, deployment)
         _crash_stragglers(client)
+        skip_missed(client, deployment)
     return True
 
 
@@ -117,7 +100,7 @@ def _take_up_abandoned(client: SyncPrefectClient, outputs: Path, deployment: UUI
     """Give every unfinished run that Prefect will not advance a new flow run of the deployment."""
     for store in RunStore.list_runs(outputs):
         if not is_finished(store) and _is_abandoned(client, store):
-            parameters: dict[str, Any] = {"config": str(store.folder), "overrides": [], "name": None}
+            parameters: dict[str, Any] = {"config": str(store.folder), "overrides": []}
             made = client.create_flow_run_from_deployment(
                 deployment, parameters=parameters, name=store.info.name, tags=[TAG, f"run:{store.info.name}"]
             )
@@ -130,33 +113,20 @@ def pause_before(attempt: int) -> float:
     return 0.0 if attempt < 2 else min(FIRST_PAUSE_S * 3.0 ** (attempt - 2), LONGEST_PAUSE_S)
 
 
-def never_passes(message: str | None) -> bool:
-    """Whether a failed state's message is of an error that another attempt meets again."""
-    raised = RAISED.search(message or "")
-    return raised is not None and raised[1] in NEVER_PASSES
-
-
-def _may_need_help(flow_run: FlowRun) -> bool:
-    """Whether a flow run is worth a closer look, by what Prefect says of it alone."""
-    state = flow_run.state
-    assert state is not None
-    if state.type in LIVE:
-        return True
-    # A run that `zk0 run` started has no deployment, so no worker would take it: see _is_abandoned.
-    hopeless = state.type == StateType.FAILED and never_passes(state.message)
-    given_up = (state.message or "").startswith(GIVEN_UP)
-    forgotten = datetime.now(UTC) - state.timestamp > FORGET_AFTER
-    return flow_run.deployment_id is not None and not forgotten and not hopeless and not given_up
-
-
 def _recover(client: SyncPrefectClient, flow_run: FlowRun) -> None:
     """Make the history of a dead flow run true, and put it back unless nothing would come of it."""
     state = flow_run.state
     assert state is not None
     reason = _reason(state)
-    _crash_children(client, flow_run.id, reason)
+    close_children(client, flow_run.id, Crashed(message=reason))
+    store = _store(flow_run)
     if state.type == StateType.CANCELLING:
+        if store is not None and store.stopped is None and not is_finished(store):
+            store.mark_stopped("cancelled", will.BY, f"flow run {flow_run.name}")
         client.set_flow_run_state(flow_run.id, Cancelled(message="cancelled; its process is gone"))
+        return
+    if store is not None and (wish := store.stopped) is not None:
+        client.set_flow_run_state(flow_run.id, Cancelled(message=wish.words), force=True)
         return
     if state.type in LIVE:
         client.set_flow_run_state(flow_run.id, Crashed(message=reason))  # gives its concurrency slot back
@@ -181,8 +151,13 @@ def _recover(client: SyncPrefectClient, flow_run: FlowRun) -> None:
 def _is_abandoned(client: SyncPrefectClient, store: RunStore) -> bool:
     """Whether an unfinished run has no flow run that will advance it, and no person has stopped it."""
     lock = store.folder / LOCK_FILE
-    touched = lock if lock.exists() else store.folder
-    if store.stopped or store.holder() is not None or time.time() - touched.stat().st_mtime < 2 * GRACE_S:
+    touched = (lock if lock.exists() else store.folder).stat().st_mtime
+    if store.stopped or store.holder() is not None or time.time() - touched < 2 * GRACE_S:
+        return False
+    known = served.read(store.folder)
+    if known is not None and will.wanted(client, UUID(known.flow_run), known.database) == "deleted":
+        store.mark_stopped("deleted", will.BY, "its flow run is not there any more")
+        logger.info("run {}: its flow run was deleted, so it stands still", store.info.name)
         return False
     newest = next(
         (
@@ -192,10 +167,14 @@ def _is_abandoned(client: SyncPrefectClient, store: RunStore) -> bool:
         ),
         None,
     )
-    if newest is None:
+    if newest is None or newest.state is None:
         return True
+    if newest.state.type in ENDED_BY_HAND and newest.state.timestamp.timestamp() > touched:
+        what = ENDED_BY_HAND[newest.state.type]
+        store.mark_stopped(what, will.BY, f"flow run {newest.name}")  # while no process had it
+        return False
     # A crashed `zk0 run` has no deployment that could run it again.
-    return newest.deployment_id is None and newest.state is not None and newest.state.type == StateType.CRASHED
+    return newest.deployment_id is None and newest.state.type == StateType.CRASHED
 
 
 def _flow_runs(client: SyncPrefectClient, types: list[StateType], tag: str | None = None) -> list[FlowRun]:
@@ -211,11 +190,26 @@ def _flow_runs(client: SyncPrefectClient, types: list[StateType], tag: str | Non
 
 def _is_alive(flow_run: FlowRun) -> bool:
     """Whether a process has the run, or will have it in a moment: one that is still importing holds no lock."""
-    folder = (flow_run.labels or {}).get(RUN_DIR_LABEL)
+    store = _store(flow_run)
     with contextlib.suppress(errors.Zk0Error):
-        if folder and RunStore.open(str(folder)).holder() is not None:
+        if store is not None and store.holder() is not None:
             return True
     return any(_executes(process, flow_run.id) for process in psutil.process_iter())
+
+
+def _rests(flow_run: FlowRun) -> bool:
+    """Whether a flow run that is over is to stay so, for a person stopped its run."""
+    assert flow_run.state is not None
+    store = _store(flow_run) if flow_run.state.type in DEAD else None
+    return store is not None and store.stopped is not None
+
+
+def _store(flow_run: FlowRun) -> RunStore | None:
+    """The run that a flow run advances; None where it has none yet, or it cannot be read."""
+    folder = (flow_run.labels or {}).get(RUN_DIR_LABEL)
+    with contextlib.suppress(errors.Zk0Error):
+        return RunStore.open(str(folder)) if folder else None
+    return None
 
 
 def _executes(process: psutil.Process, flow_run_id: UUID) -> bool:
@@ -237,11 +231,7 @@ def _reason(state: State[Any]) -> str:
 
 def _progress(flow_run: FlowRun) -> str:
     """What a run has to show: committed rounds, and finished pieces of work since; a number that only grows."""
-    folder = (flow_run.labels or {}).get(RUN_DIR_LABEL)
-    try:
-        store = RunStore.open(str(folder)) if folder else None
-    except errors.Zk0Error:
-        store = None
+    store = _store(flow_run)
     if store is None:
         return "-"
     committed = max(store.committed_rounds(), default=-1)
@@ -262,20 +252,3 @@ def _crash_stragglers(client: SyncPrefectClient) -> None:
         flow_filter=ours, flow_run_filter=ended, task_run_filter=LIVE_TASKS, limit=200
     ):
         client.set_task_run_state(task_run.id, Crashed(message="its flow run has crashed"), force=True)
-
-
-def _crash_children(client: SyncPrefectClient, flow_run_id: UUID, why: str) -> None:
-    """Task runs and subflows of a dead flow run would stay `Running` for ever."""
-    of_it = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
-    for task_run in client.read_task_runs(flow_run_filter=of_it, task_run_filter=LIVE_TASKS, limit=200):
-        client.set_task_run_state(task_run.id, Crashed(message=why), force=True)
-    rounds = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run_id]),
-            state=FlowRunFilterState(name=None, type=FlowRunFilterStateType(any_=LIVE)),
-        ),
-        limit=200,
-    )
-    for flow_run in rounds:
-        _crash_children(client, flow_run.id, why)
-        client.set_flow_run_state(flow_run.id, Crashed(message=why), force=True)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pkgutil
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -13,6 +14,7 @@ from loguru import logger
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyOptions
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.actions import DoNothing, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
@@ -28,6 +30,7 @@ from zk0.errors import BadInputError
 FOLDER = Path(__file__).parents[1] / "deployments"
 PRIMARY = f"{FLOW}/nightly"
 """The deployment that takes up what has no flow run any more."""
+KEPT_OF_A_SCHEDULE = ("schedule", "active", "max_scheduled_runs", "parameters", "slug")
 
 
 def register(client: SyncPrefectClient, config: str | None, outputs: Path) -> str:
@@ -100,16 +103,14 @@ def _register_deployment(client: SyncPrefectClient, item: dict[str, Any], config
     parameters = dict(item["parameters"])
     if config is not None:
         parameters["config"] = str(Path(config).absolute()) if Path(config).is_file() else config
-    parameters["overrides"] = [*parameters.get("overrides", []), f"outputs_dir={json.dumps(str(outputs))}"]
+    parameters["outputs_dir"] = str(outputs)
     flow: Flow[..., Any] = pkgutil.resolve_name(item["entrypoint"])
     schema = parameter_schema(flow).model_dump_for_openapi()
     here = {"working_dir": str(Path.cwd()), "command": shlex.join(module_command("prefect.engine"))}
     version = hashlib.sha256(json.dumps([item, parameters, schema, here]).encode()).hexdigest()[:12]
-    try:
-        if client.read_deployment_by_name(f"{flow.name}/{item['name']}").version == version:
-            return
-    except ObjectNotFound:
-        logger.debug("deployment {} is new", item["name"])
+    known = _known(client, f"{flow.name}/{item['name']}")
+    if known is not None and known.version == version:
+        return
     limit = item["concurrency_limit"]
     client.create_deployment(
         flow_id=client.create_flow_from_name(flow.name),
@@ -121,12 +122,8 @@ def _register_deployment(client: SyncPrefectClient, item: dict[str, Any], config
         parameters=parameters,
         parameter_openapi_schema=schema,
         enforce_parameter_schema=item["enforce_parameter_schema"],
-        schedules=[
-            DeploymentScheduleCreate(
-                schedule=CronSchedule(cron=entry["cron"], timezone=entry["timezone"]), active=entry["active"]
-            )
-            for entry in item["schedules"]
-        ],
+        paused=known is not None and known.paused,
+        schedules=_schedules(item["schedules"], known),
         concurrency_limit=limit["limit"],
         concurrency_options=ConcurrencyOptions(
             collision_strategy=limit["collision_strategy"], grace_period_seconds=limit["grace_period_seconds"]
@@ -134,6 +131,35 @@ def _register_deployment(client: SyncPrefectClient, item: dict[str, Any], config
         work_pool_name=item["work_pool"]["name"],
         job_variables={**here, **item["work_pool"].get("job_variables", {})},
     )
+
+
+def _known(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
+    try:
+        return client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        return None
+
+
+def _schedules(wanted: Sequence[dict[str, Any]], known: DeploymentResponse | None) -> list[DeploymentScheduleCreate]:
+    """As they were set in the UI, unless the file's have changed; what a person paused or removed stays paused."""
+    ours = {
+        f"zk0-{hashlib.sha256(json.dumps(entry).encode()).hexdigest()[:8]}": (
+            CronSchedule(cron=entry["cron"], timezone=entry["timezone"]),
+            entry["active"],
+        )
+        for entry in wanted
+    }
+    there = known.schedules if known else []
+    if there and {schedule.slug for schedule in there} >= set(ours):
+        return [
+            DeploymentScheduleCreate.model_validate(schedule.model_dump(include=set(KEPT_OF_A_SCHEDULE)))
+            for schedule in there
+        ]
+    paused = known is not None and not any(schedule.active for schedule in there)
+    return [
+        DeploymentScheduleCreate(slug=slug, schedule=schedule, active=active and not paused)
+        for slug, (schedule, active) in ours.items()
+    ]
 
 
 def _block(client: SyncPrefectClient, notify: str) -> UUID:

@@ -1,7 +1,6 @@
 """`zk0 serve`: Prefect server, worker, deployments and recovery in one command, brought back whenever a part dies."""
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -16,14 +15,16 @@ import httpx
 import psutil
 from loguru import logger
 from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
-from flows import recovery, register
+from flows import missed, recovery, register
 from flows.process import module_command
 from flows.server import Server, ensure_server, ui_url
 from zk0.errors import BadInputError, Zk0Error
 from zk0.logs.setup import TERSE_FORMAT
+from zk0.runs.lock import locked
 
 SWEEP_S = 3.0
 """Pause between two looks at server, worker and runs."""
@@ -101,9 +102,10 @@ class Service:
             with self._api():
                 if not self._registered:
                     self._register()
-                if self._worker is None or self._worker.poll() is not None:
-                    self._worker = self._start_worker()
                 with get_client(sync_client=True) as client:
+                    if self._worker is None or self._worker.poll() is not None:
+                        self._skip_missed(client)  # before a worker sees all of them at once
+                        self._worker = self._start_worker()
                     self._registered = recovery.sweep(client, self._options.outputs, self._memory)
         except (Zk0Error, *PASSING) as error:
             logger.warning("zk0 serve: {}: {}", type(error).__name__, error)
@@ -121,6 +123,12 @@ class Service:
             self._pool = register.register(client, self._options.config, self._options.outputs)
             register.register_automations(client, self._options.notify)
         self._registered = True
+
+    @staticmethod
+    def _skip_missed(client: SyncPrefectClient) -> None:
+        deployment = register.deployment_id(client)
+        if deployment is not None:
+            missed.skip_missed(client, deployment)
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
         name = f"zk0-{socket.gethostname()}"
@@ -143,16 +151,13 @@ class Service:
 
     @contextlib.contextmanager
     def _only_one(self) -> Iterator[None]:
-        self._home.mkdir(parents=True, exist_ok=True)
         with (self._home / "zk0-serve.lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not locked(lock.fileno(), self._home):
                 lock.seek(0)
                 raise BadInputError(
                     f"zk0 serve runs already, as process {lock.read() or 'unknown'}, for PREFECT_HOME = {self._home}; "
                     "end that one first, or set another PREFECT_HOME and --port"
-                ) from error
+                )
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()

@@ -88,6 +88,10 @@ def ensure_server(bind: str = LOOPBACK) -> Server:
     settings = get_current_settings()
     if settings.api.url:
         if not answers(settings.api.url):
+            if answers(longer := settings.api.url.rstrip("/") + "/api"):
+                raise BadInputError(
+                    f"PREFECT_API_URL = {settings.api.url!r}: that is the address of the pages; set it to {longer!r}"
+                )
             raise BadInputError(
                 f"PREFECT_API_URL = {settings.api.url!r}: no Prefect server answers there; start it, or unset it "
                 "(`unset PREFECT_API_URL`, `prefect config unset PREFECT_API_URL`) and zk0 starts a local one"
@@ -135,10 +139,11 @@ def _start(url: str, host: str, port: int, home: Path) -> Server:
 
 
 def answers(url: str) -> bool:
-    """Whether a Prefect server answers at an API URL now."""
+    """Whether a Prefect server answers at an API URL now: any web server may say that something is there."""
     try:
-        return httpx.get(f"{url.rstrip('/')}/health", timeout=5, trust_env=False).is_success
-    except httpx.HTTPError:
+        answer = httpx.get(f"{url.rstrip('/')}/health", timeout=5, trust_env=False)
+        return answer.is_success and answer.json() is True
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):  # what answers is no JSON
         return False
 
 

@@ -2,6 +2,8 @@
 
 import ipaddress
 import os
+import tempfile
+from pathlib import Path
 
 from zk0.errors import BadInputError
 
@@ -19,12 +21,39 @@ DEFAULTS = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 """What a run of days needs, of itself, its server and its worker."""
+NEVER_PROXIED = ("127.0.0.1", "localhost", "::1")
+"""A proxy's loopback is another machine's."""
 
 
 def set_defaults() -> None:
-    """Set the defaults, for this process and its children, before Prefect is imported; a user's environment wins."""
+    """Set the defaults, for this process and its children, before Prefect is imported; a user's environment wins.
+
+    Raises:
+        BadInputError: Prefect could not keep its files.
+    """
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
+    for key in ("NO_PROXY", "no_proxy"):  # some libraries read the one, some the other
+        given = os.environ.get(key) or os.environ.get(key.swapcase()) or ""
+        listed = [item.strip() for item in given.split(",") if item.strip()]
+        os.environ[key] = ",".join([*listed, *(item for item in NEVER_PROXIED if item not in listed)])
+    _check_home()
+
+
+def _check_home() -> None:
+    """Prefect itself fails with a traceback, in the middle of its import."""
+    given = os.environ.get("PREFECT_HOME")
+    home = Path(os.path.expanduser(given or "~/.prefect"))  # noqa: PTH111 - Path.expanduser raises without a home
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        said = f"PREFECT_HOME = {given!r}" if given else f"HOME = {os.environ.get('HOME')!r}"
+        raise BadInputError(
+            f"{said}: Prefect cannot keep its files in {home} ({error.strerror}); set PREFECT_HOME to a folder that "
+            "you can write"
+        ) from error
 
 
 def set_up_serving(host: str, port: int | None, auth: str | None) -> None:

@@ -11,6 +11,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import ROUND
 from flows.patience import patiently
+from flows.will import obey
 from tasks.aggregate import aggregate, aggregate_statistics, sample
 from tasks.artifacts import show
 from tasks.client import TASKS
@@ -51,11 +52,18 @@ class PrefectSteps(Steps):
         return sample(self._run_dir, server_round, before)
 
     def do(self, step: str, work: Sequence[ClientTask]) -> list[object]:
-        """A task per piece of work, all at once; Prefect tries again what may pass."""
+        """A task per piece of work, all at once; Prefect tries again what may pass.
+
+        Raises:
+            Pause, Abort: a person ended the flow.
+        """
+        obey(self.store)
         executor = self.config.executor
         patient = TASKS[step].with_options(retries=executor.max_retries, retry_delay_seconds=executor.retry_delay_s)
         futures = [patient.submit(item) for item in work]
-        return [future.result(raise_on_failure=False) for future in futures]
+        ends: list[object] = [future.result(raise_on_failure=False) for future in futures]
+        obey(self.store)  # what was ended has failed, and means nothing
+        return ends
 
     def aggregate(self, server_round: int, before: RoundState, fits: Outcomes) -> Aggregated:
         """See `Steps.aggregate`."""

@@ -257,21 +257,17 @@ def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
     from flows.settings import set_defaults
 
     set_defaults()
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
     from flows.server import ensure_server, ui_url
 
     server = ensure_server()
-    from flows.federated_training import federated_training
+    import flows.federated_training  # noqa: F401 - while the server starts
     from zk0.federation import before_run
     from zk0.federation.start import advancing
     from zk0.layout import FINAL
     from zk0.logs.setup import complete
     from zk0.report.checking import checking
-    from zk0.report.live import LiveView
     from zk0.report.terminal import closing_view
 
-    absent: Zk0Error | None = None
     with ExitStack() as held:
         try:
             with checking(console) as watch:
@@ -282,19 +278,35 @@ def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
             raise
         api = server.wait()
         _say("run ", (store.info.name, "bold"), f": {store.folder}\nPrefect UI: {ui_url(api)}")
-        try:
-            with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, ui_url(api), console):
-                federated_training(str(store.folder))
-        except KeyboardInterrupt:
-            store.mark_stopped()
-            raise
-        except AbsentClientsError as error:
-            absent = error  # at the very end: what came of the others is shown all the same
+        absent = _flow(store, api, ui_url(api))
     complete()
     console.print(closing_view(store.folder))
     _say(f"final policy: {store.folder / FINAL}")
     if absent is not None:
         raise absent
+
+
+def _flow(store: "RunStore", api: str, pages: str) -> Zk0Error | None:
+    """Run the flow under the live view; gives what is to be said at the very end, after what came of the others."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.federated_training import federated_training
+    from flows.will import ENDINGS
+    from zk0.errors import EndedError
+    from zk0.report.live import LiveView
+
+    try:
+        with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, pages, console):
+            federated_training(str(store.folder))
+    except KeyboardInterrupt:
+        store.mark_stopped()
+        raise
+    except AbsentClientsError as error:
+        return error
+    except ENDINGS as error:
+        resume = f"zk0 resume {store.info.name}"
+        raise EndedError(f"run {store.info.name!r} was {error}; it goes on by: {resume}") from error
+    return None
 
 
 def _warm_up(config: "RunConfig") -> None:

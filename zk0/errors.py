@@ -80,6 +80,12 @@ class StorageError(Zk0Error):
     exit_code = 4
 
 
+class EndedError(Zk0Error):
+    """A person ended the run elsewhere, such as in Prefect's pages; it stands still until a person goes on with it."""
+
+    exit_code = 130
+
+
 class ClientError(Zk0Error):
     """One client's work ended without a result.
 

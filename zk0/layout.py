@@ -1,5 +1,6 @@
 """The names of a run's files and folders, in one place; imports nothing of ours."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 # -- in the run directory
@@ -10,7 +11,11 @@ DATA_FILE = "data.json"
 LOCK_FILE = "run.lock"
 """Held by the one process that advances the run."""
 STOPPED_FILE = "stopped"
-"""Is there while a person wants the run to stand still."""
+"""Is there while a person wants the run to stand still: see `zk0.runs.will`."""
+SERVED_FILE = "served.json"
+"""Which flow run of Prefect advances the run, or did last; gone once another process takes the lock."""
+TURN_FILE = ".turn"
+"""In the folder of the runs: held by the one served run that is under way, and who has the turn."""
 METRICS_LINES = "metrics.jsonl"
 """One line per committed round, of pruned ones too."""
 DAMAGE_LINES = "damage.log"
@@ -96,3 +101,8 @@ def failure_file(kind: str) -> str:
 def worker_lock_file(kind: str) -> str:
     """Held by the worker that does a piece of work, while it lives."""
     return f"{kind}.lock"
+
+
+def worker_locks(run_dir: Path) -> Iterator[Path]:
+    """Every such file of a run, held or not."""
+    return run_dir.glob(f"{ROUNDS_FOLDER}/*/{CLIENTS_FOLDER}/*/{worker_lock_file('*')}")

@@ -1,6 +1,7 @@
 """flows.register against a real server: notifications by a block, and deployments that keep what was set in the UI."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ from prefect import get_client
 from prefect.blocks.notifications import SlackWebhook
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Scheduled
 from pydantic import SecretStr
 
+from flows.missed import skip_missed
 from flows.register import PRIMARY, register, register_automations
 from zk0.errors import BadInputError
 
@@ -50,7 +53,46 @@ def test_a_deployment_keeps_what_was_set_in_the_ui_until_its_config_changes(
     client.update_deployment_schedule(deployment.id, schedule.id, active=False)
     register(client, "sim", tmp_path)
     assert client.read_deployment_by_name(PRIMARY).schedules[0].active is False
-    register(client, "so100", tmp_path)
+    register(client, "so100", tmp_path / "elsewhere")
     changed = client.read_deployment_by_name(PRIMARY)
     assert changed.parameters["config"] == "so100"
+    assert changed.parameters["outputs_dir"] == str(tmp_path / "elsewhere")
+    assert changed.schedules[0].active is False, "who paused it did not pause a folder"
+    client.update_deployment_schedule(deployment.id, changed.schedules[0].id, active=True)
+    client.pause_deployment(deployment.id)
+    register(client, "sim", tmp_path)
+    changed = client.read_deployment_by_name(PRIMARY)
     assert changed.schedules[0].active is True
+    assert changed.paused is True
+    client.resume_deployment(deployment.id)
+
+
+def test_of_the_starts_that_were_missed_the_newest_is_caught_up(client: SyncPrefectClient, tmp_path: Path) -> None:
+    register(client, "sim", tmp_path)
+    deployment = client.read_deployment_by_name(PRIMARY)
+    two_days_ago = datetime.now(UTC) - timedelta(days=2)
+    client.create_flow_run_from_deployment(deployment.id, state=Scheduled(scheduled_time=two_days_ago))
+    body = {"start_time": str(datetime.now(UTC) - timedelta(days=3)), "end_time": str(datetime.now(UTC))}
+    client.request("POST", "/deployments/{id}/schedule", path_params={"id": deployment.id}, json=body)  # as when away
+    assert len(due(client, "Scheduled")) == 3
+    skip_missed(client, deployment.id)
+    skip_missed(client, deployment.id)
+    left = due(client, "Scheduled")
+    assert len(left) == 1
+    skipped = due(client, "Cancelled")
+    assert len(skipped) == 2
+    assert max(skipped) < min(left)
+    theirs = [start for start in client.read_flow_runs() if not start.auto_scheduled]
+    assert {start.state_name for start in theirs} == {"Scheduled"}, "who asked for a start gets it"
+
+
+def due(client: SyncPrefectClient, state: str) -> list[datetime]:
+    """When the schedule's starts in that state should have been."""
+    return [
+        start.expected_start_time
+        for start in client.read_flow_runs()
+        if start.auto_scheduled
+        and start.state_name == state
+        and start.expected_start_time is not None
+        and start.expected_start_time < datetime.now(UTC)
+    ]

@@ -25,7 +25,7 @@ def test_the_deployment_has_a_schedule_a_form_and_a_limit(served: ServedCommandL
     deployment = httpx.get(f"{served.api}/deployments/{served.nightly()}", timeout=30, trust_env=False).json()
     assert deployment["schedules"][0]["schedule"]["cron"] == "0 2 * * *"
     properties = deployment["parameter_openapi_schema"]["properties"]
-    assert set(properties) == {"config", "overrides", "name"}
+    assert set(properties) == {"config", "overrides", "continue_from", "outputs_dir"}
     assert "TOML" in properties["config"]["description"]
     assert deployment["global_concurrency_limit"]["limit"] == 1
     assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
@@ -38,7 +38,8 @@ def test_a_person_finds_the_form(served: ServedCommandLine) -> None:
         words = ("overrides", "the directory of a run that is to go on")
         sees(page, f"{site}/deployments/deployment/{served.nightly()}/run", *words, picture="form")
         values = page.locator("input, textarea").evaluate_all("fields => fields.map(field => field.value)")
-        assert "continue_from=latest" in values
+        assert "latest" in values
+        assert str(served.outputs) in values
 
 
 def test_notifications_are_registered_and_nothing_else(served: ServedCommandLine) -> None:
@@ -55,9 +56,9 @@ def test_a_start_while_a_run_is_under_way_waits_and_then_starts_the_next(served:
     served.until(lambda: list(served.outputs.glob("*/rounds/0000/manifest.json")), 240)
     second = served.start_nightly()
     served.until(lambda: state_of(served.flow_run(second)) == "AwaitingConcurrencySlot", 60)
-    assert len(list(served.outputs.iterdir())) == 1
+    assert len(list(served.outputs.glob("*/run.json"))) == 1
     served.until(lambda: len(list(served.outputs.glob("*/rounds/0000/manifest.json"))) == 2, 400)
-    first_run, second_run = sorted(path.name for path in served.outputs.iterdir())
+    first_run, second_run = sorted(path.parent.name for path in served.outputs.glob("*/run.json"))
     assert {item["name"]: state_of(item) for item in served.flow_runs()} == {
         first_run: "Completed",
         second_run: "Running",

@@ -11,14 +11,14 @@ from zk0.executors.plugged import plugged
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.side_by_side import Watch, examine_all, nobody
 from zk0.preflight.records import Preflight
-from zk0.work.executor import STOPPED, Checked, Executor, Placed, Stoppable
+from zk0.work.executor import Checked, Executor, Placed, Stoppable
 from zk0.work.records import ClientResult, ClientTask
 from zk0.work.results import find_finished
 
 type Factory = Callable[[RunConfig], Executor]
 
 
-def _processes(config: RunConfig) -> Executor:
+def _processes(config: RunConfig) -> ProcessExecutor:
     return ProcessExecutor(config.executor)
 
 
@@ -154,10 +154,9 @@ def export_policy(work: ClientTask, config: RunConfig, folder: Path, *, merge: b
 
 
 def stop_work(run_dir: str, config: RunConfig) -> None:
-    """End what is at work for a run whose orchestrator was told to end: containers get no signal from a terminal."""
-    executor = executor_of(config)
-    if isinstance(executor, Stoppable):
-        STOPPED.set()
+    """End what is at work for a run that a person ends: processes, of which every run may have some, and the rest."""
+    _processes(config).stop(run_dir)
+    if config.executor.kind != PROCESS and isinstance(executor := executor_of(config), Stoppable):
         executor.stop(run_dir)
 
 

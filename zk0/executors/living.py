@@ -16,7 +16,7 @@ LONGEST_NAME = 64
 
 def live_worker(task: ClientTask) -> psutil.Process | None:
     """The worker that does this task now, whoever started it; None where nobody does it, or a container."""
-    return _holder(task) if is_held(task) else None
+    return lock_holder(lock_path(task)) if is_held(task) else None
 
 
 def runs(process: psutil.Process) -> bool:
@@ -48,12 +48,16 @@ def kill_tree(pid: int | None) -> None:
     psutil.wait_procs([parent], timeout=10)
 
 
-def _holder(task: ClientTask) -> psutil.Process | None:
-    """The live worker that holds the task's lock; None where it ended in the meantime, or is in a container."""
-    with storage_errors(lock_path(task), "read"):
-        text = untrusted.tail(lock_path(task), LONGEST_NAME)
+def lock_holder(path: Path) -> psutil.Process | None:
+    """The live worker that holds the lock of a task; None where it ended in the meantime, or is in a container.
+
+    Args:
+        path: of the lock.
+    """
+    with storage_errors(path, "read"):
+        text = untrusted.tail(path, LONGEST_NAME)
     process = process_of(int(text)) if text.isdigit() else None
-    return process if process is not None and _has_open(process, lock_path(task)) else None
+    return process if process is not None and _has_open(process, path) else None
 
 
 def _has_open(process: psutil.Process, path: Path) -> bool:

@@ -27,7 +27,9 @@ from zk0.executors import FORK_SERVER_OF
 from zk0.executors.call import STARTS, call
 from zk0.executors.death import FORK_SERVER_GONE, outcome
 from zk0.executors.living import kill_tree, live_worker, process_of, runs
+from zk0.executors.stopping import go_on, stop_processes, stoppable
 from zk0.executors.worker import HELD_EXIT_CODE, work
+from zk0.work.executor import STOPPED
 from zk0.work.lock import is_held, wait_until_free
 from zk0.work.log import what
 from zk0.work.records import ClientResult, ClientTask
@@ -86,6 +88,8 @@ class ProcessExecutor:
                 return process
             except (EOFError, OSError) as error:
                 why = f"{type(error).__name__}: {error}".removesuffix(": ")
+                if STOPPED.is_set():
+                    break
                 logger.warning("the fork server does not start a process: starting another ({})", why)
                 time.sleep(RESTART_PAUSE_S)
         raise ClientError("lost", f"{name}: no process can be started, tried {STARTS} times: {why}")
@@ -95,6 +99,7 @@ class ProcessExecutor:
         if (found := find_finished(task)) is not None:
             logger.info("{} of {} in round {} is already done", task.kind, task.client, task.server_round)
             return found
+        go_on(task)
         adopted = live_worker(task)
         if adopted is not None:
             return self._adopt(task, adopted)
@@ -103,10 +108,16 @@ class ProcessExecutor:
             return self.run(task)  # a container did it: the executor was changed while it worked
         return self._start(task)
 
+    def stop(self, run_dir: str) -> None:
+        """See `Stoppable.stop`."""
+        stop_processes(run_dir)
+
     def _start(self, task: ClientTask) -> ClientResult:
+        go_on(task)
         arguments = (task.model_dump_json(), self._config.timeout_s + LATER_S)
         process = self.started(work, arguments, f"zk0-{task.client}")
-        process.join(self._config.timeout_s)
+        with stoppable(task, process.pid):
+            process.join(self._config.timeout_s)
         if process.exitcode is None:
             kill_tree(process.pid)
             process.join()
@@ -124,10 +135,11 @@ class ProcessExecutor:
         """Wait for a worker that an orchestrator or fork server left behind: its work is not run twice."""
         logger.info("{} of {} in round {}: adopted PID {}", task.kind, task.client, task.server_round, process.pid)
         deadline = process.create_time() + self._config.timeout_s
-        while time.time() < deadline:
-            if not runs(process) and not is_held(task):  # a process that it started may have it still
-                return outcome(task, None)
-            time.sleep(ADOPTED_POLL_S)
+        with stoppable(task, process.pid):
+            while time.time() < deadline:
+                if not runs(process) and not is_held(task):  # a process that it started may have it still
+                    return outcome(task, None)
+                time.sleep(ADOPTED_POLL_S)
         kill_tree(process.pid)
         raise self._timed_out(task)
 

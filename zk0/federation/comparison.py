@@ -27,7 +27,7 @@ from zk0.metrics.values import Json
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore, is_finished
 from zk0.seeding import derive_seed
-from zk0.work.executor import Executor
+from zk0.work.executor import STOPPED, Executor
 from zk0.work.records import POOLED, ArtifactRef, ClientTask
 
 
@@ -51,6 +51,7 @@ def compare(store: RunStore, processes: ProcessExecutor, say: Callable[[str], No
         raise RunNameError(
             f"run {store.info.name!r} is not finished; go on with it first: zk0 resume {store.info.name}"
         )
+    STOPPED.clear()
     clients = [client.name for client in store.config.clients]
     unseen = [dataset.name for dataset in store.config.evaluation.datasets]
     own = own_executor(store.config, processes)

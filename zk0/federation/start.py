@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +10,8 @@ from pathlib import Path
 from loguru import logger
 
 from zk0.config import RunConfig, load_config
-from zk0.config.paths import check_target
+from zk0.config.paths import absolute_path, check_target
+from zk0.errors import RunNameError
 from zk0.federation import before_run, identity
 from zk0.logs.setup import setup_orchestrator
 from zk0.memory import client_limits
@@ -19,7 +20,7 @@ from zk0.memory.sampler import watched
 from zk0.preflight.disk import check_free_space
 from zk0.preflight.records import Preflight
 from zk0.runs import counted
-from zk0.runs.lock import is_ours
+from zk0.runs.lock import check_locks, is_ours
 from zk0.runs.origin import settle_origin, settled_like
 from zk0.runs.store import RunStore, check_name, is_finished, is_run
 from zk0.work.executor import STOPPED
@@ -61,7 +62,7 @@ def begin(
         check: the checks before a run.
         going_on: told of an unfinished run that is taken up because no name was given.
         wait: where another process has that run under way, wait for its end and then start the next, so that a start is
-            neither doubled nor lost; else start the next now.
+            neither doubled nor lost; else start the next now. What was ended by Ctrl-C is then left alone, too.
 
     Raises:
         BadInputError: config, data, policy or name cannot be used; nothing was created.
@@ -71,7 +72,7 @@ def begin(
         if (done := _finished(config, name)) is not None:
             return done
     check_target("outputs_dir", config.outputs_dir)
-    found = _free(config, wait=wait) if name is None else None
+    found = _free(config, served=wait) if name is None else None
     if found is not None:
         going_on(found)
         check_again(found, check)
@@ -97,13 +98,13 @@ def _finished(config: RunConfig, name: str) -> RunStore | None:
     return RunStore.create_or_open(settled_like(config, known.config), name) if is_finished(known) else None
 
 
-def _free(config: RunConfig, *, wait: bool) -> RunStore | None:
-    """An unfinished run of the config that nobody has under way."""
+def _free(config: RunConfig, *, served: bool) -> RunStore | None:
+    """An unfinished run of the config that nobody has under way, and nobody wants to stand still."""
     said = False
-    while (found := unfinished(config)) is not None:
+    while (found := unfinished(config, interrupted=not served)) is not None:
         if (holder := found.holder()) is None:
             return found
-        if not wait:
+        if not served:
             return None
         if not said:
             logger.info("run {} is under way in process {}: waiting for its end", found.info.name, holder["pid"])
@@ -113,6 +114,7 @@ def _free(config: RunConfig, *, wait: bool) -> RunStore | None:
 
 
 def _new(config: RunConfig, name: str, check: Check) -> RunStore:
+    check_locks(absolute_path(config.outputs_dir))
     known = RunStore.exists(config.outputs_dir, name)
     checked = _warned(check(_without_probe(config) if known else config))
     settled = checked.config.model_copy(update={"memory": config.memory})
@@ -174,11 +176,23 @@ def advancing(store: RunStore) -> Iterator[None]:
             yield
 
 
-def unfinished(config: RunConfig) -> RunStore | None:
-    """The newest unfinished run of just this config, held by another process or not."""
+def unfinished(config: RunConfig, *, interrupted: bool = True) -> RunStore | None:
+    """The newest unfinished run of just this config, held by another process or not.
+
+    One that was cancelled, suspended or deleted is left alone: who wants it names it.
+
+    Args:
+        config: the wanted config.
+        interrupted: whether one that was ended by Ctrl-C goes on.
+    """
     for store in RunStore.list_runs(config.outputs_dir):
-        if store.info.config_digest == settled_like(config, store.config).digest and not is_finished(store):
-            return RunStore.create_or_open(settled_like(config, store.config), store.info.name)
+        if store.info.config_digest != settled_like(config, store.config).digest or is_finished(store):
+            continue
+        will = store.stopped
+        if will is not None and not (interrupted and will.what == "interrupted"):
+            logger.info("run {} is left alone, {}; it goes on by: zk0 resume", store.info.name, will.words)
+            continue
+        return RunStore.create_or_open(settled_like(config, store.config), store.info.name)
     return None
 
 
@@ -193,8 +207,36 @@ def stem_of(config: str | Path | None) -> str:
     return Path(config or "sim").stem
 
 
-def choose_run(config: str, overrides: list[str], name: str | None) -> RunStore:
-    """The run that a start by words means: a run directory, or what `begin` makes of a config; it waits its turn."""
+def choose_run(config: str, overrides: list[str], name: str | None, *, by_hand: bool = True) -> RunStore:
+    """The run that a start by words means: a run directory, or what `begin` makes of a config; it waits its turn.
+
+    Args:
+        config: a run directory, or what names a config.
+        overrides: single keys of the config.
+        name: see `begin`.
+        by_hand: whether a person starts it, who may go on with what a person stopped.
+
+    Raises:
+        RunNameError: a person stopped that run, and a schedule starts it.
+        BadInputError: see `begin`.
+    """
     if is_run(config):
-        return RunStore.open(config)
-    return begin(load_config(config, overrides), name, stem_of(config), wait=True)
+        return RunStore.open(config) if by_hand else _not_stopped(RunStore.open(config))
+    wanted = load_config(config, overrides)
+    if name is not None and not by_hand and RunStore.exists(wanted.outputs_dir, name):
+        _not_stopped(RunStore.open(wanted.outputs_dir, name))
+    return begin(wanted, name, stem_of(config), wait=True)
+
+
+def folder_of(config: str, overrides: Sequence[str]) -> str:
+    """The folder of runs that a start by words means; see `choose_run`."""
+    if is_run(config):
+        return str(Path(config).parent)
+    return load_config(config, overrides).outputs_dir
+
+
+def _not_stopped(store: RunStore) -> RunStore:
+    if (will := store.stopped) is not None:
+        name = store.info.name
+        raise RunNameError(f"run {name!r} stands still, {will.words}; it goes on by `zk0 resume {name}`")
+    return store

@@ -32,6 +32,7 @@ _REMEDIES = {
     errno.EDQUOT: "free some of your disk quota, then resume the run",
     errno.EACCES: "give your user permission there, then resume the run",
     errno.EPERM: "give your user permission there, then resume the run",
+    errno.ENOLCK: "choose a folder on a file system that keeps locks, or mount this one with locks",
     errno.EROFS: "make that file system writable or choose another outputs_dir",
     errno.EIO: "check that disk (the kernel log names the fault), then resume the run",
     errno.ENOENT: "put the file back or resume the run, which goes on from the newest whole round",

@@ -50,6 +50,9 @@ def status_view(run_dir: str | Path, ui_url: str | None = None, pid: int | None 
         on = ", on the quick frames" if best.frames == QUICK else ""
         facts.append(f"best round {best.server_round} ({best.label}: {best.value:.4g}{on})")
     lines: list[RenderableType] = [_headline(progress), _client_table(progress)]
+    if progress.stopped is not None:
+        words = f"{progress.stopped.words}; nothing goes on with it by itself: zk0 resume {progress.name}"
+        lines.insert(1, Text(words, style="yellow"))
     if progress.environments:
         lines.append(_environment_table(progress))
     lines.append(Text("  ".join(facts), style="dim"))

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zk0.errors import RunNameError
+from zk0.errors import ConfigError, RunNameError, StorageError
 from zk0.files import atomic
 from zk0.files.atomic import exists
-from zk0.layout import LOCK_FILE, STOPPED_FILE
+from zk0.layout import LOCK_FILE, SERVED_FILE, STOPPED_FILE
 from zk0.metrics.values import Json, mapping
 from zk0.runs.records import now
 
@@ -78,12 +79,13 @@ def hold(folder: Path, descriptor: int, run: str) -> Iterator[None]:
     mine = _Hold(os.path.realpath(folder), descriptor)
     _held.add(mine)
     try:
-        _acquire(descriptor, run)
+        _acquire(descriptor, folder, run)
         who = {"pid": os.getpid(), "host": socket.gethostname(), "started_at": now()}
         with atomic.storage_errors(folder / LOCK_FILE, "written"):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(who).encode(), 0)
-            (folder / STOPPED_FILE).unlink(missing_ok=True)
+            for left in (STOPPED_FILE, SERVED_FILE):  # who goes on wants it to go on
+                (folder / left).unlink(missing_ok=True)
         _of_this_context.set(_of_this_context.get() | {mine})
         yield
     finally:
@@ -91,6 +93,43 @@ def hold(folder: Path, descriptor: int, run: str) -> Iterator[None]:
         if mine in _held:  # a forked child has closed it already
             _held.remove(mine)
             os.close(descriptor)
+
+
+def locked(descriptor: int, path: Path) -> bool:
+    """Try to lock a file; gives whether nobody else has it locked.
+
+    Raises:
+        StorageError: its file system keeps no locks.
+    """
+    try:
+        with atomic.storage_errors(path, "locked"):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except StorageError as error:
+        if isinstance(error.__cause__, BlockingIOError):
+            return False
+        raise
+    return True
+
+
+def check_locks(folder: Path) -> None:
+    """See that locks can be kept where the runs will lie; leaves nothing there.
+
+    Args:
+        folder: of the runs; where it is not there yet, the nearest above it is tried.
+
+    Raises:
+        ConfigError: its file system keeps none.
+    """
+    there = next((path for path in (folder, *folder.parents) if path.is_dir()), folder)
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            locked(file.fileno(), there)
+    except StorageError as error:
+        raise ConfigError(
+            f"outputs_dir = {str(folder)!r}: {error}; without a lock two processes could advance one run"
+        ) from error
+    except OSError:
+        return  # it cannot be written, which is said where that is tried
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
@@ -110,25 +149,11 @@ def holder(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def mark_stopped(folder: Path) -> None:
-    """Remember that a person stopped the run, until someone takes the lock again."""
-    with atomic.storage_errors(folder / STOPPED_FILE, "written"):
-        (folder / STOPPED_FILE).touch()
-
-
-def is_stopped(folder: Path) -> bool:
-    """Whether a person stopped the run."""
-    return exists(folder / STOPPED_FILE)
-
-
-def _acquire(descriptor: int, run: str) -> None:
+def _acquire(descriptor: int, folder: Path, run: str) -> None:
     for _ in range(LOOKS):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(LOOK_S)
-        else:
+        if locked(descriptor, folder / LOCK_FILE):
             return
+        time.sleep(LOOK_S)
     who = _parse_holder(os.pread(descriptor, HOLDER_BYTES, 0))
     raise RunNameError(
         f"run {run!r} is being advanced by process {who['pid']} on {who['host']} since "

@@ -27,7 +27,7 @@ from zk0.metrics import scores, units
 from zk0.metrics.attendance import absences
 from zk0.metrics.units import ACTION_ERROR
 from zk0.metrics.values import Json, interval, mapping, number
-from zk0.runs import lock
+from zk0.runs import lock, will
 from zk0.runs.rounds import metric_lines
 from zk0.runs.standing import ClientProgress, EnvironmentProgress, Phase, RunProgress
 
@@ -76,6 +76,7 @@ def read_progress(run_dir: str | Path) -> RunProgress:
         best=scores.best_round(config, rounds),
         rounds=rounds,
         environments=tuple(_read_environments(folder, config, rounds, current, complete)),
+        stopped=None if finished or running else will.shown(folder),
         absent=tuple(absences(_names(config.get("clients")), rounds)),
     )
 
@@ -89,9 +90,9 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
     Returns:
         `name`, `state` (starting, running, interrupted, finished), `server_round`, `num_rounds`, `committed_rounds`,
         `elapsed_s`, `eta_s` (or null), `pid` (or null), `memory` (Snapshot's fields, or null when no process runs),
-        `best` (Best's fields, or null), `clients` (ClientProgress' fields, the error's unit in its key), `environments`
-        (EnvironmentProgress' fields), `absent` (Absence's fields: clients without an update in any committed round) and
-        `rounds` (the lines of metrics.jsonl).
+        `best` (Best's fields, or null), `stopped` (Will's fields, or null), `clients` (ClientProgress' fields, the
+        error's unit in its key), `environments` (EnvironmentProgress' fields), `absent` (Absence's fields: clients without an
+        update in any committed round) and `rounds` (the lines of metrics.jsonl).
     """
     progress = read_progress(run_dir)
     now = snapshot(progress.pid) if progress.pid else None
@@ -106,6 +107,7 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
         "pid": progress.pid,
         "memory": asdict(now) if now else None,
         "best": asdict(progress.best) if progress.best else None,
+        "stopped": progress.stopped.model_dump() if progress.stopped else None,
         "clients": [units.keyed(asdict(client), client.unit) for client in progress.clients],
         "environments": [asdict(environment) for environment in progress.environments],
         "absent": [asdict(absence) for absence in progress.absent],

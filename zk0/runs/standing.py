@@ -6,6 +6,7 @@ from typing import Literal
 from zk0.metrics import scores
 from zk0.metrics.attendance import Absence
 from zk0.metrics.values import Json
+from zk0.runs.will import Will
 
 State = Literal["starting", "running", "interrupted", "finished"]
 Phase = Literal["waiting", "preparing", "training", "trained", "evaluating", "rolling out", "done", "failed"]
@@ -83,5 +84,7 @@ class RunProgress:
     """The committed rounds: the lines of metrics.jsonl, by server_round."""
     environments: tuple[EnvironmentProgress, ...] = ()
     """The simulated environments, in the config's order."""
+    stopped: Will | None = None
+    """What a person did who stopped the run; None where nobody did, or it goes on."""
     absent: tuple[Absence, ...] = ()
     """Clients without an update in any committed round of training."""

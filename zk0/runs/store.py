@@ -17,7 +17,7 @@ from zk0.errors import ConfigError, RunNameError, StorageError
 from zk0.files import atomic
 from zk0.files.atomic import exists, listdir
 from zk0.layout import DATA_FILE, FINAL, ROUNDS_FOLDER, RUN_FILE
-from zk0.runs import lock
+from zk0.runs import lock, will
 from zk0.runs.records import RoundState, RunInfo, digest_of, now
 from zk0.runs.rounds import Rounds
 from zk0.runs.versions import versions
@@ -157,14 +157,14 @@ class RunStore(Rounds):
         """Who holds the lock: pid, host and started_at (None each while unknown); None when nobody does."""
         return lock.holder(self.folder)
 
-    def mark_stopped(self) -> None:
-        """Remember that a person stopped the run, until someone takes the lock again."""
-        lock.mark_stopped(self.folder)
+    def mark_stopped(self, what: will.Want = "interrupted", who: str | None = None, why: str = "") -> will.Will:
+        """Remember that a person stopped the run, until someone takes the lock again: see `will.write`."""
+        return will.write(self.folder, what, who, why)
 
     @property
-    def stopped(self) -> bool:
-        """Whether a person stopped the run: nothing takes it up again by itself."""
-        return lock.is_stopped(self.folder)
+    def stopped(self) -> will.Will | None:
+        """What a person did who stopped the run: nothing takes it up again by itself."""
+        return will.read(self.folder)
 
     def _held(self) -> AbstractContextManager[None]:
         if lock.is_ours(self.folder):

@@ -40,7 +40,7 @@ class Checked(Protocol):
 
 @runtime_checkable
 class Stoppable(Protocol):
-    """An executor whose work hears nothing of a Ctrl-C in the orchestrator's terminal."""
+    """An executor that can end its work."""
 
     def stop(self, run_dir: str) -> None:
         """End what is at work for a run that a person ends; what a killed orchestrator left goes on, to be adopted.

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from zk0.errors import StorageError
 from zk0.files import atomic, untrusted
 from zk0.layout import worker_lock_file
+from zk0.work.executor import STOPPED
 from zk0.work.records import ClientTask
 
 CONTAINER_MARK = "ZK0_CONTAINER"
@@ -33,7 +35,7 @@ def worker_lock(task: ClientTask) -> Iterator[bool]:
         StorageError: the lock cannot be opened.
     """
     with _lock_file(task) as descriptor:
-        mine = any(_lock(descriptor, fcntl.LOCK_EX, after_s=pause) for pause in (0, *[LOOK_S] * LOOKS))
+        mine = any(_lock(descriptor, fcntl.LOCK_EX, task, after_s=pause) for pause in (0, *[LOOK_S] * LOOKS))
         if mine:
             with atomic.storage_errors(lock_path(task), "written"):
                 os.ftruncate(descriptor, 0)
@@ -49,7 +51,7 @@ def is_held(task: ClientTask) -> bool:
         StorageError: the lock cannot be opened.
     """
     with _lock_file(task) as descriptor:
-        return not _lock(descriptor, fcntl.LOCK_SH)  # shared: others who look at the same time are no workers
+        return not _lock(descriptor, fcntl.LOCK_SH, task)  # shared: others who look at the same time are no workers
 
 
 @contextmanager
@@ -63,14 +65,15 @@ def _lock_file(task: ClientTask) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, how: int, after_s: float = 0) -> bool:
+def _lock(descriptor: int, how: int, task: ClientTask, after_s: float = 0) -> bool:
     time.sleep(after_s)
     try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
-        return False
+        with atomic.storage_errors(lock_path(task), "locked"):
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except StorageError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
     return True
 
 
@@ -82,10 +85,10 @@ def wait_until_free(task: ClientTask, timeout_s: float) -> bool:
         timeout_s: a worker older than this is not waited for, in seconds.
 
     Returns:
-        Whether it ended.
+        Whether it ended; False, too, where a person ends the run meanwhile.
     """
     started = lock_path(task).stat().st_mtime
-    while time.time() < started + timeout_s:
+    while time.time() < started + timeout_s and not STOPPED.is_set():
         if not is_held(task):
             return True
         time.sleep(HELD_POLL_S)

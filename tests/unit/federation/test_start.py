@@ -1,14 +1,18 @@
 """Which run a start means, and what must hold before it begins."""
 
+import errno
+import fcntl
+import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.unit.runs.test_origin import committed, config_of
 from zk0.config import RunConfig
-from zk0.errors import BadInputError, ConfigError
-from zk0.federation.start import begin, new_name, unfinished
+from zk0.errors import BadInputError, ConfigError, RunNameError, StorageError
+from zk0.federation.start import begin, choose_run, new_name, unfinished
 from zk0.memory import client_limits
 from zk0.memory.estimate import MemoryEstimate
 from zk0.preflight.records import Preflight
@@ -59,6 +63,45 @@ def test_an_unfinished_run_goes_on_from_where_it_was_settled_to_begin(tmp_path: 
     assert unfinished(wanted) is not None
     assert begin(wanted, None, "nightly", check=check).info == first.info
     assert begin(wanted, first.info.name, "nightly", check=check).info == first.info
+
+
+def test_what_a_person_stopped_goes_on_by_a_person_alone(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    store = begin(config, "mine", check=check)
+    served = partial(begin, config, None, "nightly", check=check, wait=True)
+    by_hand = partial(begin, config, None, "sim", check=check)
+
+    store.mark_stopped("interrupted")
+    assert by_hand().info.name == "mine"  # `zk0 run` again, after Ctrl-C
+    store.mark_stopped("cancelled", "Prefect")
+    other = by_hand()
+    assert other.info.name != "mine"
+    other.mark_stopped("interrupted")
+    assert served().info.name.startswith("nightly-"), "neither the cancelled one nor the interrupted one"
+    assert begin(config, "mine", check=check).info == store.info
+    for start in (str(store.folder), "sim"):
+        settings = [f"outputs_dir={str(tmp_path)!r}"]
+        with pytest.raises(
+            RunNameError, match=r"'mine' stands still, cancelled by Prefect at .*; .* `zk0 resume mine`"
+        ):
+            choose_run(start, settings, "mine", by_hand=False)
+    assert choose_run(str(store.folder), [], None).info == store.info
+
+
+def test_without_locks_no_run_begins_or_goes_on_and_no_folder_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = begin(config_of(tmp_path / "there"), "mine", check=check)
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(ConfigError, match=r"outputs_dir = .*No locks available; choose a folder on a file system that"):
+        begin(config_of(tmp_path / "none"), "mine", check=check)
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(StorageError, match=r"run.lock: cannot be locked: No locks available"), there.lock():
+        pass
 
 
 @pytest.mark.parametrize("strategy", ["fedavgm", "fedadam", "fedyogi"])

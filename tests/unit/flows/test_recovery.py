@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from prefect.states import exception_to_failed_state
 
-from flows.recovery import NEVER_PASSES, never_passes, pause_before
+from flows.recovery import pause_before
+from flows.rows import NEVER_PASSES, never_passes
 from zk0.errors import (
     ClientError,
     ConfigError,

@@ -24,6 +24,7 @@ from zk0.executors.docker.gpu_turns import gpu_turn, is_among, slots
 from zk0.executors.docker.log_tail import LogTail
 from zk0.executors.docker.mem_limit import mem_limit
 from zk0.executors.docker.settings import container_settings, user, wanted_gpus
+from zk0.executors.stopping import go_on
 from zk0.files import untrusted
 from zk0.files.atomic import storage_errors
 from zk0.work.executor import STOPPED
@@ -76,7 +77,7 @@ class DockerExecutor:
 
     def run(self, task: ClientTask) -> ClientResult:
         """See `Executor.run`."""
-        _go_on(task)
+        go_on(task)
         _reopen(task.folder)
         try:
             return self._run(task)
@@ -134,7 +135,7 @@ class DockerExecutor:
             raise ClientError("lost", f"{what(task)}: a worker process holds {lock_path(task)}; end it")
 
     def _start(self, client: docker.DockerClient, task: ClientTask, gpu: str | None) -> Container:
-        _go_on(task)
+        go_on(task)
         with storage_errors(task.folder, "tidied"):
             untrusted.remove(failure_path(task))
         limit = engine.patiently(lambda: mem_limit(client, self._config, task.run_dir))
@@ -181,7 +182,7 @@ class DockerExecutor:
         while True:
             if STOPPED.is_set():
                 engine.remove(container)
-            _go_on(task)
+            go_on(task)
             engine.patiently(container.reload)
             tail.forward()
             state = container.attrs["State"]
@@ -191,12 +192,6 @@ class DockerExecutor:
                 engine.remove(container)
                 raise timed_out(task, self._limit_s)
             time.sleep(engine.POLL_S)
-
-
-def _go_on(task: ClientTask) -> None:
-    """Begin nothing, and wait for nothing, in a run that a person has ended."""
-    if STOPPED.is_set():
-        raise ClientError("lost", f"{what(task)}: the run was ended")
 
 
 @contextmanager
@@ -217,7 +212,7 @@ def _start_errors(task: ClientTask, image: str) -> Iterator[None]:
 
 def _busy_while_going_on(client: docker.DockerClient, task: ClientTask) -> set[str]:
     """As `_busy_gpus`, for work that waits for its turn: not in a run that was ended meanwhile."""
-    _go_on(task)
+    go_on(task)
     return _busy_gpus(client)
 
 

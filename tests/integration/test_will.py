@@ -1,0 +1,161 @@
+"""What a person does to a run ends its work at once, and nothing automatic takes the run up again."""
+
+import json
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import psutil
+import pytest
+
+from benchmarks.service import ServedCommandLine, state_of
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 15
+"""From a person's act to the end of the last process of the run."""
+QUIET_S = 30
+"""Longer than recovery needs: a deleted flow run was taken up again in 12 s."""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedCommandLine]:
+    service = ServedCommandLine(tmp_path_factory.mktemp("will"))
+    service.serve()
+    service.until(lambda: any("worker" in process.cmdline() for process in service.processes()), 120)
+    time.sleep(5)
+    yield service
+    service.close()
+
+
+def of_runs(served: ServedCommandLine, before: set[psutil.Process]) -> list[str]:
+    """Everything that lives of runs: flow, fork server, its tracker, clients."""
+    return [str(process) for process in served.processes() if process not in before]
+
+
+def under_way(served: ServedCommandLine, run: str, server_round: int = 1) -> float:
+    """Come back when a client of it trains; seconds that it took."""
+    folder = served.outputs / run / "rounds" / f"{server_round:04d}" / "clients"
+    return served.until(lambda: list(folder.glob("*/progress.json")), 240)
+
+
+def will(served: ServedCommandLine, run: str) -> str | None:
+    path = served.outputs / run / "stopped"
+    return str(json.loads(path.read_text())["what"]) if path.is_file() else None
+
+
+def ended_by(served: ServedCommandLine, run: str, what: str) -> bool:
+    return will(served, run) == what
+
+
+class Acts:
+    """What a person does, and how long it takes until nothing of the run lives."""
+
+    def __init__(self, served: ServedCommandLine) -> None:
+        self.served = served
+        self.config = str(served.config(training__steps=3000))
+        self.before = set(served.processes())
+
+    def ended(self, act: str) -> None:
+        seconds = self.served.until(lambda: not of_runs(self.served, self.before), 60)
+        print(f"{act}: nothing of the run is left after {seconds:.1f} s")
+        assert seconds < SECONDS
+
+    def nothing_comes_back(self) -> None:
+        """And nothing looks alive in Prefect."""
+        time.sleep(QUIET_S)
+        assert of_runs(self.served, self.before) == []
+        alive = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+        assert self.served.post("/task_runs/filter", {"task_runs": alive}) == []
+        assert self.served.post("/flow_runs/filter", {"flow_runs": alive}) == []
+
+
+@pytest.fixture
+def acts(served: ServedCommandLine) -> Acts:
+    return Acts(served)
+
+
+def test_a_cancelled_run_ends_and_only_a_retry_goes_on_with_it(served: ServedCommandLine, acts: Acts) -> None:
+    flow_run = served.start_nightly(config=acts.config, name="Anna's first try")
+    under_way(served, "anna-s-first-try")
+    assert served.flow_run(flow_run)["name"] == "Anna's first try"
+    served.cancel(flow_run)
+    acts.ended("cancel")
+    served.until(lambda: state_of(served.flow_run(flow_run)) == "Cancelled", 30)
+    assert will(served, "anna-s-first-try") == "cancelled"
+    assert "cancelled by Prefect at" in served.run("status", "anna-s-first-try")
+
+    served.retry(flow_run)
+    served.until(lambda: will(served, "anna-s-first-try") is None, 120)
+    served.cancel(flow_run)
+    acts.ended("cancel after a retry")
+    acts.nothing_comes_back()
+    assert will(served, "anna-s-first-try") == "cancelled"
+    assert state_of(served.flow_run(flow_run)) == "Cancelled"
+
+
+def test_a_suspended_run_waits_for_its_resume_and_a_deleted_one_for_ever(served: ServedCommandLine, acts: Acts) -> None:
+    """Its place was free at once; it is another run than the cancelled one, whose config it has."""
+    flow_run = served.start_nightly(config=acts.config)
+    served.until(lambda: list(served.outputs.glob("config-*/run.json")), 120)
+    (name,) = (path.parent.name for path in served.outputs.glob("config-*/run.json"))
+    under_way(served, name)
+    assert served.flow_run(flow_run)["name"] == name
+    served.suspend(flow_run)
+    acts.ended("suspend")
+    assert will(served, name) == "suspended"
+    state = served.flow_run(flow_run)["state"]
+    assert state["name"] == "Suspended"
+    assert state["state_details"]["pause_timeout"] > "2030", "else Prefect fails it after five minutes"
+
+    served.resume(flow_run)
+    print(f"resume: {served.until(lambda: will(served, name) is None, 120):.1f} s")
+    served.delete(flow_run)
+    acts.ended("delete")
+    acts.nothing_comes_back()
+    assert will(served, name) == "deleted"
+
+
+def test_one_at_a_time_and_who_is_killed_goes_first(served: ServedCommandLine, acts: Acts) -> None:
+    def begun(name: str) -> bool:
+        return (served.outputs / name / "run.json").exists()
+
+    flow_runs = {}
+    for name in ("one", "two"):
+        flow_runs[name] = served.start_nightly(config=acts.config, name=name)
+        time.sleep(1)  # queued in this order
+    under_way(served, "one")
+    process = served.flow_process()
+    assert process is not None
+    process.kill()
+    lock = served.outputs / "one" / "run.lock"
+    before = lock.read_text()
+    seconds = served.until(lambda: lock.read_text() not in ("", before), 240)
+    print(f"killed with another in the queue: back after {seconds:.1f} s")
+    assert not begun("two")
+
+    # After a cancel Prefect's own count is wrong for minutes: two more would be let in.
+    for name, following in (("one", "two"), ("two", "three")):
+        if following not in flow_runs:
+            flow_runs[following] = served.start_nightly(config=acts.config, name=following)
+        served.cancel(flow_runs[name])
+        served.until(partial(ended_by, served, name, "cancelled"), 60)
+        seconds = under_way(served, following)
+        print(f"cancelled with another in the queue: that one trains after {seconds:.1f} s")
+    flow_runs["four"] = served.start_nightly(config=acts.config, name="four")
+    time.sleep(2 * QUIET_S)
+    assert not begun("four")
+    for name in ("four", "three"):
+        served.cancel(flow_runs[name])
+    acts.ended("cancel of the one that trains and the one that waits")
+    acts.nothing_comes_back()
+    assert not begun("four")
+
+
+def test_what_was_ended_stays_so_without_prefects_database(served: ServedCommandLine) -> None:
+    assert list(served.outputs.glob("*/stopped"))
+    served.kill_everything()
+    served.forget()
+    served.serve()
+    time.sleep(QUIET_S)
+    assert served.flow_runs() == []

@@ -1,0 +1,39 @@
+"""flows.settings: what of the user's environment would stand in the way of a server on this machine."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from flows.settings import set_defaults
+from zk0.errors import BadInputError
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, "127.0.0.1,localhost,::1"),
+        ({"no_proxy": "intranet, localhost"}, "intranet,localhost,127.0.0.1,::1"),
+        ({"NO_PROXY": "intranet"}, "intranet,127.0.0.1,localhost,::1"),
+    ],
+)
+def test_loopback_is_never_proxied(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], wanted: str) -> None:
+    for key in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(key, given.get(key, ""))
+    set_defaults()
+    set_defaults()
+    assert {os.environ["NO_PROXY"], os.environ["no_proxy"]} == {wanted}
+
+
+def test_a_home_that_cannot_be_written_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    monkeypatch.setenv("HOME", str(blocked))
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
+    with pytest.raises(BadInputError, match=r"^HOME = .*file.*Prefect cannot keep .*; set PREFECT_HOME to a folder"):
+        set_defaults()
+    monkeypatch.setenv("PREFECT_HOME", str(blocked / "prefect"))
+    with pytest.raises(BadInputError, match=r"^PREFECT_HOME = "):
+        set_defaults()
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    set_defaults()

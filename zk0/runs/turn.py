@@ -1,0 +1,57 @@
+"""Whose turn it is in a folder of runs: one served run at a time, and one that was killed keeps its turn."""
+
+import os
+from pathlib import Path
+from typing import Self
+
+from zk0.config.paths import absolute_path
+from zk0.files import atomic
+from zk0.layout import TURN_FILE
+from zk0.runs.lock import locked
+
+MOST_BYTES = 4096
+"""More than an owner's name has."""
+
+
+class Turn:
+    """The turn in one folder; the kernel gives it back however its holder dies, and its owner's name stays.
+
+    Args:
+        outputs: the folder of the runs.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+
+    def __init__(self, outputs: str | Path) -> None:
+        folder = absolute_path(outputs)
+        self._path = folder / TURN_FILE
+        with atomic.storage_errors(self._path, "written"):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def take(self) -> bool:
+        """Take it, unless a process that lives has it.
+
+        Raises:
+            StorageError: the file system keeps no locks.
+        """
+        return locked(self._descriptor, self._path)
+
+    @property
+    def owner(self) -> str | None:
+        """Whose it is, or was when its holder was killed; None where the last one was done with it."""
+        with atomic.storage_errors(self._path, "read"):
+            return os.pread(self._descriptor, MOST_BYTES, 0).decode(errors="replace").strip() or None
+
+    @owner.setter
+    def owner(self, owner: str | None) -> None:
+        with atomic.storage_errors(self._path, "written"):
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, (owner or "").encode(), 0)
