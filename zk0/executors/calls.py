@@ -17,7 +17,7 @@ from zk0.work.records import ClientTask
 
 @of_input
 def settle(config: RunConfig) -> RunConfig:
-    """`checks.settle` in a worker process; what the policy needs of the hub is fetched."""
+    """`checks.settle` in a worker process, and the files of the policy: what is wrong with them is said before all."""
     die_first()
     quiet()
     from zk0.preflight import checks, fetch
@@ -65,6 +65,16 @@ def preflight(config: RunConfig, in_container: bool = False, examined: list[Exam
     from zk0.preflight import checks
 
     return checks.preflight(config, examined, in_container=in_container)
+
+
+@of_input
+def try_policy(config: RunConfig) -> None:
+    """`checks.try_policy` in a worker process, for what it refuses."""
+    die_first()
+    quiet()
+    from zk0.preflight import checks
+
+    checks.try_policy(config)
 
 
 @of_input
