@@ -30,7 +30,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedCommandLi
 
 def of_runs(served: ServedCommandLine, before: set[psutil.Process]) -> list[str]:
     """Everything that lives of runs: flow, fork server, its tracker, clients."""
-    return [str(process) for process in served.processes() if process not in before]
+    return [f"{process} {process.cmdline()[:8]}" for process in served.processes() if process not in before]
 
 
 def under_way(served: ServedCommandLine, run: str, server_round: int = 1) -> float:
@@ -57,8 +57,11 @@ class Acts:
         self.before = set(served.processes())
 
     def ended(self, act: str) -> None:
-        seconds = self.served.until(lambda: not of_runs(self.served, self.before), 60)
-        print(f"{act}: nothing of the run is left after {seconds:.1f} s")
+        started = time.monotonic()
+        while (left := of_runs(self.served, self.before)) and time.monotonic() - started < 60:
+            time.sleep(0.2)
+        seconds = time.monotonic() - started
+        print(f"{act}: {left or 'nothing of the run'} is left after {seconds:.1f} s")
         assert seconds < SECONDS
 
     def nothing_comes_back(self) -> None:

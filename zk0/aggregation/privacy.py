@@ -5,8 +5,8 @@ Whoever clips, they are Flower's wrappers for clipping by the clients; where the
 norm of an update that changes nothing. Noise is drawn from numpy's global generator, which `flower.seeded` seeds in
 each round.
 
-Of its private parts are used how its wrappers add the noise, which here must wait until it is known who is there, and the name of the bit
-that a client sends for adaptive clipping: held by tests/unit/aggregation/test_privacy.py.
+Of Flower's private parts two are used: how its wrappers add the noise, which here must wait until it is known who is
+there, and the name of the bit that a client sends for adaptive clipping. Held by tests/unit/aggregation/test_privacy.py.
 """
 
 from collections.abc import Iterable, Mapping
