@@ -6,7 +6,7 @@ norm of an update that changes nothing. Noise is drawn from numpy's global gener
 each round.
 
 Of Flower's private parts two are used: how its wrappers add the noise, which here must wait until it is known who is
-there, and the name of the bit that a client sends for adaptive clipping. Held by tests/unit/aggregation/test_privacy.py.
+there, and the name of the bit that a client sends for adaptive clipping; see tests/unit/aggregation/test_privacy.py.
 """
 
 from collections.abc import Iterable, Mapping
