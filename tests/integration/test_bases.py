@@ -26,7 +26,8 @@ from zk0.layout import BASE_FOLDER
 from zk0.learning import build
 from zk0.learning.policy import load_policy_config, source_path
 from zk0.preflight import fetch
-from zk0.preflight.trial import Trial, try_policy
+from zk0.preflight.checks import try_policy
+from zk0.preflight.trial import Trial
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.work.records import ClientResult

@@ -377,9 +377,7 @@ def test_act_from_scratch_with_federated_statistics(small_config: MakeConfig) ->
 def test_a_policy_that_cannot_be_made_from_scratch_is_refused_before_a_run(small_config: MakeConfig) -> None:
     policy = {"type": "act", "device": "cpu", "overrides": {"pretrained_backbone_weights": "None.SUCH"}}
     config = small_config(policy=policy, peft__enabled=False, data__normalization="federated")
-    with pytest.raises(
-        PolicyError, match=r"policy\.type = 'act': cannot be made for the data of client 'kitchen' \(.*None\.SUCH"
-    ):
+    with pytest.raises(PolicyError, match=r"policy\.type = 'act': it cannot be built \(KeyError: 'None\.SUCH"):
         checks.preflight(config)
 
 

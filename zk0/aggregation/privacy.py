@@ -4,6 +4,9 @@ Whoever clips, they are Flower's wrappers for clipping by the clients; where the
 `flower.scaled_record`. Flower's own for the server move the last bits of updates within the bound, and divide by the
 norm of an update that changes nothing. Noise is drawn from numpy's global generator, which `flower.seeded` seeds in
 each round.
+
+Of Flower's private parts two are used: how its wrappers add the noise, which here must wait until it is known who is
+there, and the name of the bit that a client sends for adaptive clipping; see tests/unit/aggregation/test_privacy.py.
 """
 
 from collections.abc import Iterable, Mapping

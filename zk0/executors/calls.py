@@ -17,12 +17,14 @@ from zk0.work.records import ClientTask
 
 @of_input
 def settle(config: RunConfig) -> RunConfig:
-    """`checks.settle` in a worker process."""
+    """`checks.settle` in a worker process, and the files of the policy: what is wrong with them is said before all."""
     die_first()
     quiet()
-    from zk0.preflight import checks
+    from zk0.preflight import checks, fetch
 
-    return checks.settle(config)
+    settled = checks.settle(config)
+    fetch.fetch_policy(settled)
+    return settled
 
 
 @of_input
@@ -63,6 +65,16 @@ def preflight(config: RunConfig, in_container: bool = False, examined: list[Exam
     from zk0.preflight import checks
 
     return checks.preflight(config, examined, in_container=in_container)
+
+
+@of_input
+def try_policy(config: RunConfig) -> None:
+    """`checks.try_policy` in a worker process, for what it refuses."""
+    die_first()
+    quiet()
+    from zk0.preflight import checks
+
+    checks.try_policy(config)
 
 
 @of_input

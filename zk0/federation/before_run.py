@@ -52,7 +52,7 @@ def strictly(check: Callable[[RunConfig], Preflight]) -> Callable[[RunConfig], P
 def check_data(
     config: RunConfig, fix_to: Path | None = None, *, fresh: bool = False, watch: Watch = nobody
 ) -> DataReport:
-    """Every check of every dataset and of all its frames, each dataset in a process of its own.
+    """Every check of every dataset and of all its frames, each in a process of its own; then the policy is tried.
 
     Args:
         config: the config.
@@ -61,10 +61,14 @@ def check_data(
         watch: told what is being done.
 
     Raises:
-        BadInputError: something cannot be fetched, the base cannot be read, or a copy cannot be made.
+        BadInputError: something cannot be fetched, the policy fails, or a copy cannot be made.
     """
     if fix_to is not None:
         fix_to = check_target("--fix-to", fix_to)
     watch("fetching what lies on the hub" if fix_to is None else "writing copies")
     config = ProcessExecutor(config.executor).call(calls.ready, config, fix_to)
-    return together(config, examine_all(config, every_frame=True, fresh=fresh, watch=watch))
+    found = together(config, examine_all(config, every_frame=True, fresh=fresh, watch=watch))
+    if not found.of("error"):
+        watch("trying the policy")
+        ProcessExecutor(config.executor).call(calls.try_policy, config)
+    return found

@@ -14,7 +14,7 @@ from zk0.preflight import environments, fetch, probe
 from zk0.preflight.between import together
 from zk0.preflight.datasets import examine, refuse, report
 from zk0.preflight.records import Examined, Preflight
-from zk0.preflight.trial import Trial, try_policy
+from zk0.preflight.trial import Trial, tried
 
 
 def preflight(config: RunConfig, examined: list[Examined] | None = None, *, in_container: bool = False) -> Preflight:
@@ -35,7 +35,7 @@ def preflight(config: RunConfig, examined: list[Examined] | None = None, *, in_c
         examined = [examine(config, dataset, every_frame=False) for dataset in config.datasets]
     found = together(config, examined)
     refuse(found)
-    trial = _tried(config)
+    trial = try_policy(config)
     files = {dataset.name: item.files for dataset, item in zip(config.datasets, examined, strict=True) if item.files}
     return Preflight(
         config=config,
@@ -77,9 +77,13 @@ def check_data(config: RunConfig, fix_to: Path | None = None) -> DataReport:
         fix_to: as `ready`.
 
     Raises:
-        ConfigError, DatasetError, PolicyError: as `ready`; or the base cannot be read.
+        ConfigError, DatasetError, PolicyError: as `ready` and `try_policy`; or the base cannot be read.
     """
-    return report(ready(config, fix_to), every_frame=True)
+    config = ready(config, fix_to)
+    found = report(config, every_frame=True)
+    if not found.of("error"):
+        try_policy(config)
+    return found
 
 
 def ready(config: RunConfig, fix_to: Path | None = None) -> RunConfig:
@@ -124,9 +128,15 @@ def settle(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"policy": config.policy.model_copy(update={"device": device})})
 
 
-def _tried(config: RunConfig) -> Trial:
+def try_policy(config: RunConfig) -> Trial:
+    """Build the policy of a config whose datasets are in order, and try it: see `trial.tried`.
+
+    Raises:
+        ConfigError: memory for one frame is lacking.
+        DatasetError, PolicyError: the first thing that would fail.
+    """
     try:
-        return try_policy(config)
+        return tried(config)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ConfigError(
             f"memory: the policy cannot be built and try one frame ({first_line(error)}); free some memory, or use a "

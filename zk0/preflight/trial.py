@@ -51,7 +51,7 @@ class Trial:
     warnings: list[str] = field(default_factory=list)
 
 
-def try_policy(config: RunConfig) -> Trial:
+def tried(config: RunConfig) -> Trial:
     """Build the policy, and do with it once what a run does: look at frames, learn, predict, be saved and loaded again.
 
     Args:

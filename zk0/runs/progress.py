@@ -92,8 +92,7 @@ def status_json(run_dir: str | Path) -> dict[str, Any]:
         `elapsed_s`, `eta_s` (or null), `pid` (or null), `memory` (Snapshot's fields, or null when no process runs),
         `best` (Best's fields, or null), `stopped` (Will's fields, or null), `clients` (ClientProgress' fields, the
         error's unit in its key), `environments` (EnvironmentProgress' fields), `absent` (Absence's fields: clients
-        without an update in any committed round) and
-        `rounds` (the lines of metrics.jsonl).
+        without an update in any committed round) and `rounds` (the lines of metrics.jsonl).
     """
     progress = read_progress(run_dir)
     now = snapshot(progress.pid) if progress.pid else None

@@ -17,7 +17,7 @@ from loguru import logger
 
 from tests.conftest import fill
 from zk0.config import LoggingConfig
-from zk0.errors import ConfigError, StorageError
+from zk0.errors import StorageError
 from zk0.logs.setup import (
     _OWN_HANDLERS,
     InterceptHandler,
@@ -192,12 +192,6 @@ def test_rotation_and_retention_have_an_effect(tmp_path):
     assert list(tmp_path.glob("run.*.log.zip"))
     assert (tmp_path / "run.log").stat().st_size <= 2000
     assert not old.exists()
-
-
-@pytest.mark.parametrize("key", ["rotation", "retention"])
-def test_a_bad_spelling_is_named(tmp_path, key):
-    with pytest.raises(ConfigError, match=f"logging.{key}"):
-        setup_orchestrator(tmp_path, LoggingConfig.model_validate({key: "a while"}))
 
 
 def test_a_log_that_cannot_be_written_is_a_storage_error(tmp_path):
