@@ -1,5 +1,6 @@
 """What a person does to a run ends its work at once, and nothing automatic takes the run up again."""
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -30,7 +31,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedCommandLi
 
 def of_runs(served: ServedCommandLine, before: set[psutil.Process]) -> list[str]:
     """Everything that lives of runs: flow, fork server, its tracker, clients."""
-    return [f"{process} {process.cmdline()[:8]}" for process in served.processes() if process not in before]
+    found = []
+    for process in served.processes():
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if process not in before:
+                found.append(f"{process} {process.cmdline()[:8]}")
+    return found
 
 
 def under_way(served: ServedCommandLine, run: str, server_round: int = 1) -> float:
