@@ -13,7 +13,7 @@ from prefect.context import FlowRunContext
 
 from flows.rows import RUN_DIR_LABEL
 from flows.turn import own_turn
-from flows.will import heard
+from flows.will import ended_by_signal, heard
 from zk0.executors.choice import warm_up
 from zk0.federation.start import advancing, choose_run, folder_of
 from zk0.runs import served
@@ -45,11 +45,12 @@ def advanced_run(config: str, overrides: Sequence[str]) -> Iterator[RunStore]:
             with advancing(store):
                 yield store
             return
-        _show(flow_run, store)
-        with advancing(store):
-            served.write(store.folder, Served(flow_run=str(flow_run.id), database=str(flow_run.flow_id)))
-            with heard(store, flow_run):
-                yield store
+        with ended_by_signal(store, flow_run):
+            _show(flow_run, store)
+            with advancing(store):
+                served.write(store.folder, Served(flow_run=str(flow_run.id), database=str(flow_run.flow_id)))
+                with heard(store, flow_run):
+                    yield store
 
 
 def settings(continue_from: str | None, outputs_dir: str | None) -> list[str]:

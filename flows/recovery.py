@@ -33,6 +33,7 @@ from flows.missed import skip_missed
 from flows.register import deployment_id
 from flows.rows import DEAD, GIVEN_UP, LIVE, LIVE_TASKS, RUN_DIR_LABEL, close_children, may_need_help
 from zk0 import errors
+from zk0.executors.choice import stop_work
 from zk0.layout import CLIENTS_FOLDER, LOCK_FILE, result_file
 from zk0.runs import served
 from zk0.runs.store import RunStore, is_finished
@@ -51,7 +52,13 @@ STRAGGLERS_AFTER = timedelta(seconds=30)
 """Events of a task run that are older than its flow run's end by this have come, if they come at all."""
 TAG = "zk0"
 
-ENDED_BY_HAND: dict[StateType, Want] = {StateType.CANCELLED: "cancelled", StateType.PAUSED: "suspended"}
+ENDED_BY_HAND: dict[StateType, Want] = {
+    StateType.CANCELLING: "cancelled",
+    StateType.CANCELLED: "cancelled",
+    StateType.PAUSED: "suspended",
+}
+LATELY = timedelta(days=1)
+"""What was cancelled longer ago was remembered then."""
 PROGRESS_LABEL = "zk0.progress"
 ATTEMPTS_LABEL = "zk0.attempts"
 
@@ -80,6 +87,7 @@ def sweep(client: SyncPrefectClient, outputs: Path, memory: Memory) -> bool:
     deployment = deployment_id(client)
     if deployment is None:
         return False
+    _keep_wills(client)
     candidates = [flow_run for flow_run in _flow_runs(client, LIVE + DEAD) if may_need_help(flow_run)]
     dead = {flow_run.id: flow_run for flow_run in candidates if not (_is_alive(flow_run) or _rests(flow_run))}
     now = time.monotonic()
@@ -108,6 +116,44 @@ def _take_up_abandoned(client: SyncPrefectClient, outputs: Path, deployment: UUI
             logger.info("run {} has no flow run: taken up by a new one", store.info.name)
 
 
+def _keep_wills(client: SyncPrefectClient) -> None:
+    """Remember what a person did to a flow run that no process had, or whose process died in its first moments.
+
+    What a killed process left at work is ended, too; a flow that lives does all of it itself.
+    """
+    lately = FlowRunFilterEndTime.model_validate({"after_": datetime.now(UTC) - LATELY})
+    ended = _flow_runs(client, [StateType.CANCELLED], end_time=lately)
+    for flow_run in [*_flow_runs(client, [StateType.CANCELLING, StateType.PAUSED]), *ended]:
+        store = _store(flow_run)
+        with contextlib.suppress(errors.Zk0Error):  # of one run, which the look at the disk names
+            if store is not None and _was_ended(store, flow_run):
+                assert flow_run.state is not None
+                _end(store, ENDED_BY_HAND[flow_run.state.type], f"flow run {flow_run.name}")
+
+
+def _was_ended(store: RunStore, flow_run: FlowRun) -> bool:
+    """Whether a person ended a run by this flow run, while no process had it, and nobody has written it down."""
+    if store.holder() is not None or store.stopped is not None or is_finished(store):
+        return False
+    known = served.read(store.folder)
+    assert flow_run.state is not None
+    mine = known is None or known.flow_run == str(flow_run.id)
+    return mine and flow_run.state.timestamp.timestamp() > _touched(store)
+
+
+def _end(store: RunStore, what: Want, why: str) -> None:
+    """Write down what a person did, and end what is still at work."""
+    store.mark_stopped(what, will.BY, why)
+    stop_work(str(store.folder), store.config)
+    logger.info("run {}: {}; it stands still", store.info.name, why)
+
+
+def _touched(store: RunStore) -> float:
+    """When a process last took the run's lock, in seconds since the epoch."""
+    lock = store.folder / LOCK_FILE
+    return (lock if lock.exists() else store.folder).stat().st_mtime
+
+
 def pause_before(attempt: int) -> float:
     """Seconds before an attempt without progress: none before the first, then growing threefold."""
     return 0.0 if attempt < 2 else min(FIRST_PAUSE_S * 3.0 ** (attempt - 2), LONGEST_PAUSE_S)
@@ -122,7 +168,7 @@ def _recover(client: SyncPrefectClient, flow_run: FlowRun) -> None:
     store = _store(flow_run)
     if state.type == StateType.CANCELLING:
         if store is not None and store.stopped is None and not is_finished(store):
-            store.mark_stopped("cancelled", will.BY, f"flow run {flow_run.name}")
+            _end(store, "cancelled", f"flow run {flow_run.name}")
         client.set_flow_run_state(flow_run.id, Cancelled(message="cancelled; its process is gone"))
         return
     if store is not None and (wish := store.stopped) is not None:
@@ -150,14 +196,13 @@ def _recover(client: SyncPrefectClient, flow_run: FlowRun) -> None:
 
 def _is_abandoned(client: SyncPrefectClient, store: RunStore) -> bool:
     """Whether an unfinished run has no flow run that will advance it, and no person has stopped it."""
-    lock = store.folder / LOCK_FILE
-    touched = (lock if lock.exists() else store.folder).stat().st_mtime
-    if store.stopped or store.holder() is not None or time.time() - touched < 2 * GRACE_S:
+    if store.stopped or store.holder() is not None:
         return False
     known = served.read(store.folder)
     if known is not None and will.wanted(client, UUID(known.flow_run), known.database) == "deleted":
-        store.mark_stopped("deleted", will.BY, "its flow run is not there any more")
-        logger.info("run {}: its flow run was deleted, so it stands still", store.info.name)
+        _end(store, "deleted", "its flow run is not there any more")
+        return False
+    if time.time() - _touched(store) < 2 * GRACE_S:
         return False
     newest = next(
         (
@@ -169,20 +214,23 @@ def _is_abandoned(client: SyncPrefectClient, store: RunStore) -> bool:
     )
     if newest is None or newest.state is None:
         return True
-    if newest.state.type in ENDED_BY_HAND and newest.state.timestamp.timestamp() > touched:
-        what = ENDED_BY_HAND[newest.state.type]
-        store.mark_stopped(what, will.BY, f"flow run {newest.name}")  # while no process had it
-        return False
     # A crashed `zk0 run` has no deployment that could run it again.
     return newest.deployment_id is None and newest.state.type == StateType.CRASHED
 
 
-def _flow_runs(client: SyncPrefectClient, types: list[StateType], tag: str | None = None) -> list[FlowRun]:
+def _flow_runs(
+    client: SyncPrefectClient,
+    types: list[StateType],
+    tag: str | None = None,
+    end_time: FlowRunFilterEndTime | None = None,
+) -> list[FlowRun]:
     """Flow runs of the federated training, newest first."""
     state = FlowRunFilterState(name=None, type=FlowRunFilterStateType(any_=types)) if types else None
     return client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),
-        flow_run_filter=FlowRunFilter(state=state, tags=FlowRunFilterTags(all_=[tag]) if tag else None),
+        flow_run_filter=FlowRunFilter(
+            state=state, tags=FlowRunFilterTags(all_=[tag]) if tag else None, end_time=end_time
+        ),
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         limit=200,
     )

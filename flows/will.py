@@ -26,6 +26,7 @@ from flows.rows import close_children
 from zk0.errors import Zk0Error
 from zk0.executors.choice import stop_work
 from zk0.executors.stopping import end_fork_server
+from zk0.runs.lock import is_ours
 from zk0.runs.store import RunStore
 from zk0.runs.will import Want
 
@@ -98,17 +99,30 @@ def heard(store: RunStore, flow_run: FlowRun) -> Iterator[None]:
         with contextlib.suppress(*PASSING):
             _settle(store, flow_run)
         raise
-    except ExternalSignal:
-        _stop(store)
-        with contextlib.suppress(*PASSING), _client() as client:
-            _look(client, store, flow_run)
-        raise
     except Exception:
         with contextlib.suppress(*PASSING), _client() as client:
             _look(client, store, flow_run)  # of a flow run that was deleted, Prefect refuses the next call
         raise
     finally:
         ended.set()
+
+
+@contextlib.contextmanager
+def ended_by_signal(store: RunStore, flow_run: FlowRun) -> Iterator[None]:
+    """End the work of a flow whose worker ends it, what a killed one left of it too; write down who wanted that.
+
+    Args:
+        store: the run that the flow advances, or is about to.
+        flow_run: that advances it.
+    """
+    try:
+        yield
+    except ExternalSignal:
+        if is_ours(store.folder) or store.holder() is None:
+            _stop(store)
+            with contextlib.suppress(*PASSING), _client() as client:
+                _look(client, store, flow_run)
+        raise
 
 
 def _watch(store: RunStore, flow_run: FlowRun, ended: threading.Event) -> None:

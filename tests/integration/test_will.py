@@ -125,6 +125,20 @@ def test_a_suspended_run_waits_for_its_resume_and_a_deleted_one_for_ever(served:
     assert will(served, name) == "deleted"
 
 
+def test_a_cancel_finds_what_a_killed_flow_left_at_work(served: ServedCommandLine, acts: Acts) -> None:
+    """Its clients train on, to be adopted by the next process of the flow run: which has no lock yet, or is none yet."""
+    flow_run = served.start_nightly(config=acts.config, name="orphaned")
+    under_way(served, "orphaned")
+    process = served.flow_process()
+    assert process is not None
+    process.kill()
+    served.until(lambda: state_of(served.flow_run(flow_run)) not in ("Running", "Crashed"), 120)
+    served.cancel(flow_run)
+    acts.ended("cancel of a run whose flow was killed")
+    assert will(served, "orphaned") == "cancelled"
+    acts.nothing_comes_back()
+
+
 def test_one_at_a_time_and_who_is_killed_goes_first(served: ServedCommandLine, acts: Acts) -> None:
     def begun(name: str) -> bool:
         return (served.outputs / name / "run.json").exists()
