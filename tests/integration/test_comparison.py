@@ -18,6 +18,7 @@ from zk0.federation.comparison import compare
 from zk0.files import atomic
 from zk0.metrics.arms import ArmResult
 from zk0.report.comparison import comparison_table, write_comparison
+from zk0.report.text import significant
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.work.records import ClientResult, ClientTask
@@ -122,7 +123,8 @@ def test_alone_and_pooled_are_trained_once_and_shown_beside_the_run(small_config
     console.print(comparison_table(found))
     shown, pooled = console.export_text(), found.arms[-1]
     low, high = pooled.interval(names, found.seed) or (0, 0)
-    assert f"{pooled.mean(names):.2f} [{low:.2f}, {high:.2f}]" in shown
+    mean, *bounds = (significant(value) for value in (pooled.mean(names), low, high))
+    assert f"{mean} [{bounds[0]}, {bounds[1]}]" in shown
     assert low < pooled.mean(names) < high
     assert write_comparison(found, store.folder).read_bytes().startswith(b"\x89PNG")
     written = json.loads((store.folder / "compare" / "comparison.json").read_text())

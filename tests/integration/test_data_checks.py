@@ -324,8 +324,11 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_the_start_of_a_run_stays_fast(small_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_start_of_a_run_stays_fast(
+    small_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Sampling stops at its deadline, whatever is left."""
     monkeypatch.setattr(videos, "VIDEO_SAMPLE_S", 0.0)
+    monkeypatch.setenv("ZK0_CACHE", str(tmp_path / "nothing-remembered"))
     found = report(small_config(), every_frame=False)
     assert [item.seen for item in found.findings if item.check == "video frames"] == ["0 decoded", "0 decoded"]

@@ -14,8 +14,8 @@ from zk0.work.executor import STOPPED
 from zk0.work.log import what
 from zk0.work.records import ClientTask
 
-_mine: dict[psutil.Process, str] = {}
-"""Worker that this process waits for -> its run directory; one that was just forked has no lock yet."""
+_mine: dict[object, tuple[psutil.Process, str]] = {}
+"""Each wait of this process for a worker: the worker, and its run directory; one just forked has no lock yet."""
 _guard = threading.Lock()
 
 
@@ -29,7 +29,7 @@ def stop_processes(run_dir: str) -> None:
     """
     STOPPED.set()
     with _guard:
-        workers = {worker for worker, its_run in _mine.items() if its_run == run_dir}
+        workers = {worker for worker, its_run in _mine.values() if its_run == run_dir}
     for path in worker_locks(Path(run_dir)):
         with suppress(StorageError):  # what a client made of it
             workers |= {lock_holder(path)} - {None}
@@ -58,8 +58,9 @@ def stoppable(task: ClientTask, pid: int | None) -> Iterator[None]:
     if worker is None:
         yield
         return
+    wait = object()  # two may wait for the same worker
     with _guard:
-        _mine[worker] = task.run_dir
+        _mine[wait] = (worker, task.run_dir)
     try:
         if STOPPED.is_set():
             kill_tree(pid)
@@ -67,7 +68,7 @@ def stoppable(task: ClientTask, pid: int | None) -> Iterator[None]:
         yield
     finally:
         with _guard:
-            del _mine[worker]
+            del _mine[wait]
 
 
 def go_on(task: ClientTask) -> None:
