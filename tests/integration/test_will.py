@@ -126,7 +126,7 @@ def test_a_suspended_run_waits_for_its_resume_and_a_deleted_one_for_ever(served:
 
 
 def test_a_cancel_finds_what_a_killed_flow_left_at_work(served: ServedCommandLine, acts: Acts) -> None:
-    """Its clients train on, to be adopted by the next process of the flow run: which has no lock yet, or is none yet."""
+    """Its clients train on, to be adopted by the next process of the flow run, which has no lock yet."""
     flow_run = served.start_nightly(config=acts.config, name="orphaned")
     under_way(served, "orphaned")
     process = served.flow_process()
