@@ -119,6 +119,7 @@ def test_a_suspended_run_waits_for_its_resume_and_a_deleted_one_for_ever(served:
     assert will(served, name) == "deleted"
 
 
+@pytest.mark.exhaustive
 def test_one_at_a_time_and_who_is_killed_goes_first(served: ServedCommandLine, acts: Acts) -> None:
     def begun(name: str) -> bool:
         return (served.outputs / name / "run.json").exists()
