@@ -289,9 +289,9 @@ def _progress(flow_run: FlowRun) -> str:
 
 
 def _crash_stragglers(client: SyncPrefectClient) -> None:
-    """End task runs that Prefect learnt of only after their flow run was set to Crashed: their events come late."""
+    """End task runs that Prefect learnt of only after their flow run was over: their events come late."""
     ended = FlowRunFilter(
-        state=FlowRunFilterState(name=None, type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
+        state=FlowRunFilterState(name=None, type=FlowRunFilterStateType(any_=[StateType.CRASHED, StateType.CANCELLED])),
         # Validated, not constructed: Prefect's type of a time differs between Python 3.12 and 3.13.
         end_time=FlowRunFilterEndTime.model_validate({"before_": datetime.now(UTC) - STRAGGLERS_AFTER}),
     )
@@ -299,4 +299,4 @@ def _crash_stragglers(client: SyncPrefectClient) -> None:
     for task_run in client.read_task_runs(
         flow_filter=ours, flow_run_filter=ended, task_run_filter=LIVE_TASKS, limit=200
     ):
-        client.set_task_run_state(task_run.id, Crashed(message="its flow run has crashed"), force=True)
+        client.set_task_run_state(task_run.id, Crashed(message="its flow run is over"), force=True)

@@ -8,6 +8,7 @@ import pytest
 from prefect import get_client
 from prefect.blocks.notifications import SlackWebhook
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 from pydantic import SecretStr
@@ -74,24 +75,24 @@ def test_of_the_starts_that_were_missed_the_newest_is_caught_up(client: SyncPref
     theirs = client.create_flow_run_from_deployment(deployment.id, state=Scheduled(scheduled_time=two_days_ago))
     body = {"start_time": str(datetime.now(UTC) - timedelta(days=3)), "end_time": str(datetime.now(UTC))}
     client.request("POST", "/deployments/{id}/schedule", path_params={"id": deployment.id}, json=body)  # as when away
-    assert len(due(client, "Scheduled")) == 3
+    assert len(due(client, StateType.SCHEDULED)) == 3
     skip_missed(client, deployment.id)
     skip_missed(client, deployment.id)
-    left = due(client, "Scheduled")
+    left = due(client, StateType.SCHEDULED)
     assert len(left) == 1
-    skipped = due(client, "Cancelled")
+    skipped = due(client, StateType.CANCELLED)
     assert len(skipped) == 2
     assert max(skipped) < min(left)
-    assert client.read_flow_run(theirs.id).state_name == "Scheduled", "who asked for a start gets it"
+    assert client.read_flow_run(theirs.id).state_type == StateType.SCHEDULED, "who asked for a start gets it"
 
 
-def due(client: SyncPrefectClient, state: str) -> list[datetime]:
+def due(client: SyncPrefectClient, state: StateType) -> list[datetime]:
     """When the schedule's starts in that state should have been."""
     return [
         start.expected_start_time
         for start in client.read_flow_runs()
         if start.auto_scheduled
-        and start.state_name == state
+        and start.state_type == state
         and start.expected_start_time is not None
         and start.expected_start_time < datetime.now(UTC)
     ]
