@@ -1,0 +1,81 @@
+"""What Prefect's database keeps of runs that are over: so many days of it, of our own flows alone."""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from loguru import logger
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterEndTime,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+
+from flows import FLOW, ROUND
+from flows.rows import OVER, store_of
+from zk0.runs.store import is_finished
+
+AT_ONCE = 20
+"""Flow runs that are forgotten in one look: what watches over runs must not wait for it."""
+LOOK_EVERY = timedelta(hours=1)
+
+
+@dataclass
+class History:
+    """What is kept, and when it is looked at again."""
+
+    keep: timedelta
+    """Of a flow run since its end; zero keeps everything."""
+    next_look: float = 0.0
+    """In seconds of the monotonic clock."""
+
+    def prune(self, client: SyncPrefectClient) -> int:
+        """Forget flow runs that ended long ago, with their task runs, logs and artifacts; gives how many.
+
+        The run directories stay as they are, and the flow run of a run that may still go on.
+        """
+        if not self.keep or time.monotonic() < self.next_look:
+            return 0
+        found = _ended(client, self.keep)
+        old = [flow_run for flow_run in found if not _goes_on(flow_run)]
+        for flow_run in old:
+            _forget(client, flow_run)
+        if len(found) < AT_ONCE or not old:
+            self.next_look = time.monotonic() + min(LOOK_EVERY, self.keep / 4).total_seconds()
+        if old:
+            logger.info("forgot {} flow runs in Prefect that ended more than {} ago", len(old), self.keep)
+        return len(old)
+
+
+def _ended(client: SyncPrefectClient, ago: timedelta) -> list[FlowRun]:
+    return client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW, ROUND])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(name=None, type=FlowRunFilterStateType(any_=OVER)),
+            end_time=FlowRunFilterEndTime.model_validate({"before_": datetime.now(UTC) - ago}),
+        ),
+        limit=AT_ONCE,
+    )
+
+
+def _goes_on(flow_run: FlowRun) -> bool:
+    """Whether its run is neither finished nor stopped: of a flow run that is gone, the run would count as deleted."""
+    store = store_of(flow_run)
+    return store is not None and store.stopped is None and not is_finished(store)
+
+
+def _forget(client: SyncPrefectClient, flow_run: FlowRun) -> None:
+    of_it = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id]))
+    try:
+        for artifact in client.read_artifacts(flow_run_filter=of_it):
+            client.delete_artifact(artifact.id)
+        client.delete_flow_run(flow_run.id)
+    except ObjectNotFound:
+        logger.debug("flow run {} is forgotten already", flow_run.name)
