@@ -24,6 +24,8 @@ from zk0.runs.store import is_finished
 
 AT_ONCE = 20
 """Flow runs that are forgotten in one look: what watches over runs must not wait for it."""
+LOOKED_AT = 200
+"""Those that are not to be forgotten yet must not hide the others."""
 LOOK_EVERY = timedelta(hours=1)
 
 
@@ -43,11 +45,10 @@ class History:
         """
         if not self.keep or time.monotonic() < self.next_look:
             return 0
-        found = _ended(client, self.keep)
-        old = [flow_run for flow_run in found if not _goes_on(flow_run)]
+        old = [flow_run for flow_run in _ended(client, self.keep) if not _goes_on(flow_run)][:AT_ONCE]
         for flow_run in old:
             _forget(client, flow_run)
-        if len(found) < AT_ONCE or not old:
+        if len(old) < AT_ONCE:
             self.next_look = time.monotonic() + min(LOOK_EVERY, self.keep / 4).total_seconds()
         if old:
             logger.info("forgot {} flow runs in Prefect that ended more than {} ago", len(old), self.keep)
@@ -61,7 +62,7 @@ def _ended(client: SyncPrefectClient, ago: timedelta) -> list[FlowRun]:
             state=FlowRunFilterState(name=None, type=FlowRunFilterStateType(any_=OVER)),
             end_time=FlowRunFilterEndTime.model_validate({"before_": datetime.now(UTC) - ago}),
         ),
-        limit=AT_ONCE,
+        limit=LOOKED_AT,
     )
 
 

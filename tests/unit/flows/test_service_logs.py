@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,8 +51,8 @@ def test_a_retry_is_a_line_in_ten_minutes_and_what_else_happens_is_told(
         assert caplog.records[0].exc_info is None
         logger.error("other", exc_info=RuntimeError("disk full"))
         assert "disk full" in caplog.text
-        now = quiet.time.monotonic()
-        monkeypatch.setattr(quiet.time, "monotonic", lambda: now + quiet.SAY_EVERY_S)
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + quiet.SAY_EVERY_S)
         logger.error("again", exc_info=locked)
         assert caplog.records[-1].getMessage().startswith("50 times")
     finally:
