@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -114,7 +115,8 @@ def schedule(service: ServedCommandLine, night_s: float) -> None:
     at = f"{service.api}/deployments/{service.nightly()}/schedules"
     known = httpx.get(at, timeout=30, trust_env=False, verify=TLS).json()[0]
     every = {"schedule": {"interval": night_s, "anchor_date": "2026-01-01T00:00:00Z", "timezone": "UTC"}}
-    httpx.patch(f"{at}/{known['id']}", json=every, timeout=30, trust_env=False, verify=TLS).raise_for_status()
+    done = partial(httpx.patch, f"{at}/{known['id']}", json=every, timeout=30, trust_env=False, verify=TLS)
+    service.until(lambda: done().is_success, 120)  # SQLite is locked at times on a busy machine
 
 
 def look(service: ServedCommandLine, night: int) -> Look:

@@ -85,6 +85,7 @@ def close_everything(client: SyncPrefectClient, flow_run: FlowRun, store: RunSto
     for task_run in alive:
         logger.warning("Prefect was not told how {} ended", task_run.name)
         client.set_task_run_state(task_run.id, UNTOLD, force=True)
+    close_children(client, flow_run.id, UNTOLD)  # a round that was begun twice, for the server was away
     if is_finished(store):
         for other in _others(client, flow_run, store, [*LIVE, *WAITING]):
             over: State[Any] = Cancelled(message=f"the run is finished, by {flow_run.name}")

@@ -12,6 +12,8 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterEndTime,
     FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+    FlowRunFilterParentTaskRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
@@ -56,11 +58,13 @@ class History:
 
 
 def _ended(client: SyncPrefectClient, ago: timedelta) -> list[FlowRun]:
+    """Those without a parent: rounds go with the run."""
     return client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW, ROUND])),
         flow_run_filter=FlowRunFilter(
             state=FlowRunFilterState(name=None, type=FlowRunFilterStateType(any_=OVER)),
             end_time=FlowRunFilterEndTime.model_validate({"before_": datetime.now(UTC) - ago}),
+            parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True),
         ),
         limit=LOOKED_AT,
     )
@@ -73,10 +77,13 @@ def _goes_on(flow_run: FlowRun) -> bool:
 
 
 def _forget(client: SyncPrefectClient, flow_run: FlowRun) -> None:
-    of_it = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id]))
-    try:
-        for artifact in client.read_artifacts(flow_run_filter=of_it):
-            client.delete_artifact(artifact.id)
-        client.delete_flow_run(flow_run.id)
-    except ObjectNotFound:
-        logger.debug("flow run {} is forgotten already", flow_run.name)
+    of_it = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run.id]))
+    rounds = client.read_flow_runs(flow_run_filter=of_it, limit=LOOKED_AT)
+    for one in rounds if len(rounds) == LOOKED_AT else [*rounds, flow_run]:  # of very many, the others next time
+        mine = FlowRunFilter(id=FlowRunFilterId(any_=[one.id]))
+        try:
+            for artifact in client.read_artifacts(flow_run_filter=mine):
+                client.delete_artifact(artifact.id)
+            client.delete_flow_run(one.id)
+        except ObjectNotFound:
+            logger.debug("flow run {} is forgotten already", one.name)
