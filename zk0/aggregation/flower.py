@@ -15,10 +15,9 @@ from flwr.app import Array, ArrayRecord
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
-from safetensors import safe_open
 
 from zk0.aggregation import norms
-from zk0.files import atomic, untrusted
+from zk0.files import atomic, lazy
 
 WEIGHT_KEY = "num-examples"
 
@@ -50,10 +49,7 @@ class LazyArray(Array):
 
     def numpy(self) -> NDArray[Any]:
         """Read the tensor."""
-        path, name = self.__dict__["path"], self.__dict__["name"]
-        with _opened(path) as file:
-            tensor: NDArray[Any] = file.get_tensor(name)
-        return tensor
+        return lazy.read_tensor(self.__dict__["path"], self.__dict__["name"])
 
 
 class ScaledArray(LazyArray):
@@ -106,25 +102,21 @@ def seeded(seed: int) -> Iterator[None]:
         np.random.set_state(numpy_state)  # noqa: NPY002
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file whose tensors are read one by one; StorageError where it cannot be."""
-    with (
-        atomic.storage_errors(path, "read"),
-        untrusted.opened(path) as name,
-        safe_open(name, framework="numpy") as file,
-    ):
-        yield file
-
-
 def lazy_record(path: Path, without: Collection[str] = ()) -> ArrayRecord:
     """A record of LazyArrays, by sorted name; filled item by item, as ArrayRecord(dict) would copy them to Arrays."""
     record = ArrayRecord()
-    with _opened(path) as file:
+    with lazy.opened(path) as file:
         for name in sorted({*file.keys()} - {*without}):
             view = file.get_slice(name)
             record[name] = LazyArray(path, name, _numpy_dtype(view.get_dtype()), tuple(view.get_shape()))
     return record
+
+
+def only(record: ArrayRecord, name: str) -> ArrayRecord:
+    """A record with one tensor of another; lazily read where that is."""
+    part = ArrayRecord()
+    part[name] = record[name]
+    return part
 
 
 def scaled_record(record: ArrayRecord, base: ArrayRecord, scale: float) -> ArrayRecord:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from zk0.errors import StorageError
 from zk0.files import atomic
 from zk0.files.atomic import exists, listdir
+from zk0.files.lazy import TensorFile
 from zk0.layout import (
     CLIENTS_FOLDER,
     DAMAGE_LINES,
@@ -185,11 +186,11 @@ class Rounds:
             atomic.write_tensors(folder / STRATEGY_TENSORS, tensors)
         atomic.write_json(folder / STRATEGY_SCALARS, dict(scalars))
 
-    def load_strategy_state(self, server_round: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Read a committed round's strategy state: tensors by name, and scalars."""
+    def load_strategy_state(self, server_round: int) -> tuple[Mapping[str, NDArray[Any]], dict[str, Any]]:
+        """A committed round's strategy state: tensors by name, each read when it is asked for, and scalars."""
         folder = self.round_folder(server_round)
         tensors = folder / STRATEGY_TENSORS
-        return atomic.read_tensors(tensors) if exists(tensors) else {}, atomic.read_json(folder / STRATEGY_SCALARS)
+        return TensorFile(tensors) if exists(tensors) else {}, atomic.read_json(folder / STRATEGY_SCALARS)
 
     def prune(self, keep: int, best_round: int | None = None) -> None:
         """Remove committed rounds but the `keep` newest, round 0 and the best one; and old damaged ones set aside."""
