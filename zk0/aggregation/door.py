@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord
 from loguru import logger
 
 from zk0.aggregation.admission import History, check_update, judge
-from zk0.aggregation.by_tensor import THREADS
+from zk0.aggregation.by_piece import THREADS
 from zk0.aggregation.norms import LITTLE
 from zk0.aggregation.replies import update_record
 from zk0.config import RunConfig

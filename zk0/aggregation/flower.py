@@ -43,13 +43,19 @@ class NodeGrid(Grid):
 class LazyArray(Array):
     """A tensor that stays in its safetensors file: a strategy then holds one client's tensor at a time, not all."""
 
-    def __init__(self, path: Path, name: str, dtype: str, shape: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, name: str, dtype: str, shape: tuple[int, ...], rows: slice | None = None) -> None:
         """Say where it lies. Past Array's own __init__ and __setattr__, which want the bytes."""
-        self.__dict__.update(path=path, name=name, dtype=dtype, shape=shape, stype="numpy.ndarray", data=b"")
+        self.__dict__.update(path=path, name=name, dtype=dtype, shape=shape, rows=rows)
+        self.__dict__.update(stype="numpy.ndarray", data=b"")
+
+    def part(self, rows: slice) -> "LazyArray":
+        """Some rows of it."""
+        shape = (rows.stop - rows.start, *self.shape[1:])
+        return LazyArray(self.__dict__["path"], self.__dict__["name"], self.dtype, shape, rows)
 
     def numpy(self) -> NDArray[Any]:
         """Read the tensor."""
-        return lazy.read_tensor(self.__dict__["path"], self.__dict__["name"])
+        return lazy.read_tensor(*(self.__dict__[key] for key in ("path", "name", "rows")))
 
 
 class ScaledArray(LazyArray):
@@ -58,6 +64,11 @@ class ScaledArray(LazyArray):
     def __init__(self, own: Array, base: Array, scale: float) -> None:
         """Say where both lie, and the factor, from 0 to 1."""
         self.__dict__.update(own.__dict__, own=own, base=base, scale=scale)
+
+    def part(self, rows: slice) -> LazyArray:
+        """Some rows of it."""
+        own, base, scale = (self.__dict__[key] for key in ("own", "base", "scale"))
+        return ScaledArray(own.part(rows), base.part(rows), scale)
 
     def numpy(self) -> NDArray[Any]:
         """Read both tensors."""
@@ -110,13 +121,6 @@ def lazy_record(path: Path, without: Collection[str] = ()) -> ArrayRecord:
             view = file.get_slice(name)
             record[name] = LazyArray(path, name, _numpy_dtype(view.get_dtype()), tuple(view.get_shape()))
     return record
-
-
-def only(record: ArrayRecord, name: str) -> ArrayRecord:
-    """A record with one tensor of another; lazily read where that is."""
-    part = ArrayRecord()
-    part[name] = record[name]
-    return part
 
 
 def scaled_record(record: ArrayRecord, base: ArrayRecord, scale: float) -> ArrayRecord:

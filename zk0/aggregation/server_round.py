@@ -12,11 +12,11 @@ from flwr.serverapp.strategy import Strategy
 from loguru import logger
 from numpy.typing import NDArray
 
-from zk0.aggregation import by_tensor, lora, privacy
+from zk0.aggregation import by_piece, lora, privacy
 from zk0.aggregation.admission import History
-from zk0.aggregation.by_tensor import elementwise
+from zk0.aggregation.by_piece import Piece, elementwise
 from zk0.aggregation.door import Admitted, Door
-from zk0.aggregation.flower import NodeGrid, ensure_task_identity, lazy_record, only, seeded, wide_record
+from zk0.aggregation.flower import NodeGrid, ensure_task_identity, lazy_record, seeded, wide_record
 from zk0.aggregation.foreign import attributes, forgotten, refuse_strategy
 from zk0.aggregation.privacy import Private
 from zk0.aggregation.replies import replies, reply_metrics, weights_of
@@ -134,7 +134,7 @@ class ServerRound:
         if private is not None:  # the noise is in proportion to what one of those who are there can do
             private.num_sampled_clients = len(admitted.results)
         with seeded(derive_seed(self.config.seed, self.server_round, "", "aggregation")):
-            made = (self._by_tensor if elementwise(strategy) else self._at_once)(strategy, messages, admitted, run_dir)
+            made = (self._by_piece if elementwise(strategy) else self._at_once)(strategy, messages, admitted, run_dir)
         tensors, metrics, state = made
         before = lazy_record(self.arrays)
         tensors |= {name: before[name].numpy() for name in self._frozen()}
@@ -150,24 +150,20 @@ class ServerRound:
             privacy={} if bound is None else privacy.figures(strategy, bound),
         )
 
-    def _by_tensor(
+    def _by_piece(
         self, strategy: Strategy, messages: Mapping[str, Message], admitted: Admitted, run_dir: Path
     ) -> _Made:
-        """Tensor by tensor; see `zk0.aggregation.by_tensor`."""
+        """Piece by piece; see `zk0.aggregation.by_piece`."""
         before = lazy_record(self.arrays, self._frozen())
         records = admitted.records(run_dir, self.arrays)
         metrics = reply_metrics(admitted.results, self.config.federation)
 
-        def given(name: str) -> list[Message]:
-            return replies(
-                messages, {client: only(own, name) for client, own in records.items()}, metrics, admitted.failed
-            )
-
-        def cast(name: str, new: NDArray[Any]) -> NDArray[Any]:
-            return _cast(new, np.dtype(before[name].dtype))
+        def given(piece: Piece) -> list[Message]:
+            own = {client: by_piece.part(record, piece) for client, record in records.items()}
+            return replies(messages, own, metrics, admitted.failed)
 
         state = (self.strategy_tensors, self.strategy_scalars)
-        made = by_tensor.aggregate(strategy, self.server_round, given, before, state, cast)
+        made = by_piece.aggregate(strategy, self.server_round, given, before, state, _cast)
         return made.record, made.metrics, (made.tensors, made.scalars)
 
     def _at_once(self, strategy: Strategy, messages: Mapping[str, Message], admitted: Admitted, run_dir: Path) -> _Made:

@@ -22,10 +22,10 @@ def opened(path: Path) -> Iterator[Any]:
         yield file
 
 
-def read_tensor(path: Path, name: str) -> NDArray[Any]:
-    """One tensor of a safetensors file; StorageError where it cannot be read, or is not there."""
+def read_tensor(path: Path, name: str, rows: slice | None = None) -> NDArray[Any]:
+    """One tensor of a safetensors file, or some rows of it; StorageError where it cannot be read, or is not there."""
     with opened(path) as file:
-        tensor: NDArray[Any] = file.get_tensor(name)
+        tensor: NDArray[Any] = file.get_tensor(name) if rows is None else file.get_slice(name)[rows.start : rows.stop]
     return tensor
 
 
@@ -40,9 +40,13 @@ class TensorFile(Mapping[str, NDArray[Any]]):
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """Read a tensor."""
+        return self.rows(name, None)
+
+    def rows(self, name: str, rows: slice | None) -> NDArray[Any]:
+        """Read some rows of a tensor; all of it where there are none given."""
         if name not in self._names:
             raise KeyError(name)
-        return read_tensor(self.path, name)
+        return read_tensor(self.path, name, rows)
 
     def __iter__(self) -> Iterator[str]:
         """The names."""
