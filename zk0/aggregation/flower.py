@@ -15,10 +15,9 @@ from flwr.app import Array, ArrayRecord
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
-from safetensors import safe_open
 
 from zk0.aggregation import norms
-from zk0.files import atomic, untrusted
+from zk0.files import atomic
 
 WEIGHT_KEY = "num-examples"
 
@@ -44,16 +43,16 @@ class NodeGrid(Grid):
 class LazyArray(Array):
     """A tensor that stays in its safetensors file: a strategy then holds one client's tensor at a time, not all."""
 
-    def __init__(self, path: Path, name: str, dtype: str, shape: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, name: str, dtype: str, shape: tuple[int, ...], *, follow: bool = False) -> None:
         """Say where it lies. Past Array's own __init__ and __setattr__, which want the bytes."""
-        self.__dict__.update(path=path, name=name, dtype=dtype, shape=shape, stype="numpy.ndarray", data=b"")
+        where = {"path": path, "name": name, "follow": follow}
+        self.__dict__.update(where, dtype=dtype, shape=shape, stype="numpy.ndarray", data=b"")
 
     def numpy(self) -> NDArray[Any]:
         """Read the tensor."""
-        path, name = self.__dict__["path"], self.__dict__["name"]
-        with _opened(path) as file:
-            tensor: NDArray[Any] = file.get_tensor(name)
-        return tensor
+        path, name, follow = (self.__dict__[key] for key in ("path", "name", "follow"))
+        with atomic.opened_tensors(path, follow=follow) as file:
+            return file.read(name)
 
 
 class ScaledArray(LazyArray):
@@ -106,24 +105,19 @@ def seeded(seed: int) -> Iterator[None]:
         np.random.set_state(numpy_state)  # noqa: NPY002
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file whose tensors are read one by one; StorageError where it cannot be."""
-    with (
-        atomic.storage_errors(path, "read"),
-        untrusted.opened(path) as name,
-        safe_open(name, framework="numpy") as file,
-    ):
-        yield file
+def lazy_record(path: Path, without: Collection[str] = (), *, follow: bool = False) -> ArrayRecord:
+    """A record of LazyArrays, by sorted name; filled item by item, as ArrayRecord(dict) would copy them to Arrays.
 
-
-def lazy_record(path: Path, without: Collection[str] = ()) -> ArrayRecord:
-    """A record of LazyArrays, by sorted name; filled item by item, as ArrayRecord(dict) would copy them to Arrays."""
+    Args:
+        path: safetensors file.
+        without: names that are left out.
+        follow: whether it may lie behind a link, as the global tensors may, and no client's.
+    """
     record = ArrayRecord()
-    with _opened(path) as file:
-        for name in sorted({*file.keys()} - {*without}):
-            view = file.get_slice(name)
-            record[name] = LazyArray(path, name, _numpy_dtype(view.get_dtype()), tuple(view.get_shape()))
+    with atomic.opened_tensors(path, follow=follow) as file:
+        for name in sorted({*file.entries} - {*without}):
+            entry = file.entries[name]
+            record[name] = LazyArray(path, name, entry.dtype, entry.shape, follow=follow)
     return record
 
 
@@ -146,8 +140,3 @@ def wide_record(record: ArrayRecord) -> ArrayRecord:
     for name, array in record.items():
         wide[name] = WideArray(array)
     return wide
-
-
-def _numpy_dtype(code: str) -> str:
-    """From safetensors' F32 to numpy's float32; unknown ones (BF16) stay as they are and are refused when read."""
-    return {short: name for name, short in atomic.DTYPES.items()}.get(code, code)

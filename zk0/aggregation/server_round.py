@@ -135,7 +135,7 @@ class ServerRound:
             known = attributes(strategy)
             record, metrics = strategy.aggregate_train(self.server_round, given)
         self._warn_of_what_is_forgotten(strategy, known)
-        before = lazy_record(self.arrays)
+        before = lazy_record(self.arrays, follow=True)
         self._check_shapes(record or ArrayRecord(), before)
         tensors = {name: _cast(array.numpy(), np.dtype(before[name].dtype)) for name, array in (record or {}).items()}
         tensors |= {name: before[name].numpy() for name in self._frozen()}
@@ -202,14 +202,14 @@ class ServerRound:
         """Names of the global tensors that no client trains or sends: FFA-LoRA's A."""
         if self.config.peft.aggregation != "ffa":
             return frozenset()
-        return frozenset(name for name in lazy_record(self.arrays) if lora.is_factor_a(name))
+        return frozenset(name for name in lazy_record(self.arrays, follow=True) if lora.is_factor_a(name))
 
     def _adapters(self, admitted: Admitted, run_dir: Path) -> tuple[Tensors, dict[str, float]]:
         """The factors that stand in for those that the strategy averaged apart, and `Aggregate.lora`.
 
         Holds one adapter's factors of all clients at a time.
         """
-        names = lora.pairs(lazy_record(self.arrays)) if self.config.peft.enabled else []
+        names = lora.pairs(lazy_record(self.arrays, follow=True)) if self.config.peft.enabled else []
         if not names or self._frozen() or self.config.federation.privacy.active:  # figures of what is private
             return {}, {}
         weights = weights_of(admitted.results.values(), self.config.federation)
@@ -236,7 +236,10 @@ class ServerRound:
             load_strategy_state(strategy, self.strategy_tensors, self.strategy_scalars)
             messages = list(
                 strategy.configure_train(
-                    self.server_round, lazy_record(self.arrays, self._frozen()), ConfigRecord(), NodeGrid(len(names))
+                    self.server_round,
+                    lazy_record(self.arrays, self._frozen(), follow=True),
+                    ConfigRecord(),
+                    NodeGrid(len(names)),
                 )
             )
         messages.sort(key=lambda message: message.metadata.dst_node_id)

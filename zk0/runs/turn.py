@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Self
 
 from zk0.config.paths import absolute_path
-from zk0.files import atomic
+from zk0.files import atomic, untrusted
 from zk0.layout import TURN_FILE
 from zk0.runs.lock import locked
 
@@ -28,7 +28,7 @@ class Turn:
         self._path = folder / TURN_FILE
         with atomic.storage_errors(self._path, "written"):
             folder.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            self._descriptor = untrusted.open_plain(self._path, os.O_RDWR | os.O_CREAT)
 
     def __enter__(self) -> Self:
         return self
