@@ -129,7 +129,8 @@ def copy_file(source: Path, target: Path, sha256: str | None = None, *, follow: 
 def append_line(path: Path, text: str) -> None:
     """Append one line, durably. A crash can tear only the last line, and the next append starts a new one."""
     make_folder(path.parent)
-    with storage_errors(path, "written"), os.fdopen(_open_to_append(path), "rb+") as file:
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+    with storage_errors(path, "written"), os.fdopen(untrusted.open_plain(path, flags), "rb+") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
@@ -137,10 +138,6 @@ def append_line(path: Path, text: str) -> None:
         file.write(text.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def _open_to_append(path: Path) -> int:
-    return untrusted.open_plain(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
 
 
 def make_folder(folder: Path) -> None:
@@ -315,25 +312,21 @@ def _chunks(path: Path, *, follow: bool) -> Iterator[bytes]:
             yield chunk
 
 
-def status(path: Path) -> os.stat_result | None:
-    """What is there, through links; None where nothing is.
+def exists(path: Path) -> bool:
+    """Whether something is there, through links.
 
     Raises:
         StorageError: that cannot be told, or a link leads nowhere: what it led to may come back.
     """
     with storage_errors(path, "read"):
-        return untrusted.status(path)
-
-
-def exists(path: Path) -> bool:
-    """Whether something is there; raises as `status`."""
-    return status(path) is not None
+        return untrusted.status(path) is not None
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there; raises as `status`."""
-    found = status(path)
-    return found is not None and stat.S_ISDIR(found.st_mode)
+    """Whether a folder is there; raises as `exists`."""
+    with storage_errors(path, "read"):
+        found = untrusted.status(path)
+        return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def is_there(path: Path) -> bool:
@@ -342,15 +335,12 @@ def is_there(path: Path) -> bool:
         return untrusted.is_there(path)
 
 
-def listdir(folder: Path) -> list[Path]:
-    """What a folder holds; StorageError where it cannot be read."""
-    with storage_errors(folder, "read"):
-        return list(folder.iterdir())
-
-
 def listed(folder: Path, pattern: str = "*") -> list[Path]:
-    """What of a folder has such a name, in order; nothing where it is not there. StorageError as `listdir`.
+    """What of a folder has such a name, in order; nothing where it is not there. StorageError where it cannot be read.
 
     `Path.glob` says nothing of a folder that it cannot read.
     """
-    return sorted(path for path in listdir(folder) if fnmatchcase(path.name, pattern)) if is_folder(folder) else []
+    if not is_folder(folder):
+        return []
+    with storage_errors(folder, "read"):
+        return sorted(path for path in folder.iterdir() if fnmatchcase(path.name, pattern))

@@ -172,8 +172,8 @@ def _acquire(descriptor: int, folder: Path, run: str) -> None:
     who = _parse_holder(os.pread(descriptor, HOLDER_BYTES, 0))
     if who["pid"] is None:
         raise RunNameError(
-            f"run {run!r} is being advanced by a process that {folder / LOCK_FILE} does not name; wait for it, or find "
-            f"it by `fuser {folder / LOCK_FILE}`, stop it and resume the run"
+            f"run {run!r} is being advanced by process ?, which {folder / LOCK_FILE} does not name; wait for it, or "
+            f"find it by `fuser {folder / LOCK_FILE}`, stop it and resume the run"
         )
     raise RunNameError(
         f"run {run!r} is being advanced by process {who['pid']} on {who['host']} since "
@@ -187,7 +187,5 @@ def _parse_holder(content: bytes) -> dict[str, Any]:
         said: Json = mapping(json.loads(content.decode()))
     except (ValueError, RecursionError):  # its holder is just about to write it
         said = {}
-    pid, host, since = (said.get(key) for key in ("pid", "host", "started_at"))
-    if not (type(pid) is int and isinstance(host, str) and isinstance(since, str)):
-        return {"pid": None, "host": None, "started_at": None}
-    return {"pid": pid, "host": untrusted.words(host), "started_at": untrusted.words(since)}
+    kinds: dict[str, type] = {"pid": int, "host": str, "started_at": str}
+    return {key: said.get(key) if type(said.get(key)) is kind else None for key, kind in kinds.items()}

@@ -161,10 +161,17 @@ class Rounds:
         return [number for number in numbers if exists(self.round_folder(number) / MANIFEST)]
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """One dict per round that was committed, in order: from its own file, else from its line in metrics.jsonl."""
+        """One dict per round that was committed, in order: from its own file, else from its line in metrics.jsonl.
+
+        Raises:
+            StorageError: a file cannot be read now.
+        """
+        return self._metrics(_metrics_text(self.folder))
+
+    def _metrics(self, lines: str) -> list[dict[str, Any]]:
         committed = self.committed_rounds()
         newest = committed[-1] if committed else -1
-        metrics = {number: line for number, line in metric_lines(self.folder).items() if number <= newest}
+        metrics = {number: line for number, line in _parsed(lines).items() if number <= newest}
         for number in committed:
             try:
                 metrics[number] = atomic.read_json(self.round_folder(number) / METRICS_FILE, follow=True)
@@ -287,7 +294,7 @@ class Rounds:
     def _sync_metrics(self) -> None:
         """Make metrics.jsonl say one line per committed round: by appending where that does, else written anew."""
         path, present = self.folder / METRICS_LINES, _metrics_text(self.folder)
-        wanted = "".join(json.dumps(line, sort_keys=True) + "\n" for line in self.read_metrics())
+        wanted = "".join(json.dumps(line, sort_keys=True) + "\n" for line in self._metrics(present))
         if wanted == present:
             return
         if wanted.startswith(present) and present.endswith(("\n", "")[not present]):
@@ -302,10 +309,14 @@ def metric_lines(folder: Path) -> dict[int, dict[str, Any]]:
     Raises:
         StorageError: the file is there and cannot be read.
     """
+    return _parsed(_metrics_text(folder))
+
+
+def _parsed(text: str) -> dict[int, dict[str, Any]]:
     lines = {}
-    for text in _metrics_text(folder).splitlines():
+    for written in text.splitlines():
         try:
-            line = json.loads(text)
+            line = json.loads(written)
         except (ValueError, RecursionError):
             continue  # torn by a crash
         if isinstance(line, dict) and isinstance(line.get("server_round"), int):

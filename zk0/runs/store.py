@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from errno import EACCES, EEXIST, EISDIR, ELOOP, ENAMETOOLONG, ENOTDIR, EPERM, EROFS
+from errno import EACCES, EEXIST, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, EROFS
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
@@ -14,8 +14,8 @@ from loguru import logger
 from zk0.config import NAME_PATTERN, WITHOUT_EFFECT, RunConfig, validate_config
 from zk0.config.paths import absolute_path, path_fault
 from zk0.errors import ConfigError, DamageError, RunNameError, StorageError
-from zk0.files import atomic
-from zk0.files.atomic import exists, is_folder, listed
+from zk0.files import atomic, untrusted
+from zk0.files.atomic import exists, is_folder, is_there, listed
 from zk0.layout import DATA_FILE, FINAL, ROUNDS_FOLDER, RUN_FILE
 from zk0.runs import lock, will
 from zk0.runs.records import RoundState, RunInfo, digest_of, now
@@ -23,7 +23,7 @@ from zk0.runs.rounds import Rounds
 from zk0.runs.versions import versions
 from zk0.work.records import ArtifactRef, ClientTask, TaskKind
 
-NO_PLACE = {EACCES, EEXIST, EISDIR, ELOOP, ENAMETOOLONG, ENOTDIR, EPERM, EROFS}
+NO_PLACE = {EACCES, EEXIST, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, EROFS}
 """What a disk answers of a place that will never be one for runs; all else may pass."""
 
 
@@ -55,9 +55,9 @@ class RunStore(Rounds):
         """
         check_name(name)
         folder = absolute_path(config.outputs_dir) / name
-        if exists(folder / RUN_FILE):
+        if is_there(folder / RUN_FILE):
             return cls._reopen(folder, config)
-        if atomic.is_there(folder) and not _is_empty(folder):
+        if is_there(folder) and not _is_empty(folder):
             raise RunNameError(
                 f"{folder}: exists and has no {RUN_FILE}, so it is not a run of zk0; choose another --name or move it "
                 "away"
@@ -78,12 +78,12 @@ class RunStore(Rounds):
         if name and (fault := path_fault(name)) is not None:
             raise RunNameError(f"run name {name[:100]!r}: {fault}")
         folder = absolute_path(where) / name if name else absolute_path(where)
-        if not exists(folder / RUN_FILE) and exists(folder / ROUNDS_FOLDER):
+        if not is_there(folder / RUN_FILE) and exists(folder / ROUNDS_FOLDER):
             raise RunNameError(
                 f"{folder}: its {RUN_FILE} is missing, so nothing says what its rounds are of; put that file back, or "
                 "move the folder away and start anew"
             )
-        if not exists(folder / RUN_FILE):
+        if not is_there(folder / RUN_FILE):
             known = ", ".join(store.info.name for store in cls.list_runs(folder.parent)) or "none"
             raise RunNameError(f"no run {folder.name!r} in {folder.parent}; runs there: {known}")
         info = _read_info(folder / RUN_FILE)
@@ -97,7 +97,7 @@ class RunStore(Rounds):
     @classmethod
     def exists(cls, outputs_dir: str | Path, name: str) -> bool:
         """Whether a folder of runs has a run of that name."""
-        return exists(absolute_path(outputs_dir) / name / RUN_FILE)
+        return is_there(absolute_path(outputs_dir) / name / RUN_FILE)
 
     @classmethod
     def list_runs(cls, outputs_dir: str | Path, *, all_needed: bool = False) -> list[Self]:
@@ -114,7 +114,7 @@ class RunStore(Rounds):
         stores = []
         for path in listed(absolute_path(outputs_dir)):
             try:
-                if exists(path / RUN_FILE):
+                if is_there(path / RUN_FILE):
                     stores.append(cls.open(path))
             except (RunNameError, StorageError) as error:
                 if all_needed and not isinstance(error, RunNameError | DamageError) and not _is_anothers(path):
@@ -263,7 +263,7 @@ def is_run(folder: str | Path) -> bool:
     """
     path = Path(folder) / RUN_FILE
     try:
-        return atomic.is_there(path)
+        return is_there(path)
     except ValueError:  # no name of a file
         return False
     except StorageError as error:
@@ -274,6 +274,9 @@ def is_run(folder: str | Path) -> bool:
 
 def _is_empty(folder: Path) -> bool:
     """Whether nothing but what a killed creation left is there."""
+    with atomic.storage_errors(folder, "read"):
+        if untrusted.leads_nowhere(folder) is not None:
+            return False
     return is_folder(folder) and all(path.name.endswith(".tmp") for path in listed(folder))
 
 
