@@ -19,6 +19,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loguru import logger
+
+from benchmarks.hiccups.scenarios import WHOLE, Scenario, is_refusal
 from benchmarks.hiccups.shim import STATE_VARIABLE, Shim, restart_with_shim
 
 ERRNOS = ("EIO", "ESTALE", "ETIMEDOUT", "ENOMEM", "EMFILE", "EACCES")
@@ -45,15 +48,11 @@ def main() -> int:
         scratch = options.folder or Path(tempfile.mkdtemp(prefix="zk0-hiccups-", dir=memory))
         os.environ["ZK0_CACHE"] = str(scratch / "shaken" / "cache")
         restart_with_shim("benchmarks.hiccups", scratch)
-    from loguru import logger
-
-    from benchmarks.hiccups import scenarios
-
     logger.remove()
     shim, kept = Shim(), Shim().folder.parent
-    names = options.only or [scenario.name for scenario in scenarios.WHOLE]
+    names = options.only or [scenario.name for scenario in WHOLE]
     found: dict[str, dict[str, Tally]] = {}
-    for scenario in scenarios.WHOLE:
+    for scenario in WHOLE:
         if scenario.name in names:
             pristine = kept / f"pristine-{scenario.name.replace(' ', '-')}"
             found[scenario.name] = shaken(shim, scenario, pristine, options.errno, options.every)
@@ -65,7 +64,7 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def shaken(shim, scenario, pristine: Path, errnos: list[str], every: int) -> dict[str, Tally]:  # type: ignore[no-untyped-def]
+def shaken(shim: Shim, scenario: Scenario, pristine: Path, errnos: list[str], every: int) -> dict[str, Tally]:
     """Every look of a scenario through every errno; gives the tallies by errno."""
     outputs = shim.folder / "outputs"
     shutil.rmtree(shim.folder, ignore_errors=True)
@@ -88,10 +87,8 @@ def shaken(shim, scenario, pristine: Path, errnos: list[str], every: int) -> dic
     return tallies
 
 
-def one(shim, scenario, outputs: Path, wanted: str, number: int, name: str, tally: Tally) -> bool:  # type: ignore[no-untyped-def]
+def one(shim: Shim, scenario: Scenario, outputs: Path, wanted: str, number: int, name: str, tally: Tally) -> bool:
     """One case; gives whether there was a look of that number."""
-    from benchmarks.hiccups.scenarios import is_refusal
-
     before, started = state_of(outputs), time.monotonic()
     shim.arm(number, getattr(errno, name))
     error: BaseException | None = None
@@ -122,7 +119,7 @@ def one(shim, scenario, outputs: Path, wanted: str, number: int, name: str, tall
     return True
 
 
-def undisturbed(scenario, outputs: Path) -> str:  # type: ignore[no-untyped-def]
+def undisturbed(scenario: Scenario, outputs: Path) -> str:
     try:
         return str(scenario.act(outputs))
     except Exception as error:  # noqa: BLE001 - it is told

@@ -24,7 +24,7 @@ from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore, is_finished
 from zk0.work import attempts, quarantine
 from zk0.work.failure import read_failure
-from zk0.work.records import ClientTask
+from zk0.work.records import ClientResult, ClientTask
 from zk0.work.results import find_finished, write_result
 
 NAME = "shaken"
@@ -78,7 +78,7 @@ def _commit(store: RunStore, number: int, before: RoundState | None) -> RoundSta
     )
 
 
-def _fit(store: RunStore, number: int, client: str, state: RoundState | None):  # type: ignore[no-untyped-def]
+def _fit(store: RunStore, number: int, client: str, state: RoundState | None) -> ClientResult:
     return write_result(
         store.task("train", number, client, state),
         tensors={"w": np.ones((2, 3), np.float32)},
@@ -180,8 +180,8 @@ def fit(outputs: Path) -> str:
     from zk0.executors.worker import work
 
     store = RunStore.open(outputs, NAME)
-    task = ClientTask(**_TASKS[outputs]) if outputs in _TASKS else _last_fit(store)
-    _TASKS[outputs] = task.model_dump()
+    task = _TASKS.get(outputs) or _last_fit(store)
+    _TASKS[outputs] = task
     if (child := os.fork()) == 0:
         code = 0
         try:
@@ -198,7 +198,8 @@ def fit(outputs: Path) -> str:
     return result.tensors.sha256
 
 
-_TASKS: dict[Path, dict[str, object]] = {}
+_TASKS: dict[Path, ClientTask] = {}
+"""Where it is done -> the fit, whose description is made once: what a worker is given."""
 
 
 def keeps_checkpoint(outputs: Path) -> bool:

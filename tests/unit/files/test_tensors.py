@@ -21,7 +21,7 @@ MUTATIONS = 3000
 def written(path: Path) -> Path:
     rng = np.random.default_rng(3)
     tensors = {name: (rng.normal(size=(2, 3)) * 9).astype(name) for name in DTYPES}
-    atomic.write_tensors(path, {**tensors, "none": np.empty((0, 4), np.float32), "one": np.float32(2).reshape(())})
+    atomic.write_tensors(path, {**tensors, "none": np.empty((0, 4), np.float32), "one": np.full((), 2, np.float32)})
     return path
 
 
