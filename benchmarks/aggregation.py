@@ -36,7 +36,7 @@ from zk0.aggregation.state import load_strategy_state, strategy_state
 from zk0.aggregation.strategies import make_strategy
 from zk0.config import RunConfig
 from zk0.files import atomic
-from zk0.files.lazy import TensorFile
+from zk0.files.stored import StoredTensors
 from zk0.seeding import derive_seed
 from zk0.work.records import ArtifactRef, ClientResult
 
@@ -123,7 +123,7 @@ def measure(who: str, strategy: str, clients: int, folder: Path) -> dict[str, An
         started = time.perf_counter()
         made = work()
         seconds = time.perf_counter() - started
-    return {"s": seconds, "peak": peak[0] / base.stat().st_size, "sha256": atomic.file_sha256(made)}
+    return {"s": seconds, "peak": peak[0] / base.stat().st_size, "sha256": atomic.file_digest(made).sha256}
 
 
 def run_config(strategy: str, clients: int, folder: Path) -> RunConfig:
@@ -145,7 +145,7 @@ def fits(folder: Path, clients: int) -> list[ClientResult]:
     digests = json.loads(known.read_text()) if known.exists() else {}
     for number in range(1, clients + 1):
         if str(number) not in digests:
-            digests[str(number)] = atomic.file_sha256(folder / f"{number}.safetensors")
+            digests[str(number)] = atomic.file_digest(folder / f"{number}.safetensors").sha256
     known.write_text(json.dumps(digests))
     return [
         ClientResult(
@@ -178,7 +178,7 @@ def write_state(config: RunConfig, base: Path, state: Path) -> None:
 
 
 def by_zk0(config: RunConfig, results: list[ClientResult], folder: Path, state: Path) -> Path:
-    tensors = TensorFile(state.with_suffix(".safetensors"))
+    tensors = StoredTensors(state.with_suffix(".safetensors"))
     server_round = ServerRound(
         config, 2, folder / "0.safetensors", tensors, atomic.read_json(state.with_suffix(".json"))
     )

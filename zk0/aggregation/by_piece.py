@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from zk0.aggregation.flower import LazyArray
 from zk0.aggregation.state import Scalars, Tensors, load_strategy_state, strategy_state
-from zk0.files.lazy import TensorFile
+from zk0.files.stored import StoredTensors
 
 _ELEMENTWISE = (FedAvg, FedProx, FedAvgM, FedAdam, FedYogi, FedTrimmedAvg, FedMedian)
 """Not their subclasses, which may look at more."""
@@ -152,7 +152,7 @@ def _narrowed(
 
 
 def _rows(tensors: Mapping[str, NDArray[Any]], key: str, rows: slice | None) -> NDArray[Any]:
-    if isinstance(tensors, TensorFile):
+    if isinstance(tensors, StoredTensors):
         return tensors.rows(key, rows)
     return tensors[key] if rows is None else tensors[key][rows]
 

@@ -17,7 +17,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
 from zk0.aggregation import norms
-from zk0.files import atomic, lazy
+from zk0.files import atomic
+from zk0.files.tensors import Entry
 
 WEIGHT_KEY = "num-examples"
 
@@ -43,19 +44,22 @@ class NodeGrid(Grid):
 class LazyArray(Array):
     """A tensor that stays in its safetensors file: a strategy then holds one client's tensor at a time, not all."""
 
-    def __init__(self, path: Path, name: str, dtype: str, shape: tuple[int, ...], rows: slice | None = None) -> None:
+    def __init__(self, path: Path, name: str, entry: Entry, rows: slice | None = None, *, follow: bool = False) -> None:
         """Say where it lies. Past Array's own __init__ and __setattr__, which want the bytes."""
-        self.__dict__.update(path=path, name=name, dtype=dtype, shape=shape, rows=rows)
-        self.__dict__.update(stype="numpy.ndarray", data=b"")
+        shape = entry.shape if rows is None else (rows.stop - rows.start, *entry.shape[1:])
+        self.__dict__.update(path=path, name=name, entry=entry, rows=rows, follow=follow)
+        self.__dict__.update(dtype=entry.dtype, shape=shape, stype="numpy.ndarray", data=b"")
 
     def part(self, rows: slice) -> "LazyArray":
-        """Some rows of it."""
-        shape = (rows.stop - rows.start, *self.shape[1:])
-        return LazyArray(self.__dict__["path"], self.__dict__["name"], self.dtype, shape, rows)
+        """Some rows of it, along the first axis."""
+        path, name, entry, follow = (self.__dict__[key] for key in ("path", "name", "entry", "follow"))
+        return LazyArray(path, name, entry, rows, follow=follow)
 
     def numpy(self) -> NDArray[Any]:
         """Read the tensor."""
-        return lazy.read_tensor(*(self.__dict__[key] for key in ("path", "name", "rows")))
+        path, name, entry, rows = (self.__dict__[key] for key in ("path", "name", "entry", "rows"))
+        tensor: NDArray[Any] = atomic.read_entry(path, name, entry, rows, follow=self.__dict__["follow"])
+        return tensor
 
 
 class ScaledArray(LazyArray):
@@ -113,13 +117,18 @@ def seeded(seed: int) -> Iterator[None]:
         np.random.set_state(numpy_state)  # noqa: NPY002
 
 
-def lazy_record(path: Path, without: Collection[str] = ()) -> ArrayRecord:
-    """A record of LazyArrays, by sorted name; filled item by item, as ArrayRecord(dict) would copy them to Arrays."""
+def lazy_record(path: Path, without: Collection[str] = (), *, follow: bool = False) -> ArrayRecord:
+    """A record of LazyArrays, by sorted name; filled item by item, as ArrayRecord(dict) would copy them to Arrays.
+
+    Args:
+        path: safetensors file.
+        without: names that are left out.
+        follow: whether it may lie behind a link, as the global tensors may, and no client's.
+    """
     record = ArrayRecord()
-    with lazy.opened(path) as file:
-        for name in sorted({*file.keys()} - {*without}):
-            view = file.get_slice(name)
-            record[name] = LazyArray(path, name, _numpy_dtype(view.get_dtype()), tuple(view.get_shape()))
+    with atomic.opened_tensors(path, follow=follow) as file:
+        for name in sorted({*file.entries} - {*without}):
+            record[name] = LazyArray(path, name, file.entries[name], follow=follow)
     return record
 
 
@@ -142,8 +151,3 @@ def wide_record(record: ArrayRecord) -> ArrayRecord:
     for name, array in record.items():
         wide[name] = WideArray(array)
     return wide
-
-
-def _numpy_dtype(code: str) -> str:
-    """From safetensors' F32 to numpy's float32; unknown ones (BF16) stay as they are and are refused when read."""
-    return {short: name for name, short in atomic.DTYPES.items()}.get(code, code)

@@ -136,7 +136,7 @@ class ServerRound:
         with seeded(derive_seed(self.config.seed, self.server_round, "", "aggregation")):
             made = (self._by_piece if elementwise(strategy) else self._at_once)(strategy, messages, admitted, run_dir)
         tensors, metrics, state = made
-        before = lazy_record(self.arrays)
+        before = lazy_record(self.arrays, follow=True)
         tensors |= {name: before[name].numpy() for name in self._frozen()}
         means = {key: float(value) for key, value in (metrics or {}).items() if isinstance(value, float | int)}
         factors, figures = self._adapters(admitted, run_dir)
@@ -154,7 +154,7 @@ class ServerRound:
         self, strategy: Strategy, messages: Mapping[str, Message], admitted: Admitted, run_dir: Path
     ) -> _Made:
         """Piece by piece; see `zk0.aggregation.by_piece`."""
-        before = lazy_record(self.arrays, self._frozen())
+        before = lazy_record(self.arrays, self._frozen(), follow=True)
         records = admitted.records(run_dir, self.arrays)
         metrics = reply_metrics(admitted.results, self.config.federation)
 
@@ -172,7 +172,7 @@ class ServerRound:
         known = attributes(strategy)
         record, metrics = strategy.aggregate_train(self.server_round, given)
         self._warn_of_what_is_forgotten(strategy, known)
-        before = lazy_record(self.arrays)
+        before = lazy_record(self.arrays, follow=True)
         self._check_shapes(record or ArrayRecord(), before)
         tensors = {name: _cast(array.numpy(), np.dtype(before[name].dtype)) for name, array in (record or {}).items()}
         return tensors, metrics, saved_state(strategy, self.config.federation)
@@ -227,14 +227,14 @@ class ServerRound:
         """Names of the global tensors that no client trains or sends: FFA-LoRA's A."""
         if self.config.peft.aggregation != "ffa":
             return frozenset()
-        return frozenset(name for name in lazy_record(self.arrays) if lora.is_factor_a(name))
+        return frozenset(name for name in lazy_record(self.arrays, follow=True) if lora.is_factor_a(name))
 
     def _adapters(self, admitted: Admitted, run_dir: Path) -> tuple[Tensors, dict[str, float]]:
         """The factors that stand in for those that the strategy averaged apart, and `Aggregate.lora`.
 
         Holds one adapter's factors of all clients at a time.
         """
-        names = lora.pairs(lazy_record(self.arrays)) if self.config.peft.enabled else []
+        names = lora.pairs(lazy_record(self.arrays, follow=True)) if self.config.peft.enabled else []
         if not names or self._frozen() or self.config.federation.privacy.active:  # figures of what is private
             return {}, {}
         weights = weights_of(admitted.results.values(), self.config.federation)
@@ -261,7 +261,7 @@ class ServerRound:
             record = ArrayRecord()
             if not elementwise(strategy):  # else each tensor's strategy is given its own part
                 load_strategy_state(strategy, self.strategy_tensors, self.strategy_scalars)
-                record = lazy_record(self.arrays, self._frozen())
+                record = lazy_record(self.arrays, self._frozen(), follow=True)
             grid = NodeGrid(len(names))
             messages = list(strategy.configure_train(self.server_round, record, ConfigRecord(), grid))
         messages.sort(key=lambda message: message.metadata.dst_node_id)

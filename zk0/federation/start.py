@@ -185,7 +185,7 @@ def unfinished(config: RunConfig, *, interrupted: bool = True) -> RunStore | Non
         config: the wanted config.
         interrupted: whether one that was ended by Ctrl-C goes on.
     """
-    for store in RunStore.list_runs(config.outputs_dir):
+    for store in RunStore.list_runs(config.outputs_dir, all_needed=True):
         if store.info.config_digest != settled_like(config, store.config).digest or is_finished(store):
             continue
         will = store.stopped
