@@ -245,6 +245,13 @@ class ServedCommandLine(CommandLine):
         answer.raise_for_status()
         return dict(answer.json())
 
+    def states(self, flow_run_id: str) -> list[dict[str, Any]]:
+        """Every state that a flow run has had, the first one first."""
+        at, which = f"{self.api}/flow_run_states/", {"flow_run_id": flow_run_id}
+        answer = httpx.get(at, params=which, timeout=30, trust_env=False, verify=TLS)
+        answer.raise_for_status()
+        return list(answer.json())
+
     def flow_runs(self) -> list[dict[str, Any]]:
         """The parents that were started, oldest first; the schedule's future ones are left out."""
         found = self.post("/flow_runs/filter", {"flows": {"name": {"any_": [FLOW]}}, "sort": "START_TIME_ASC"})

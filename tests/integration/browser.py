@@ -16,13 +16,17 @@ PICTURES = os.environ.get("ZK0_TEST_PICTURES")
 """Folder in which the pages that tests open are kept as PNG; how the pictures in docs/ were made."""
 
 
+WIDTHS = (1400, 390)
+"""Pixels of a screen, and of a phone."""
+
+
 @contextmanager
-def browser() -> Iterator[Page]:
-    """One window, 1400 x 1000 pixels."""
+def browser(width: int = WIDTHS[0]) -> Iterator[Page]:
+    """One window, 1000 pixels high."""
     with sync_playwright() as playwright:
         window = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         try:
-            page = window.new_page(viewport={"width": 1400, "height": 1000})
+            page = window.new_page(viewport={"width": width, "height": 1000})
             page.set_default_timeout(PATIENCE_MS)
             yield page
         finally:
