@@ -246,6 +246,18 @@ class ServedCommandLine(CommandLine):
         found = self.post("/flow_runs/filter", {"flows": {"name": {"any_": [FLOW]}}, "sort": "START_TIME_ASC"})
         return [item for item in found if not item["auto_scheduled"]]
 
+    def schedules(self) -> list[dict[str, Any]]:
+        """Those of the deployment."""
+        answer = httpx.get(f"{self.api}/deployments/name/{FLOW}/nightly", timeout=30, trust_env=False, verify=TLS)
+        return list(answer.raise_for_status().json()["schedules"])
+
+    def upcoming(self) -> list[str]:
+        """Names of the starts that the schedule means."""
+        scheduled = {"state": {"type": {"any_": ["SCHEDULED"]}}}
+        return [
+            item["name"] for item in self.post("/flow_runs/filter", {"flow_runs": scheduled}) if item["auto_scheduled"]
+        ]
+
     def post(self, path: str, body: dict[str, Any]) -> Any:
         for _ in range(30):  # SQLite is locked at times on a busy machine
             answer = httpx.post(f"{self.api}{path}", json=body, timeout=30, trust_env=False, verify=TLS)

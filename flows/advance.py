@@ -11,6 +11,7 @@ from prefect import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
+from flows import early
 from flows.rows import RUN_DIR_LABEL
 from flows.turn import own_turn
 from flows.will import ended_by_signal, heard
@@ -38,7 +39,7 @@ def advanced_run(config: str, overrides: Sequence[str]) -> Iterator[RunStore]:
     context = FlowRunContext.get()
     flow_run = context.flow_run if context else None
     mine = str((flow_run.labels or {}).get(RUN_DIR_LABEL) or "") if flow_run else ""
-    with own_turn(flow_run, folder_of(mine or config, overrides)):
+    with early.heard(flow_run) as enough, own_turn(flow_run, folder_of(mine or config, overrides)):
         store = RunStore.open(mine) if mine else _chosen(config, overrides, flow_run)
         warm_up(store.config)
         if flow_run is None:
@@ -50,6 +51,7 @@ def advanced_run(config: str, overrides: Sequence[str]) -> Iterator[RunStore]:
             with advancing(store):
                 served.write(store.folder, Served(flow_run=str(flow_run.id), database=str(flow_run.flow_id)))
                 with heard(store, flow_run):
+                    enough()
                     yield store
 
 
