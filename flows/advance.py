@@ -24,6 +24,12 @@ from zk0.runs.store import RunStore
 _PARTS: Any = word_lists
 INVENTED: set[str] = {word for part in _PARTS.values() for word in part.get("words", ())}
 """Words of the names that Prefect gives where a person gave none: two of them."""
+GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi "
+    "psi omega"
+)
+FILLED_IN = re.compile(rf"({'|'.join(GREEK.split())})[0-9]{{0,3}}(-[a-z]+)*")
+"""Names that the form of Prefect's pages fills in, of stars and scholars; a person may mean such a one, too."""
 
 
 @contextlib.contextmanager
@@ -71,7 +77,10 @@ def run_name(flow_run_name: str) -> str | None:
 
 def _chosen(config: str, overrides: Sequence[str], flow_run: FlowRun | None) -> RunStore:
     name = run_name(flow_run.name) if flow_run else None
-    return choose_run(config, list(overrides), name, by_hand=not (flow_run and flow_run.auto_scheduled))
+    by_hand = not (flow_run and flow_run.auto_scheduled)
+    if name is not None and FILLED_IN.fullmatch(name):
+        return choose_run(config, list(overrides), None, by_hand=by_hand, suggested=name)
+    return choose_run(config, list(overrides), name, by_hand=by_hand)
 
 
 def _show(flow_run: FlowRun, store: RunStore) -> None:

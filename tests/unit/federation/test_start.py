@@ -65,6 +65,16 @@ def test_an_unfinished_run_goes_on_from_where_it_was_settled_to_begin(tmp_path: 
     assert begin(wanted, first.info.name, "nightly", check=check).info == first.info
 
 
+def test_a_name_that_a_form_filled_in_is_a_new_runs_unless_one_goes_on(tmp_path: Path) -> None:
+    start = partial(begin, config_of(tmp_path), None, "nightly", check=check, wait=True)
+    first = start(suggested="pi2-skat")
+    assert first.info.name == "pi2-skat"
+    assert start(suggested="mu126-torii").info == first.info
+    first.mark_stopped("cancelled", "Prefect")
+    assert start(suggested="mu126-torii").info.name == "mu126-torii"
+    assert start(suggested="pi2-skat").info == first.info, "it is named"
+
+
 def test_what_a_person_stopped_goes_on_by_a_person_alone(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     store = begin(config, "mine", check=check)
