@@ -4,6 +4,7 @@ import ipaddress
 import os
 import tempfile
 from pathlib import Path
+from urllib.request import getproxies
 
 from zk0.errors import BadInputError
 
@@ -23,13 +24,15 @@ DEFAULTS = {
 """What a run of days needs, of itself, its server and its worker."""
 NEVER_PROXIED = ("127.0.0.1", "localhost", "::1")
 """A proxy's loopback is another machine's."""
+PROXIES = ("http", "https", "socks5", "socks5h")
+"""Kinds that httpx knows."""
 
 
 def set_defaults() -> None:
     """Set the defaults, for this process and its children, before Prefect is imported; a user's environment wins.
 
     Raises:
-        BadInputError: Prefect could not keep its files.
+        BadInputError: Prefect could not keep its files, or use a proxy.
     """
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
@@ -37,7 +40,20 @@ def set_defaults() -> None:
         given = os.environ.get(key) or os.environ.get(key.swapcase()) or ""
         listed = [item.strip() for item in given.split(",") if item.strip()]
         os.environ[key] = ",".join([*listed, *(item for item in NEVER_PROXIED if item not in listed)])
+    _check_proxies()
     _check_home()
+
+
+def _check_proxies() -> None:
+    """Prefect's client makes ready for each proxy that is set, also for a server that is not reached through one."""
+    for key in ("http", "https", "all"):
+        address = getproxies().get(key, "")
+        kind, separator, _ = address.partition("://")
+        if separator and kind.lower() not in PROXIES:
+            raise BadInputError(
+                f"{key.upper()}_PROXY = {address!r}: a proxy of kind {kind!r}, which Prefect cannot use; give one of "
+                f"{', '.join(PROXIES)}, or unset it"
+            )
 
 
 def _check_home() -> None:

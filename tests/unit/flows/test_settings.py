@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import httpx
 import pytest
 
 from flows.settings import set_defaults
@@ -23,6 +24,22 @@ def test_loopback_is_never_proxied(monkeypatch: pytest.MonkeyPatch, given: dict[
     set_defaults()
     set_defaults()
     assert {os.environ["NO_PROXY"], os.environ["no_proxy"]} == {wanted}
+
+
+@pytest.mark.parametrize("key", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
+def test_a_proxy_that_prefects_client_cannot_use_is_one_sentence(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    for known in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        for name in (known, known.lower()):
+            monkeypatch.delenv(name, raising=False)
+    for good in ("http://127.0.0.1:9", "127.0.0.1:9", "socks5h://127.0.0.1:9"):
+        monkeypatch.setenv(key, good)
+        set_defaults()
+        httpx.Client()
+    monkeypatch.setenv(key, "socks4://127.0.0.1:9")
+    with pytest.raises(ValueError, match="Unknown scheme"):
+        httpx.Client()
+    with pytest.raises(BadInputError, match=rf"^{key.upper()} = 'socks4://127.0.0.1:9': .*; give one of http, .*unset"):
+        set_defaults()
 
 
 def test_a_home_that_cannot_be_written_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
