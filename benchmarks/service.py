@@ -230,6 +230,11 @@ class ServedCommandLine(CommandLine):
         """What the pages, and `prefect flow-run delete`, do."""
         httpx.delete(f"{self.api}/flow_runs/{flow_run_id}", timeout=30, trust_env=False, verify=TLS).raise_for_status()
 
+    def change(self, flow_run_id: str, **changes: Any) -> None:
+        """Change what Prefect has of a flow run, such as its parameters."""
+        url = f"{self.api}/flow_runs/{flow_run_id}"
+        httpx.patch(url, json=changes, timeout=30, trust_env=False, verify=TLS).raise_for_status()
+
     def nightly(self) -> str | None:
         with contextlib.suppress(httpx.HTTPError):
             answer = httpx.get(f"{self.api}/deployments/name/{FLOW}/nightly", timeout=10, trust_env=False, verify=TLS)

@@ -31,7 +31,16 @@ from prefect.states import AwaitingRetry, Cancelled, Crashed
 from flows import FLOW, ROUND, will
 from flows.missed import skip_missed
 from flows.register import deployment_id
-from flows.rows import DEAD, GIVEN_UP, LIVE, LIVE_TASKS, RUN_DIR_LABEL, close_children, may_need_help
+from flows.rows import (
+    DEAD,
+    GIVEN_UP,
+    LIVE,
+    LIVE_TASKS,
+    RUN_DIR_LABEL,
+    close_children,
+    close_orphans,
+    may_need_help,
+)
 from zk0 import errors
 from zk0.executors.choice import stop_work
 from zk0.layout import CLIENTS_FOLDER, LOCK_FILE, result_file
@@ -100,6 +109,7 @@ def sweep(client: SyncPrefectClient, outputs: Path, memory: Memory) -> bool:
         memory.next_look_at_disk = now + DISK_PAUSE_S
         _take_up_abandoned(client, outputs, deployment)
         _crash_stragglers(client)
+        close_orphans(client)
         skip_missed(client, deployment)
     return True
 

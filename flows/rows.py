@@ -7,9 +7,12 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
     FlowRunFilterId,
     FlowRunFilterParentFlowRunId,
+    FlowRunFilterParentTaskRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     TaskRunFilter,
@@ -17,7 +20,9 @@ from prefect.client.schemas.filters import (
     TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.states import Cancelled
 
+from flows import ROUND
 from zk0 import errors
 
 RUN_DIR_LABEL = "zk0.run_dir"
@@ -76,3 +81,19 @@ def close_children(client: SyncPrefectClient, flow_run_id: UUID, state: State[An
     for flow_run in rounds:
         close_children(client, flow_run.id, state)
         client.set_flow_run_state(flow_run.id, state, force=True)
+
+
+def close_orphans(client: SyncPrefectClient) -> None:
+    """Close the rounds of flow runs that were deleted; they would stay `Running`, for a round has a parent always."""
+    orphans = client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[ROUND])),
+        flow_run_filter=FlowRunFilter(
+            parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True),
+            state=FlowRunFilterState(name=None, type=FlowRunFilterStateType(any_=LIVE)),
+        ),
+        limit=200,
+    )
+    over: State[Any] = Cancelled(message="its flow run was deleted")
+    for flow_run in orphans:
+        close_children(client, flow_run.id, over)
+        client.set_flow_run_state(flow_run.id, over, force=True)

@@ -53,6 +53,8 @@ def test_a_cancelled_run_ends_and_only_a_retry_goes_on_with_it(
     assert will(served, "anna-s-first-try") == "cancelled"
     assert "cancelled by Prefect at" in served.run("status", "anna-s-first-try")
 
+    # As an earlier version made it; that parameter is gone.
+    served.change(flow_run, parameters={"config": config, "overrides": [], "name": None})
     served.retry(flow_run)
     served.until(lambda: will(served, "anna-s-first-try") is None, 120)
     served.cancel(flow_run)
