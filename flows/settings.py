@@ -3,8 +3,11 @@
 import ipaddress
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from urllib.request import getproxies
+
+from pydantic import ValidationError
 
 from zk0.errors import BadInputError
 
@@ -32,7 +35,7 @@ def set_defaults() -> None:
     """Set the defaults, for this process and its children, before Prefect is imported; a user's environment wins.
 
     Raises:
-        BadInputError: Prefect could not keep its files, or use a proxy.
+        BadInputError: Prefect could not keep its files, or use a proxy or a setting.
     """
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
@@ -42,6 +45,30 @@ def set_defaults() -> None:
         os.environ[key] = ",".join([*listed, *(item for item in NEVER_PROXIED if item not in listed)])
     _check_proxies()
     _check_home()
+    _check_settings()
+
+
+def _check_settings() -> None:
+    """Prefect itself fails with a traceback, in the middle of its import."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of what is raised just after
+            from prefect.settings import Settings, load_profiles
+
+            Settings()
+            load_profiles()
+    except ValidationError as error:
+        first = error.errors()[0]
+        given = str(first["input"])
+        named = [key for key, value in os.environ.items() if key.startswith("PREFECT_") and value == given]
+        name = " or ".join(named) or f"{error.title}, {'.'.join(map(str, first['loc']))}"
+        raise BadInputError(
+            f"{name} = {given!r}: Prefect cannot use this setting ({first['msg']}); correct or unset it"
+        ) from error
+    except (ValueError, OSError) as error:
+        raise BadInputError(
+            f"Prefect's settings cannot be read ({error}); correct profiles.toml in {_prefect_home()}, or "
+            f"prefect.toml, pyproject.toml or .env in {Path.cwd()}"
+        ) from error
 
 
 def _check_proxies() -> None:
@@ -58,8 +85,7 @@ def _check_proxies() -> None:
 
 def _check_home() -> None:
     """Prefect itself fails with a traceback, in the middle of its import."""
-    given = os.environ.get("PREFECT_HOME")
-    home = Path(os.path.expanduser(given or "~/.prefect"))  # noqa: PTH111 - Path.expanduser raises without a home
+    given, home = os.environ.get("PREFECT_HOME"), _prefect_home()
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home):
@@ -70,6 +96,10 @@ def _check_home() -> None:
             f"{said}: Prefect cannot keep its files in {home} ({error.strerror}); set PREFECT_HOME to a folder that "
             "you can write"
         ) from error
+
+
+def _prefect_home() -> Path:
+    return Path(os.path.expanduser(os.environ.get("PREFECT_HOME") or "~/.prefect"))  # noqa: PTH111 - Path's raises
 
 
 def set_up_serving(host: str, port: int | None, auth: str | None) -> None:

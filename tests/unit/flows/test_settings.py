@@ -1,6 +1,8 @@
 """flows.settings: what of the user's environment would stand in the way of a server on this machine."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -54,3 +56,33 @@ def test_a_home_that_cannot_be_written_is_one_sentence(monkeypatch: pytest.Monke
         set_defaults()
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     set_defaults()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("PREFECT_SERVER_API_PORT", "abc"), ("PREFECT_CLIENT_MAX_RETRIES", "many"), ("PREFECT_API_URL", "")],
+)
+def test_a_setting_that_prefect_cannot_use_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, key: str, value: str
+) -> None:
+    monkeypatch.setenv(key, value)
+    if value:
+        with pytest.raises(BadInputError, match=rf"^{key} = '{value}': .* valid integer.*; correct or unset it$"):
+            set_defaults()
+    else:
+        set_defaults()
+
+
+def test_profiles_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
+    """In a process of its own: Prefect reads them as it is imported."""
+    (tmp_path / "profiles.toml").write_text("active = [broken")
+    said = subprocess.run(
+        [sys.executable, "-m", "zk0.cli", "serve"],
+        env=os.environ | {"PREFECT_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 2
+    assert said.stderr.startswith("error: Prefect's settings cannot be read (Invalid value (at line 1, column 11))")
+    assert len(said.stderr.splitlines()) == 1
