@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.runs.test_origin import committed, config_of
+from zk0 import cli
 from zk0.config import RunConfig
 from zk0.errors import BadInputError, ConfigError, RunNameError, StorageError
 from zk0.federation.start import begin, choose_run, new_name, unfinished
@@ -110,6 +111,8 @@ def test_without_locks_no_run_begins_or_goes_on_and_no_folder_is_left(
     with pytest.raises(ConfigError, match=r"outputs_dir = .*No locks available; choose a folder on a file system that"):
         begin(config_of(tmp_path / "none"), "mine", check=check)
     assert not (tmp_path / "none").exists()
+    with pytest.raises(ConfigError, match=r"^--outputs = .*No locks available; choose a folder on a file system that"):
+        cli.serve(outputs=tmp_path / "none")
     with pytest.raises(StorageError, match=r"run.lock: cannot be locked: No locks available"), there.lock():
         pass
 
