@@ -132,6 +132,4 @@ class Pages:
         self._page.get_by_role("button", name=button, exact=True).first.click()
 
     def _confirm(self, button: str) -> None:
-        dialog = self._page.locator(".p-modal")
-        dialog.get_by_role("button", name=button, exact=True).click()
-        dialog.wait_for(state="hidden")
+        self._page.locator(".p-modal").get_by_role("button", name=button, exact=True).click()

@@ -22,6 +22,8 @@ QUIET_S = 30
 """Longer than recovery needs: a deleted flow run was taken up again in 12 s."""
 LONGEST_S = 60.0
 """So long the end is waited for, where it takes longer than it may."""
+NOTICED_S = 30
+"""So long a page may take to tell its server of a button."""
 
 
 @dataclass
@@ -131,7 +133,7 @@ def noticed(served: ServedCommandLine, flow_run: str) -> Iterator[Callable[[], f
     watcher.start()
     try:
         yield lambda: at[0]
-        watcher.join(10)
+        watcher.join(NOTICED_S)
     finally:
         done.set()
 

@@ -162,7 +162,7 @@ class Session:
         return f"stopped: {will(self.served, run)}"
 
     def _stays_away(self, what: str) -> None:
-        self._add(f"30 s after that ({what})", 30, self.left.comes_back(), "nothing came back")
+        self._add(f"30 s after that ({what})", 30, self.left.comes_back(), "-")
 
     def _add(self, act: str, seconds: float, left: list[str], then: str, *, late: bool = False) -> None:
         row = Row(act, seconds, left, then)
