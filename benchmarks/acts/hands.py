@@ -94,7 +94,7 @@ class Pages:
         self._page.locator("input").first.fill(name)
         self._page.locator("textarea").first.fill(str(config))
         self._press("Submit")
-        self._page.wait_for_url(lambda url: not url.endswith("/run"))
+        self._page.wait_for_function("() => !location.pathname.endsWith('/run')")
 
     def cancel(self, flow_run: str) -> None:
         self._on_the_page_of(flow_run, "Cancel", "Confirm")
