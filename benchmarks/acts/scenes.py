@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.acts.hands import Hands
-from benchmarks.acts.left import Left, noticed, under_way, will
+from benchmarks.acts.left import TRAINS_S, Left, noticed, under_way, will
 from benchmarks.service import ServedCommandLine, state_of
 
 IN_THE_QUEUE = ("AwaitingConcurrencySlot", "Scheduled", "Late", "Pending")
@@ -133,7 +133,7 @@ class Session:
         lock = self.served.outputs / "one" / "run.lock"
         before = lock.read_text()
         process.kill()
-        seconds = self.served.until(lambda: lock.read_text() not in ("", before), 240)
+        seconds = self.served.until(lambda: lock.read_text() not in ("", before), TRAINS_S)
         since = time.time()
         under_way(self.served, "one", since)
         left = ["the other run began"] if self._begun("two") else []
