@@ -25,8 +25,8 @@ from benchmarks.browser import browser
 from benchmarks.containers import docker_changes, make_image
 from benchmarks.service import ServedCommandLine
 
-STEPS = 3000
-"""More than any act waits for."""
+TRAINS_LONG = {"training__steps": 3000, "evaluation__frame_stride": 96, "evaluation__holdout_episodes": 1}
+"""More steps than any act waits for, and soon at them."""
 SCENES = ("in_the_first_moments", "cancel", "resume_by_hand", "queue", "schedule")
 HEAD = "| act | seconds | left over | then |\n|---|---:|---|---|"
 
@@ -67,7 +67,9 @@ def acts(folder: Path, executor: str, by: str, scenes: list[str]) -> list[Row]:
         served.until(lambda: any("worker" in process.cmdline() for process in served.processes()), 120)
         time.sleep(5)
         hands = held.enter_context(hands_of(served, by))
-        session = Session(served, hands, served.config(training__steps=STEPS, **changes), Left(served, engine))
+        left = Left(served, engine)
+        held.callback(left.remove_containers)
+        session = Session(served, hands, served.config(**TRAINS_LONG, **changes), left)
         for scene in scenes:
             getattr(session, scene)()
         return session.rows

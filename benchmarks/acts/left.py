@@ -12,6 +12,7 @@ from threading import Event, Thread
 import docker
 import httpx
 import psutil
+from docker.models.containers import Container
 
 from benchmarks.containers import containers
 from benchmarks.service import ServedCommandLine, state_of
@@ -67,13 +68,17 @@ class Left:
             with contextlib.suppress(psutil.Error):  # it has just ended
                 if process not in self._before:
                     found.append(f"{process} {process.cmdline()[:8]}")
-        if self._engine is not None:
-            found += [
-                f"container {container.name} {container.status}"
-                for container in containers(self._engine)
-                if container.labels["zk0.run_dir"].startswith(str(self.served.outputs))
-            ]
-        return found
+        return found + [f"container {container.name} {container.status}" for container in self._containers()]
+
+    def remove_containers(self) -> None:
+        """End what is at work there, after the service."""
+        self.served.close()
+        for container in self._containers():
+            container.remove(force=True)
+
+    def _containers(self) -> list[Container]:
+        found = [] if self._engine is None else containers(self._engine)
+        return [item for item in found if item.labels["zk0.run_dir"].startswith(str(self.served.outputs))]
 
     def ended(self, act: str, since: float | None = None, left: Callable[[], list[str]] | None = None) -> Ended:
         """Wait until nothing of the runs lives, or for a minute.
