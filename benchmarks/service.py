@@ -147,7 +147,7 @@ class ServedCommandLine(CommandLine):
     def serve(self, *arguments: str | Path) -> None:
         """Start `zk0 serve` and come back when it watches."""
         self.launch(*arguments)
-        self.until(lambda: self.nightly() is not None, 240)
+        self.until(lambda: self.nightly() is not None, 600)
 
     def launch(self, *arguments: str | Path) -> None:
         """Start `zk0 serve` and come back at once."""

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.acts.hands import Hands, Pages, Shell
-from benchmarks.acts.left import Left
+from benchmarks.acts.left import PATIENCE_S, Left
 from benchmarks.acts.scenes import Row, Session
 from benchmarks.browser import browser
 from benchmarks.containers import docker_changes, make_image
@@ -64,7 +64,7 @@ def acts(folder: Path, executor: str, by: str, scenes: list[str]) -> list[Row]:
             engine = held.enter_context(contextlib.closing(docker.from_env()))
             make_image(engine)
         served.serve()
-        served.until(lambda: any("worker" in process.cmdline() for process in served.processes()), 120)
+        served.until(lambda: any("worker" in process.cmdline() for process in served.processes()), PATIENCE_S)
         time.sleep(5)
         hands = held.enter_context(hands_of(served, by))
         left = Left(served, engine)

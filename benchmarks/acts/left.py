@@ -23,7 +23,7 @@ QUIET_S = 30
 """Longer than recovery needs: a deleted flow run was taken up again in 12 s."""
 LONGEST_S = 60.0
 """So long the end is waited for, where it takes longer than it may."""
-TRAINS_S = 600
+PATIENCE_S = 600
 """So long a start may take until a client trains: a busy machine takes minutes for the first container."""
 NOTICED_S = 30
 """So long a page may take to tell its server of a button."""
@@ -162,7 +162,9 @@ def under_way(served: ServedCommandLine, run: str, since: float = 0.0, server_ro
         server_round: in which it trains.
     """
     folder = served.outputs / run / "rounds" / f"{server_round:04d}" / "clients"
-    return served.until(lambda: any(path.stat().st_mtime > since for path in folder.glob("*/progress.json")), TRAINS_S)
+    return served.until(
+        lambda: any(path.stat().st_mtime > since for path in folder.glob("*/progress.json")), PATIENCE_S
+    )
 
 
 def will(served: ServedCommandLine, run: str) -> str | None:

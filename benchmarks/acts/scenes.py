@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.acts.hands import Hands
-from benchmarks.acts.left import TRAINS_S, Left, noticed, under_way, will
+from benchmarks.acts.left import PATIENCE_S, Left, noticed, under_way, will
 from benchmarks.service import ServedCommandLine, state_of
 
 IN_THE_QUEUE = ("AwaitingConcurrencySlot", "Scheduled", "Late", "Pending")
@@ -51,7 +51,7 @@ class Session:
     def start(self, name: str) -> str:
         """Start a run; gives the flow run's id."""
         self.hands.start(name, self.config)
-        self.served.until(lambda: self._named(name), 60)
+        self.served.until(lambda: self._named(name), PATIENCE_S)
         return self._named(name)[0]
 
     def cancel(self) -> None:
@@ -81,7 +81,7 @@ class Session:
         for what, act in (("Cancel", self.hands.cancel), ("Delete", self.hands.delete)):
             name = f"too-early-{what.lower()}"
             flow_run = self.start(name)
-            self.served.until(lambda: self.served.flow_process() is not None, 120)
+            self.served.until(lambda: self.served.flow_process() is not None, PATIENCE_S)
             time.sleep(3)
             began = (self.served.outputs / name / "run.json").exists()
             self._ends(f"{what} while data and policy are checked", flow_run, act, None, None)
@@ -93,7 +93,7 @@ class Session:
         one = self.start("one")
         under_way(self.served, "one")
         two = self.start("two")
-        self.served.until(lambda: state_of(self.served.flow_run(two)) in IN_THE_QUEUE, 60)
+        self.served.until(lambda: state_of(self.served.flow_run(two)) in IN_THE_QUEUE, PATIENCE_S)
         self._kill_with_a_queue()
         since = time.time()
         with noticed(self.served, one) as at:
@@ -103,7 +103,7 @@ class Session:
         then = f"{self._kept('one', 'cancelled')}; the other trains after {seconds:.0f} s"
         self._add("Cancel of the first of two starts", alone.seconds, alone.left, then, late=not alone.in_time)
         three = self.start("three")
-        self.served.until(lambda: state_of(self.served.flow_run(three)) in IN_THE_QUEUE, 60)
+        self.served.until(lambda: state_of(self.served.flow_run(three)) in IN_THE_QUEUE, PATIENCE_S)
         time.sleep(10)
         with noticed(self.served, three) as at:
             self.hands.cancel(three)
@@ -117,7 +117,7 @@ class Session:
         """A paused schedule, and a service that starts from another folder."""
         started = time.monotonic()
         self.hands.pause_schedule()
-        self.served.until(lambda: not self.served.schedules()[0]["active"] and not self.served.upcoming(), 60)
+        self.served.until(lambda: not self.served.schedules()[0]["active"] and not self.served.upcoming(), PATIENCE_S)
         seconds = time.monotonic() - started
         self.served.stop()
         self.served.folder = self.served.folder / "elsewhere"
@@ -133,7 +133,7 @@ class Session:
         lock = self.served.outputs / "one" / "run.lock"
         before = lock.read_text()
         process.kill()
-        seconds = self.served.until(lambda: lock.read_text() not in ("", before), TRAINS_S)
+        seconds = self.served.until(lambda: lock.read_text() not in ("", before), PATIENCE_S)
         since = time.time()
         under_way(self.served, "one", since)
         left = ["the other run began"] if self._begun("two") else []
