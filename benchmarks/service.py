@@ -246,6 +246,12 @@ class ServedCommandLine(CommandLine):
         answer.raise_for_status()
         return dict(answer.json())
 
+    def states(self, flow_run_id: str) -> list[dict[str, Any]]:
+        """All that it has had; none where it was deleted."""
+        url = f"{self.api}/flow_run_states/"
+        answer = httpx.get(url, params={"flow_run_id": flow_run_id}, timeout=30, trust_env=False, verify=TLS)
+        return list(answer.raise_for_status().json())
+
     def flow_runs(self) -> list[dict[str, Any]]:
         """The parents that were started, oldest first; the schedule's future ones are left out."""
         found = self.post("/flow_runs/filter", {"flows": {"name": {"any_": [FLOW]}}, "sort": "START_TIME_ASC"})

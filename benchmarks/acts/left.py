@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from threading import Event, Thread
 
 import docker
@@ -126,9 +127,12 @@ class Left:
 
 @contextmanager
 def noticed(served: ServedCommandLine, flow_run: str) -> Iterator[Callable[[], float]]:
-    """Watch over a flow run; gives when, by the monotonic clock, Prefect had something new of it."""
+    """Watch over a flow run during an act; gives when, by the monotonic clock, Prefect had something new of it.
+
+    By the time of its new state; of one that was deleted, when that was seen or the act was done, whichever is earlier.
+    """
     before = _looks(served, flow_run)
-    done, at = Event(), [time.monotonic()]
+    begun, done, at = time.time(), Event(), [float("inf")]
 
     def watch() -> None:
         while not done.wait(0.1):
@@ -138,8 +142,16 @@ def noticed(served: ServedCommandLine, flow_run: str) -> Iterator[Callable[[], f
 
     watcher = Thread(target=watch, daemon=True)
     watcher.start()
+    returned = float("inf")
+
+    def moment() -> float:
+        states = [datetime.fromisoformat(item["timestamp"]).timestamp() for item in served.states(flow_run)]
+        new = [stamp for stamp in states if stamp > begun]
+        return time.monotonic() - (time.time() - min(new)) if new else min(at[0], returned)
+
     try:
-        yield lambda: at[0]
+        yield moment
+        returned = time.monotonic()
         watcher.join(NOTICED_S)
     finally:
         done.set()
