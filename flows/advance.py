@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from flows import early
 from flows.closing import close_earlier, close_everything
 from flows.rows import RUN_DIR_LABEL
 from flows.turn import own_turn
@@ -27,6 +28,12 @@ from zk0.runs.store import RunStore
 _PARTS: Any = word_lists
 INVENTED: set[str] = {word for part in _PARTS.values() for word in part.get("words", ())}
 """Words of the names that Prefect gives where a person gave none: two of them."""
+GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi "
+    "psi omega"
+)
+FILLED_IN = re.compile(rf"({'|'.join(GREEK.split())})[0-9]{{0,3}}(-[a-z]+)*")
+"""Names that the form of Prefect's pages fills in, of stars and scholars; a person may mean such a one, too."""
 
 
 @contextlib.contextmanager
@@ -42,7 +49,7 @@ def advanced_run(config: str, overrides: Sequence[str]) -> Iterator[RunStore]:
     context = FlowRunContext.get()
     flow_run = context.flow_run if context else None
     mine = str((flow_run.labels or {}).get(RUN_DIR_LABEL) or "") if flow_run else ""
-    with own_turn(flow_run, folder_of(mine or config, overrides)):
+    with early.heard(flow_run) as enough, own_turn(flow_run, folder_of(mine or config, overrides)):
         store = RunStore.open(mine) if mine else _chosen(config, overrides, flow_run)
         warm_up(store.config)
         if flow_run is None:
@@ -54,6 +61,7 @@ def advanced_run(config: str, overrides: Sequence[str]) -> Iterator[RunStore]:
             with advancing(store):
                 served.write(store.folder, Served(flow_run=str(flow_run.id), database=str(flow_run.flow_id)))
                 with heard(store, flow_run), _nothing_left_alive(store, flow_run):
+                    enough()
                     yield store
 
 
@@ -95,7 +103,10 @@ def run_name(flow_run_name: str) -> str | None:
 
 def _chosen(config: str, overrides: Sequence[str], flow_run: FlowRun | None) -> RunStore:
     name = run_name(flow_run.name) if flow_run else None
-    return choose_run(config, list(overrides), name, by_hand=not (flow_run and flow_run.auto_scheduled))
+    by_hand = not (flow_run and flow_run.auto_scheduled)
+    if name is not None and FILLED_IN.fullmatch(name):
+        return choose_run(config, list(overrides), None, by_hand=by_hand, suggested=name)
+    return choose_run(config, list(overrides), name, by_hand=by_hand)
 
 
 def _show(flow_run: FlowRun, store: RunStore) -> None:
