@@ -19,13 +19,13 @@ from tests.refusals import refused
 from zk0.client.run import run_task
 from zk0.config import PolicyConfig, RunConfig, resolve_path, validate_config
 from zk0.data.datasets import open_metadata
-from zk0.errors import PolicyError
+from zk0.errors import ConfigError, PolicyError
 from zk0.federation.start import room_needed
 from zk0.files.atomic import file_sha256
 from zk0.layout import BASE_FOLDER
 from zk0.learning import build
 from zk0.learning.policy import load_policy_config, source_path
-from zk0.preflight import fetch
+from zk0.preflight import fetch, room
 from zk0.preflight.checks import try_policy
 from zk0.preflight.trial import Trial
 from zk0.runs.records import RoundState
@@ -36,6 +36,8 @@ pytestmark = pytest.mark.slow
 Edit = Callable[[Path], object]
 ACT = {"chunk_size": 8, "n_action_steps": 4, "dim_model": 32, "n_heads": 2, "dim_feedforward": 32}
 ACT |= {"n_encoder_layers": 1, "n_decoder_layers": 1}
+VQBET = {"crop_shape": [48, 48], "gpt_n_layer": 1, "gpt_n_head": 2, "vqvae_enc_hidden_dim": 16}
+VQBET |= {f"gpt_{name}_dim": 32 for name in ("hidden", "input", "output")}
 ONE_CAMERA = {
     "observation.state": {"type": "STATE", "shape": [6]},
     "observation.images.front": {"type": "VISUAL", "shape": [3, 64, 64]},
@@ -153,6 +155,7 @@ def test_weights_that_lack_some_begin_at_random_and_are_kept_with_the_run(tmp_pa
         ("smolvla", {}, r"vlm_model_name = 'HuggingFaceTB/.*neither a folder here nor can it be fetched"),
         ("tdmpc", {}, r"handles at most one image"),
         ("act", {**ACT, "pretrained_backbone_weights": "null", "input_features": ONE_CAMERA}, None),
+        ("vqbet", {**VQBET, "input_features": ONE_CAMERA}, None),
     ],
 )
 def test_a_policy_from_scratch_is_built_before_the_run(
@@ -167,6 +170,23 @@ def test_a_policy_from_scratch_is_built_before_the_run(
         return
     with pytest.raises(PolicyError, match=words):
         tried(wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "trains", "words"),
+    [
+        ("cpu", True, r"its weights and their gradients are 30\.\d\d GiB"),
+        ("cuda", False, r"its weights are 15\.\d\d GiB"),
+    ],
+)
+def test_a_policy_that_is_larger_than_memory_is_refused_before_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, trains: bool, words: str
+) -> None:
+    """pi0 has four thousand million parameters; which are counted in a second, without any."""
+    monkeypatch.setattr(room, "_rooms", lambda _: [(14 * 2**30, "of this machine", trains)])
+    said = rf"policy\.type = 'pi0' has 4,0\d\d million parameters: {words} GiB, and 14\.00 GiB of this machine are free"
+    with pytest.raises(ConfigError, match=said):
+        tried(from_scratch(tmp_path / "outputs", "pi0"))
 
 
 def test_a_base_with_a_backbone_needs_no_weights_of_it(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from zk0.learning.evaluation import try_frame
 from zk0.learning.exchange import exchanged_bytes
 from zk0.learning.policy import Policy, Processor, base_config
 from zk0.learning.processors import build_processors, saved_processors
+from zk0.preflight.room import check_room
 from zk0.seeding import derive_seed
 
 
@@ -58,11 +59,13 @@ def tried(config: RunConfig) -> Trial:
         config: whose datasets have passed their own checks.
 
     Raises:
+        ConfigError: its weights are more than memory holds.
         PolicyError: the first thing that would fail, with its remedy.
     """
     metas = {item.name: open_metadata(item) for item in [*config.clients, *config.evaluation.datasets]}
     client = config.clients[0]
     base = base_config(config, metas[client.name])
+    check_room(base, metas[client.name], client.rename_map, adapters=config.peft.enabled)
     set_seed(derive_seed(config.seed, 0, "", "base"))
     plain = plain_policy(base, metas[client.name], client.rename_map)
     check_finite(plain, named_policy(base))
