@@ -20,6 +20,7 @@ RUN = 4
 FEWEST = 3
 """Words that make a message, or a part of one that is worth a row; less is a name, a unit or a conjunction."""
 PARTS = (
+    "and their gradients",
     "the number of [[clients]]",
     ", or lower num_malicious_nodes",
     "to ... s, and from ... s (from_timestamp)",

@@ -17,6 +17,7 @@ from peft import PeftModel
 
 from zk0.config import DatasetConfig, RunConfig
 from zk0.data.datasets import build_dataset, open_metadata
+from zk0.data.findings import DataFinding
 from zk0.data.statistics import Stats, training_statistics
 from zk0.errors import BadInputError, PolicyError
 from zk0.layout import BASE_FOLDER, FINAL
@@ -50,6 +51,15 @@ class Trial:
     base_bytes: int
     """The base that the run must keep in its own directory; 0 where it is policy.path as it is."""
     warnings: list[str] = field(default_factory=list)
+
+    def findings(self) -> list[DataFinding]:
+        """The warnings as what was found with the first client's recordings, on which the policy was tried."""
+        who = self.first.dataset.name
+        parts = [text.rpartition("; ") for text in self.warnings]
+        return [
+            DataFinding(dataset=who, check="policy", verdict="warning", seen=seen, remedy=remedy)
+            for seen, _, remedy in parts
+        ]
 
 
 def tried(config: RunConfig) -> Trial:
@@ -189,5 +199,6 @@ def _save_all(config: PreTrainedConfig, processors: tuple[Processor, Processor],
 def _missing_warning(base: PreTrainedConfig, missing: list[str]) -> str:
     return (
         f"{named_policy(base)}: model.safetensors lacks {len(missing)} of the policy's tensors ({missing[0]}, ...); "
-        "they begin at random, as in lerobot-train, the same for all clients; the run keeps that base in its own base/"
+        "they begin at random, as in lerobot-train, the same for all clients, and the run keeps that base in base/; "
+        "give the whole weights, if that was not meant"
     )

@@ -33,7 +33,7 @@ class Remembers:
         self.reset()
 
     def reset(self) -> None:
-        self._queues = {
+        self._queues: dict[str, deque[torch.Tensor]] = {
             STATE: deque(maxlen=self.config.n_obs_steps),
             ACTION: deque(maxlen=self.config.n_action_steps),
         }
@@ -54,7 +54,7 @@ def test_a_policy_with_a_memory_is_asked_when_it_has_just_seen_the_frame(looks: 
     frames = 5
     seen = torch.arange(frames * (looks + 1)).reshape(frames, looks + 1, 1) % 10
     batch = {STATE: seen.float(), ACTION: torch.zeros(frames, steps, 1)}
-    found = chunks(Remembers(looks, steps), batch, size)  # type: ignore[arg-type]
+    found = chunks(Remembers(looks, steps), batch, size)
     assert found.shape == (frames, steps, 1)
     wanted = (seen[:, :looks, 0] * 10.0 ** torch.arange(looks)).sum(dim=1)
     expected = wanted[:, None] + torch.arange(steps) / 10
