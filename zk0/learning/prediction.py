@@ -1,5 +1,6 @@
 """The actions that a policy would have a robot carry out, for every frame of a batch: what evaluation compares."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -56,9 +57,11 @@ def _carried_out(policy: Policy, looks: list[dict[str, Any]]) -> torch.Tensor:
     policy.reset()
     steps = horizon(policy)
     waiting = [looks[0]] * (-(len(looks) - 1) % steps)
-    for look in [*waiting, *looks[:-1]]:
-        policy.select_action(dict(look))
-    return torch.stack([policy.select_action(dict(looks[-1])) for _ in range(steps)], dim=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # VQ-BeT warns of every action while its codes are not learned
+        for look in [*waiting, *looks[:-1]]:
+            policy.select_action(dict(look))
+        return torch.stack([policy.select_action(dict(looks[-1])) for _ in range(steps)], dim=1)
 
 
 def _past(policy: Policy) -> list[int | None]:
