@@ -20,8 +20,9 @@ from flows.turn import own_turn
 from flows.will import PASSING, ended_by_signal, heard
 from zk0.errors import Zk0Error
 from zk0.executors.choice import warm_up
-from zk0.federation.start import advancing, choose_run, folder_of
+from zk0.federation.start import advancing, check_recordings, choose_run, folder_of
 from zk0.runs import served
+from zk0.runs.lock import is_ours
 from zk0.runs.served import Served
 from zk0.runs.store import RunStore
 
@@ -53,11 +54,13 @@ def advanced_run(config: str, overrides: Sequence[str]) -> Iterator[RunStore]:
         store = RunStore.open(mine) if mine else _chosen(config, overrides, flow_run)
         warm_up(store.config)
         if flow_run is None:
+            _check(store)
             with advancing(store):
                 yield store
             return
         with ended_by_signal(store, flow_run):
             _show(flow_run, store)
+            _check(store)
             with advancing(store):
                 served.write(store.folder, Served(flow_run=str(flow_run.id), database=str(flow_run.flow_id)))
                 with heard(store, flow_run), _nothing_left_alive(store, flow_run):
@@ -85,6 +88,12 @@ def _closed(close: Callable[[SyncPrefectClient, FlowRun, RunStore], None], flow_
         get_client(sync_client=True) as client,
     ):
         close(client, flow_run, store)
+
+
+def _check(store: RunStore) -> None:
+    """See that the run's recordings are still its own; a run of `zk0 run` or `zk0 resume` has been checked."""
+    if not is_ours(store.folder):
+        check_recordings(store)
 
 
 def settings(continue_from: str | None, outputs_dir: str | None) -> list[str]:
