@@ -17,7 +17,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
 from zk0.aggregation import norms
-from zk0.files import atomic
+from zk0.files import atomic, stored
 from zk0.files.tensors import Entry
 
 WEIGHT_KEY = "num-examples"
@@ -58,8 +58,7 @@ class LazyArray(Array):
     def numpy(self) -> NDArray[Any]:
         """Read the tensor."""
         path, name, entry, rows = (self.__dict__[key] for key in ("path", "name", "entry", "rows"))
-        tensor: NDArray[Any] = atomic.read_entry(path, name, entry, rows, follow=self.__dict__["follow"])
-        return tensor
+        return stored.read_entry(path, name, entry, rows, follow=self.__dict__["follow"])
 
 
 class ScaledArray(LazyArray):

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from zk0.errors import DamageError, StorageError
-from zk0.files import tensors, untrusted
-from zk0.files.tensors import Entry, TensorFile, Tensors, serialised
+from zk0.files import untrusted
+from zk0.files.tensors import TensorFile, Tensors, serialised
 
 CHECKSUM = "checksum"
 """Key of a sealed record: SHA-256 of all its other keys as JSON."""
@@ -220,12 +220,6 @@ def opened_tensors(path: Path, most: int | None = None, *, follow: bool = False)
     """A safetensors file whose tensors are read one by one; raises as `read_tensors`, within the statement too."""
     with storage_errors(path, "read"), untrusted.reader(path, most, follow=follow) as file:
         yield TensorFile(file)
-
-
-def read_entry(path: Path, name: str, entry: Entry, rows: slice | None = None, *, follow: bool = False) -> Any:
-    """A tensor at a known place of a safetensors file, or some rows of it; raises as `read_tensors`."""
-    with storage_errors(path, "read"), untrusted.reader(path, follow=follow) as file:
-        return tensors.read_entry(file, name, entry, rows)
 
 
 def verify(path: Path, sha256: str | None, size: int | None = None, *, follow: bool = False) -> Digest:
