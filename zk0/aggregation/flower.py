@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from zk0.aggregation import norms
 from zk0.files import atomic
+from zk0.files.tensors import Entry
 
 WEIGHT_KEY = "num-examples"
 
@@ -43,16 +44,15 @@ class NodeGrid(Grid):
 class LazyArray(Array):
     """A tensor that stays in its safetensors file: a strategy then holds one client's tensor at a time, not all."""
 
-    def __init__(self, path: Path, name: str, dtype: str, shape: tuple[int, ...], *, follow: bool = False) -> None:
+    def __init__(self, path: Path, entry: Entry, *, follow: bool = False) -> None:
         """Say where it lies. Past Array's own __init__ and __setattr__, which want the bytes."""
-        where = {"path": path, "name": name, "follow": follow}
-        self.__dict__.update(where, dtype=dtype, shape=shape, stype="numpy.ndarray", data=b"")
+        where = {"path": path, "entry": entry, "follow": follow}
+        self.__dict__.update(where, dtype=entry.dtype, shape=entry.shape, stype="numpy.ndarray", data=b"")
 
     def numpy(self) -> NDArray[Any]:
         """Read the tensor."""
-        path, name, follow = (self.__dict__[key] for key in ("path", "name", "follow"))
-        with atomic.opened_tensors(path, follow=follow) as file:
-            return file.read(name)
+        path, entry, follow = (self.__dict__[key] for key in ("path", "entry", "follow"))
+        return atomic.read_tensor(path, entry, follow=follow)
 
 
 class ScaledArray(LazyArray):
@@ -116,8 +116,7 @@ def lazy_record(path: Path, without: Collection[str] = (), *, follow: bool = Fal
     record = ArrayRecord()
     with atomic.opened_tensors(path, follow=follow) as file:
         for name in sorted({*file.entries} - {*without}):
-            entry = file.entries[name]
-            record[name] = LazyArray(path, name, entry.dtype, entry.shape, follow=follow)
+            record[name] = LazyArray(path, file.entries[name], follow=follow)
     return record
 
 

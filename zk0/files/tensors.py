@@ -20,6 +20,7 @@ DTYPES = {
     "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
     "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8",
 }  # fmt: skip
+_NAMES = {code: name for name, code in DTYPES.items()}
 _NUMPY = {code: np.dtype(name).newbyteorder("<") for name, code in DTYPES.items()}
 _SIZES = {code: dtype.itemsize for code, dtype in _NUMPY.items()} | {"BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 """Code -> bytes of an element; those beyond numpy's are known to be there, and not read."""
@@ -60,14 +61,23 @@ class TensorFile:
         self.entries: dict[str, Entry] = _entries(file, os.fstat(file.fileno()).st_size)
 
     def read(self, name: str) -> NDArray[Any]:
-        """One tensor; raises as the class, and where numpy has no such dtype."""
-        entry = self.entries[name]
-        if entry.code not in _NUMPY:
-            raise ValueError(f"tensor {name!r} is of the dtype {entry.code}, which cannot be read here")
-        tensor = np.empty(entry.shape, _NUMPY[entry.code])
-        self._file.seek(entry.start)
-        _fill(self._file, memoryview(tensor.reshape(-1).view(np.uint8)))
-        return tensor
+        """One tensor; raises as `read_entry`."""
+        return read_entry(self._file, self.entries[name])
+
+
+def read_entry(file: IO[bytes], entry: Entry) -> NDArray[Any]:
+    """One tensor of a file whose header is known.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: the file ends before it, or numpy has no such dtype.
+    """
+    if entry.code not in _NUMPY:
+        raise ValueError(f"a tensor is of the dtype {entry.code}, which cannot be read here")
+    tensor = np.empty(entry.shape, _NUMPY[entry.code])
+    file.seek(entry.start)
+    _fill(file, memoryview(tensor.reshape(-1).view(np.uint8)))
+    return tensor
 
 
 def _entries(file: IO[bytes], size: int) -> dict[str, Entry]:
@@ -100,8 +110,7 @@ def _entry(name: str, item: object, begin: int) -> Entry:
     start, end = offsets
     if end - start != math.prod(shape) * _SIZES[code]:
         raise ValueError(f"tensor {name!r} has not the size of its shape")
-    dtype = _NUMPY[code].name if code in _NUMPY else code
-    return Entry(dtype, code, tuple(shape), begin + start, begin + end)
+    return Entry(_NAMES.get(code, code), code, tuple(shape), begin + start, begin + end)
 
 
 def _counts(values: object) -> bool:

@@ -29,6 +29,7 @@ from zk0.aggregation.strategies import make_strategy
 from zk0.config import FederationConfig, RunConfig
 from zk0.errors import ClientError, QuorumError, StorageError
 from zk0.files import atomic
+from zk0.files.tensors import Entry
 from zk0.work.records import ArtifactRef, ClientFailure, ClientResult
 
 CLIENTS = ("delta", "alpha", "charlie", "bravo", "echo")
@@ -258,7 +259,7 @@ def test_an_update_changed_on_disk_is_a_storage_error(arrays: Path, tmp_path: Pa
 
 def test_lazy_array_names_a_file_that_went_away(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"gone: cannot be read"):
-        LazyArray(tmp_path / "gone", "w", "float32", (1,)).numpy()
+        LazyArray(tmp_path / "gone", Entry("float32", "F32", (1,), 8, 12)).numpy()
 
 
 # -- the strategies' state
