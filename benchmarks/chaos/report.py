@@ -27,7 +27,7 @@ metrics are compared with an undisturbed run's, every result must have been writ
 process of it may live, and Prefect may believe no flow or task run alive. Commands beside a run (`zk0 compare`, `zk0
 export`, `zk0 check-data --fix-to`, `zk0 run` with `continue_from`) are killed at a moment drawn from the time that they
 take, and given again until they end: what they made must be what an undisturbed one makes. Ten seconds after the kill
-nothing of theirs may live but a fit or an evaluation, which the next one adopts; ten seconds after the end nothing."""
+nothing of theirs may live but a fit or an evaluation, which is adopted, and ten seconds after the end nothing."""
 Rows = list[tuple[str, list[str]]]
 
 

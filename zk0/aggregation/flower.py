@@ -17,7 +17,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
 from zk0.aggregation import norms
-from zk0.files import atomic, stored
+from zk0.files import atomic
 from zk0.files.tensors import Entry
 
 WEIGHT_KEY = "num-examples"
@@ -44,21 +44,21 @@ class NodeGrid(Grid):
 class LazyArray(Array):
     """A tensor that stays in its safetensors file: a strategy then holds one client's tensor at a time, not all."""
 
-    def __init__(self, path: Path, name: str, entry: Entry, rows: slice | None = None, *, follow: bool = False) -> None:
+    def __init__(self, path: Path, entry: Entry, rows: slice | None = None, *, follow: bool = False) -> None:
         """Say where it lies. Past Array's own __init__ and __setattr__, which want the bytes."""
         shape = entry.shape if rows is None else (rows.stop - rows.start, *entry.shape[1:])
-        self.__dict__.update(path=path, name=name, entry=entry, rows=rows, follow=follow)
+        self.__dict__.update(path=path, entry=entry, rows=rows, follow=follow)
         self.__dict__.update(dtype=entry.dtype, shape=shape, stype="numpy.ndarray", data=b"")
 
     def part(self, rows: slice) -> "LazyArray":
         """Some rows of it, along the first axis."""
-        path, name, entry, follow = (self.__dict__[key] for key in ("path", "name", "entry", "follow"))
-        return LazyArray(path, name, entry, rows, follow=follow)
+        path, entry, follow = (self.__dict__[key] for key in ("path", "entry", "follow"))
+        return LazyArray(path, entry, rows, follow=follow)
 
     def numpy(self) -> NDArray[Any]:
         """Read the tensor."""
-        path, name, entry, rows = (self.__dict__[key] for key in ("path", "name", "entry", "rows"))
-        return stored.read_entry(path, name, entry, rows, follow=self.__dict__["follow"])
+        path, entry, rows, follow = (self.__dict__[key] for key in ("path", "entry", "rows", "follow"))
+        return atomic.read_tensor(path, entry, rows, follow=follow)
 
 
 class ScaledArray(LazyArray):
@@ -127,7 +127,7 @@ def lazy_record(path: Path, without: Collection[str] = (), *, follow: bool = Fal
     record = ArrayRecord()
     with atomic.opened_tensors(path, follow=follow) as file:
         for name in sorted({*file.entries} - {*without}):
-            record[name] = LazyArray(path, name, file.entries[name], follow=follow)
+            record[name] = LazyArray(path, file.entries[name], follow=follow)
     return record
 
 

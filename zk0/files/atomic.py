@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from zk0.errors import DamageError, StorageError
 from zk0.files import untrusted
-from zk0.files.tensors import TensorFile, Tensors, serialised
+from zk0.files.tensors import Entry, TensorFile, Tensors, read_entry, serialised
 
 CHECKSUM = "checksum"
 """Key of a sealed record: SHA-256 of all its other keys as JSON."""
@@ -222,6 +222,12 @@ def opened_tensors(path: Path, most: int | None = None, *, follow: bool = False)
         yield TensorFile(file)
 
 
+def read_tensor(path: Path, entry: Entry, rows: slice | None = None, *, follow: bool = False) -> NDArray[Any]:
+    """One tensor of a file that was opened before, or some rows of it; raises as `read_tensors`."""
+    with storage_errors(path, "read"), untrusted.reader(path, follow=follow) as file:
+        return read_entry(file, entry, rows)
+
+
 def verify(path: Path, sha256: str | None, size: int | None = None, *, follow: bool = False) -> Digest:
     """What the file contains; StorageError unless it is there and has this SHA-256.
 
@@ -313,11 +319,7 @@ def _chunks(path: Path, *, follow: bool) -> Iterator[bytes]:
 
 
 def exists(path: Path) -> bool:
-    """Whether something is there, through links.
-
-    Raises:
-        StorageError: that cannot be told, or a link leads nowhere: what it led to may come back.
-    """
+    """Whether something is there, through links; StorageError where that cannot be told, or a link leads nowhere."""
     with storage_errors(path, "read"):
         return untrusted.status(path) is not None
 

@@ -6,14 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from zk0.files import atomic, tensors, untrusted
-from zk0.files.tensors import Entry
-
-
-def read_entry(path: Path, name: str, entry: Entry, rows: slice | None = None, *, follow: bool = False) -> NDArray[Any]:
-    """A tensor at a known place of a safetensors file, or some rows of it; raises as `atomic.read_tensors`."""
-    with atomic.storage_errors(path, "read"), untrusted.reader(path, follow=follow) as file:
-        return tensors.read_entry(file, name, entry, rows)
+from zk0.files import atomic
 
 
 class StoredTensors(Mapping[str, NDArray[Any]]):
@@ -31,7 +24,7 @@ class StoredTensors(Mapping[str, NDArray[Any]]):
 
     def rows(self, name: str, rows: slice | None) -> NDArray[Any]:
         """Some rows of a tensor; all of it where none are given."""
-        return read_entry(self._path, name, self._entries[name], rows, follow=self._follow)
+        return atomic.read_tensor(self._path, self._entries[name], rows, follow=self._follow)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """All of a tensor."""

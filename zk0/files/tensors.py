@@ -20,6 +20,7 @@ DTYPES = {
     "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
     "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8",
 }  # fmt: skip
+_NAMES = {code: name for name, code in DTYPES.items()}
 _NUMPY = {code: np.dtype(name).newbyteorder("<") for name, code in DTYPES.items()}
 _SIZES = {code: dtype.itemsize for code, dtype in _NUMPY.items()} | {"BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 """Code -> bytes of an element; those beyond numpy's are known to be there, and not read."""
@@ -60,23 +61,23 @@ class TensorFile:
         self.entries: dict[str, Entry] = _entries(file, os.fstat(file.fileno()).st_size)
 
     def read(self, name: str) -> NDArray[Any]:
-        """One tensor; raises as the class, and where numpy has no such dtype."""
-        return read_entry(self._file, name, self.entries[name])
+        """One tensor; raises as `read_entry`."""
+        return read_entry(self._file, self.entries[name])
 
 
-def read_entry(file: IO[bytes], name: str, entry: Entry, rows: slice | None = None) -> NDArray[Any]:
-    """A tensor that lies at a known place of a file, or some rows of it along its first axis.
+def read_entry(file: IO[bytes], entry: Entry, rows: slice | None = None) -> NDArray[Any]:
+    """One tensor of a file whose header is known, or some rows of it along its first axis.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: the file is shorter, or numpy has no such dtype.
+        ValueError: the file ends before it, or numpy has no such dtype.
     """
     if entry.code not in _NUMPY:
-        raise ValueError(f"tensor {name!r} is of the dtype {entry.code}, which cannot be read here")
+        raise ValueError(f"a tensor is of the dtype {entry.code}, which cannot be read here")
     shape, start = entry.shape, entry.start
     if rows is not None:
-        shape = (rows.stop - rows.start, *entry.shape[1:])
-        start += rows.start * math.prod(entry.shape[1:]) * _SIZES[entry.code]
+        shape = (rows.stop - rows.start, *shape[1:])
+        start += rows.start * math.prod(shape[1:]) * _SIZES[entry.code]
     tensor = np.empty(shape, _NUMPY[entry.code])
     file.seek(start)
     _fill(file, memoryview(tensor.reshape(-1).view(np.uint8)))
@@ -113,8 +114,7 @@ def _entry(name: str, item: object, begin: int) -> Entry:
     start, end = offsets
     if end - start != math.prod(shape) * _SIZES[code]:
         raise ValueError(f"tensor {name!r} has not the size of its shape")
-    dtype = _NUMPY[code].name if code in _NUMPY else code
-    return Entry(dtype, code, tuple(shape), begin + start, begin + end)
+    return Entry(_NAMES.get(code, code), code, tuple(shape), begin + start, begin + end)
 
 
 def _counts(values: object) -> bool:
