@@ -24,6 +24,9 @@ from zk0.report.markdown import round_table, summary
 from zk0.report.pictures import sheet
 from zk0.runs.store import RunStore
 
+OF_ITS_OWN = {"timeout": 60.0}
+"""Seconds. With any setting of its own Prefect makes a client for this thread: the flow's counts who has it open."""
+
 
 class Shown(NamedTuple):
     """One artifact."""
@@ -57,7 +60,7 @@ class Pages:
             rounds: the lines of metrics.jsonl.
             charts: what was drawn of them.
         """
-        with get_client(sync_client=True) as client:
+        with get_client(OF_ITS_OWN, sync_client=True) as client:
             for shown in made(self._store, server_round, rounds, charts):
                 self._put(client, shown)
 
