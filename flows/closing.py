@@ -33,6 +33,7 @@ STRAGGLERS_AFTER = timedelta(seconds=30)
 EVENTS_WITHIN_S = 10.0
 """A run that is over waits so long for the last events of its task runs."""
 UNTOLD: State[Any] = Crashed(message="its flow run is over; Prefect was not told how this ended")
+DELETED: State[Any] = Cancelled(message="its flow run was deleted")
 WAITING = [StateType.SCHEDULED, StateType.PAUSED]
 
 
@@ -50,8 +51,9 @@ def close_left_over(client: SyncPrefectClient) -> None:
     rounds = FlowFilter(name=FlowFilterName(any_=[ROUND]))
     for orphan in client.read_flow_runs(flow_filter=rounds, flow_run_filter=FlowRunFilter(state=_of(LIVE)), limit=200):
         if _parent_is_over(client, orphan):
-            close_children(client, orphan.id, UNTOLD)
-            client.set_flow_run_state(orphan.id, UNTOLD, force=True)
+            state = DELETED if orphan.parent_task_run_id is None else UNTOLD
+            close_children(client, orphan.id, state)
+            client.set_flow_run_state(orphan.id, state, force=True)
 
 
 def close_earlier(client: SyncPrefectClient, flow_run: FlowRun, store: RunStore) -> None:
@@ -116,7 +118,7 @@ def _others(client: SyncPrefectClient, flow_run: FlowRun, store: RunStore, types
 
 def _parent_is_over(client: SyncPrefectClient, child: FlowRun) -> bool:
     """Whether a round's parent ended long ago, or is not there any more."""
-    if child.parent_task_run_id is None:
+    if child.parent_task_run_id is None:  # a round has one always, until it is deleted
         return True
     known = client.read_task_runs(task_run_filter=TaskRunFilter(id=TaskRunFilterId(any_=[child.parent_task_run_id])))
     if not known or known[0].flow_run_id is None:

@@ -181,7 +181,8 @@ class Service:
 
     def _end(self) -> None:
         """End the worker, which ends its flow runs; then whatever is left; the server last."""
-        self._say("ending: runs that are under way go on with the next `zk0 serve`")
+        if self._server is not None:  # else it has served nothing
+            self._say("ending: runs that are under way go on with the next `zk0 serve`")
         if self._worker is not None:
             _end_process(self._worker, WORKER_STOP_S)
         ours = self._started_by_us()

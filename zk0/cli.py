@@ -80,7 +80,11 @@ def serve(
     if config is not None:
         load_config(config)  # a typing error shows here, not at two in the morning
     from flows.settings import set_defaults, set_up_serving
+    from zk0.config.paths import check_target
+    from zk0.runs.lock import check_locks
 
+    runs = check_target("--outputs", outputs)
+    check_locks(runs, "--outputs")
     set_defaults()
     set_up_serving(host, port, auth)
     from datetime import timedelta
@@ -88,7 +92,7 @@ def serve(
     from flows.serve import Options, Service
 
     kept = timedelta(days=history)
-    Service(Options(config=config, outputs=outputs.absolute(), host=host, notify=notify, history=kept), _say).run()
+    Service(Options(config=config, outputs=runs, host=host, notify=notify, history=kept), _say).run()
 
 
 @app.command()

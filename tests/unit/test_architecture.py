@@ -85,8 +85,8 @@ OUTSIDE: dict[str, set[str]] = {
 """The same for what stands around the core, which may import nothing of one another but this either."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "flwr": ("zk0/aggregation/",),
-    "docker": ("zk0/executors/docker/",),
+    "flwr": ("zk0/aggregation/", "benchmarks/"),
+    "docker": ("zk0/executors/docker/", "benchmarks/"),
     "prefect": ("tasks/", "flows/", "zk0/cli.py", "benchmarks/", "scripts/"),
     "loguru._file_sink": ("zk0/logs/files.py",),
     "matplotlib": ("zk0/report/", "benchmarks/"),

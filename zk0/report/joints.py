@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from zk0.errors import StorageError
-from zk0.files import atomic, untrusted
+from zk0.files import atomic
 from zk0.layout import CHARTS_FOLDER, client_folder, tensors_file
 from zk0.metrics import units
 from zk0.metrics.values import Json, mapping
@@ -88,9 +88,8 @@ def draw_joint_charts(run_dir: str | Path, rounds: Sequence[Json], datasets: Seq
 def _read(folder: Path, server_round: int, name: str) -> Tensors | None:
     """A round's evaluation of a dataset; None where there is none, or what a client left is no such thing."""
     path = client_folder(folder, server_round, name) / tensors_file("evaluate")
-    with atomic.storage_errors(path, "read"):
-        if not untrusted.is_there(path):
-            return None
+    if not atomic.is_there(path):
+        return None
     try:
         tensors = atomic.read_tensors(path, MOST_BYTES)
     except StorageError as error:
