@@ -22,7 +22,7 @@ from zk0.config import PolicyConfig, RunConfig, resolve_path, validate_config
 from zk0.data.datasets import open_metadata
 from zk0.errors import ConfigError, PolicyError
 from zk0.federation.start import room_needed
-from zk0.files.atomic import file_sha256
+from zk0.files.atomic import file_digest
 from zk0.layout import BASE_FOLDER
 from zk0.learning import build
 from zk0.learning.policy import load_policy_config, source_path
@@ -241,7 +241,7 @@ def test_a_run_begins_from_the_adapter_and_gives_the_same_again(tmp_path: Path, 
     assert initial.tensors is not None
     update = run_task(again.task("train", 1, "mine", RoundState(server_round=0, arrays=initial.tensors)))
     assert update.tensors is not None
-    assert file_sha256(first.path / BASE_FOLDER / WEIGHTS) == file_sha256(again.folder / BASE_FOLDER / WEIGHTS)
+    assert file_digest(first.path / BASE_FOLDER / WEIGHTS) == file_digest(again.folder / BASE_FOLDER / WEIGHTS)
     here, there = load_file(first.path / "rounds/0001/global.safetensors"), load_file(again.path(update.tensors))
     assert all(np.array_equal(value, there[name]) for name, value in here.items())
     theirs = as_lerobot_loads_it(made)
