@@ -117,7 +117,7 @@ class Service:
             logger.warning("zk0 serve: {}: {}", type(error).__name__, error)
 
     def _is_gone(self, server: Server) -> bool:
-        """Whether a server must be started again; one that lives may be too busy to answer, and would only lose time."""
+        """Whether a server must be started again; one that lives may be too busy to answer, and would lose time."""
         if server.answers():
             self._answered = time.monotonic()
             return False
