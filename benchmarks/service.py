@@ -68,6 +68,16 @@ class CommandLine:
     folder: Path
     environment: dict[str, str] = field(repr=False)
 
+    @staticmethod
+    def apart(folder: Path) -> dict[str, str]:
+        """An environment in which nothing of the user's is: a Prefect home and a port of its own."""
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "ZK0_"))}
+        return environment | {
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_SERVER_API_PORT": str(free_port()),
+            "PYTHONPATH": str(ROOT),
+        }
+
     @property
     def outputs(self) -> Path:
         return self.folder / "outputs"
@@ -133,15 +143,9 @@ class ServedCommandLine(CommandLine):
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        port = free_port()
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "ZK0_"))}
-        environment |= {
-            "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_SERVER_API_PORT": str(port),
-            "PYTHONPATH": str(ROOT),
-        }
+        environment = self.apart(folder)
         super().__init__(folder, environment)
-        self.api = f"http://127.0.0.1:{port}/api"
+        self.api = f"http://127.0.0.1:{environment['PREFECT_SERVER_API_PORT']}/api"
         self.process: subprocess.Popen[str] | None = None
 
     def serve(self, *arguments: str | Path) -> None:

@@ -1,5 +1,6 @@
 """What Prefect has of flow and task runs: which may need help, and how those of a dead one are closed."""
 
+import contextlib
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,12 +8,9 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
     FlowRunFilter,
     FlowRunFilterId,
     FlowRunFilterParentFlowRunId,
-    FlowRunFilterParentTaskRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     TaskRunFilter,
@@ -20,10 +18,9 @@ from prefect.client.schemas.filters import (
     TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.states import Cancelled
 
-from flows import ROUND
 from zk0 import errors
+from zk0.runs.store import RunStore
 
 RUN_DIR_LABEL = "zk0.run_dir"
 """Label of a flow run: the run directory that it advances."""
@@ -31,6 +28,7 @@ FORGET_AFTER = timedelta(days=7)
 """Crashed and failed flow runs older than this are history."""
 LIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 DEAD = [StateType.CRASHED, StateType.FAILED]
+OVER = [*DEAD, StateType.COMPLETED, StateType.CANCELLED]
 LIVE_TASKS = TaskRunFilter(
     state=TaskRunFilterState(name=None, type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
 )
@@ -66,6 +64,14 @@ def never_passes(message: str | None) -> bool:
     return raised is not None and raised[1] in NEVER_PASSES
 
 
+def store_of(flow_run: FlowRun) -> RunStore | None:
+    """The run that a flow run advances; None where it has none yet, or it cannot be read."""
+    folder = (flow_run.labels or {}).get(RUN_DIR_LABEL)
+    with contextlib.suppress(errors.Zk0Error):
+        return RunStore.open(str(folder)) if folder else None
+    return None
+
+
 def close_children(client: SyncPrefectClient, flow_run_id: UUID, state: State[Any]) -> None:
     """Give the task runs and subflows of a flow run that is over their last state; else they would stay `Running`."""
     of_it = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
@@ -81,19 +87,3 @@ def close_children(client: SyncPrefectClient, flow_run_id: UUID, state: State[An
     for flow_run in rounds:
         close_children(client, flow_run.id, state)
         client.set_flow_run_state(flow_run.id, state, force=True)
-
-
-def close_orphans(client: SyncPrefectClient) -> None:
-    """Close the rounds of flow runs that were deleted; they would stay `Running`, for a round has a parent always."""
-    orphans = client.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=[ROUND])),
-        flow_run_filter=FlowRunFilter(
-            parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True),
-            state=FlowRunFilterState(name=None, type=FlowRunFilterStateType(any_=LIVE)),
-        ),
-        limit=200,
-    )
-    over: State[Any] = Cancelled(message="its flow run was deleted")
-    for flow_run in orphans:
-        close_children(client, flow_run.id, over)
-        client.set_flow_run_state(flow_run.id, over, force=True)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -21,8 +22,10 @@ from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
 from flows import missed, recovery, register
+from flows.history import History
 from flows.process import module_command
 from flows.server import Server, ensure_server, ui_url
+from flows.service_logs import WORKER_LOG, keep_within_bounds
 from zk0.errors import BadInputError, Zk0Error
 from zk0.logs.setup import TERSE_FORMAT
 from zk0.runs.lock import locked
@@ -51,6 +54,8 @@ class Options:
     """Address that a started server listens on."""
     notify: str | None = None
     """A Prefect notification block, `type/name`."""
+    history: timedelta = timedelta(days=30)
+    """How long Prefect knows of a run that is over; zero: for ever."""
 
 
 class Service:
@@ -73,6 +78,7 @@ class Service:
         self._registered = False
         self._pool = ""
         self._memory = recovery.Memory()
+        self._history = History(options.history)
 
     def run(self) -> None:
         """Serve until SIGTERM or Ctrl-C, then end every process that was started.
@@ -102,6 +108,7 @@ class Service:
 
     def _look(self) -> None:
         """Bring back what died, and put back the runs that need it; what does not work now is tried again soon."""
+        keep_within_bounds(self._home)
         try:
             if self._server is None or self._is_gone(self._server):
                 self._server = self._bring_server_back()
@@ -113,6 +120,7 @@ class Service:
                         self._skip_missed(client)  # before a worker sees all of them at once
                         self._worker = self._start_worker()
                     self._registered = recovery.sweep(client, self._options.outputs, self._memory)
+                    self._history.prune(client)
         except (Zk0Error, *PASSING) as error:
             logger.warning("zk0 serve: {}: {}", type(error).__name__, error)
 
@@ -152,7 +160,7 @@ class Service:
         )
         assert self._server is not None
         environment = {**os.environ, "PREFECT_API_URL": self._server.url}
-        with (self._home / "zk0-worker.log").open("ab") as log:
+        with (self._home / WORKER_LOG).open("ab") as log:
             return subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )

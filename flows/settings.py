@@ -16,8 +16,11 @@ DEFAULTS = {
     "PREFECT_CLIENT_MAX_RETRIES": "8",
     # Leases in memory leak a slot when the holder and the server both die.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    # A start that waits for the end of the run before looks again after this; 30 s by default.
-    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "10",
+    # A start that waits for the end of the run before looks again after this, and each look is a state that is kept.
+    # `zk0 serve` tells it when its turn has come: flows/queue.py.
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "300",
+    # Two a minute of each run, kept for a week by default.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": '{"prefect.flow-run.heartbeat": 86400}',
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     # Results are never persisted; without this a stray one would land in the user's home whatever PREFECT_HOME says.
     "PREFECT_TASKS_DEFAULT_PERSIST_RESULT": "false",

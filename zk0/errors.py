@@ -80,6 +80,10 @@ class StorageError(Zk0Error):
     exit_code = 4
 
 
+class DamageError(StorageError):
+    """A file is gone, or not what was written: what it held must be made anew. Any other fault of a disk may pass."""
+
+
 class EndedError(Zk0Error):
     """A person ended the run elsewhere, such as in Prefect's pages; it stands still until a person goes on with it."""
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from benchmarks.browser import CHROMIUM, PATIENCE_MS, browser
+from benchmarks.browser import CHROMIUM, PATIENCE_MS, WIDTHS, browser
 
-__all__ = ["browser", "keep", "needs_chromium", "sees"]
+__all__ = ["WIDTHS", "browser", "keep", "needs_chromium", "sees"]
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 PICTURES = os.environ.get("ZK0_TEST_PICTURES")

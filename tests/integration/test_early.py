@@ -13,9 +13,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Running, Suspended
 
 from flows import ROUND, early, older
+from flows.closing import close_left_over
 from flows.federated_training import federated_training
 from flows.register import PRIMARY, register
-from flows.rows import RUN_DIR_LABEL, close_orphans
+from flows.rows import RUN_DIR_LABEL
 from flows.will import LOOK_S
 
 pytestmark = pytest.mark.slow
@@ -70,7 +71,7 @@ def test_a_round_whose_parent_was_deleted_is_closed(client: SyncPrefectClient) -
         pass
 
     orphan = client.create_flow_run(flow(name=ROUND)(nothing), state=Running())
-    close_orphans(client)
+    close_left_over(client)
     assert client.read_flow_run(orphan.id).state_type == StateType.CANCELLED
 
 

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.scripts.convert_dataset_v21_to_v30 import convert_dataset
-from lerobot.utils.constants import IMAGENET_STATS
 from packaging.version import Version
 
 from tests.recordings import (
@@ -31,7 +30,6 @@ from tests.recordings import (
     edit_episodes,
     edit_info,
     edit_rows,
-    edit_table,
     first_episodes,
     shipped,
     shorten,
@@ -204,45 +202,6 @@ def same_frames(source: Path, copy: Path) -> None:
             assert one[number][key].equal(other[number][key])
         assert one[number]["task"] == other[number]["task"]
         assert (one[number][WRIST] - other[number][WRIST]).abs().mean() < 0.05  # encoded once more
-
-
-def test_a_humanoids_recording_is_converted(recording: Path, tmp_path: Path) -> None:
-    """26 joints in radians, nested names, one camera without names or statistics, its fps no whole number's."""
-    old = as_old(recording, tmp_path / "old")
-    for file in sorted((old / "data").rglob("*.parquet")):
-        edit_table(file, of_26_joints)
-    lines = [json.loads(line) for line in (old / "meta" / "episodes_stats.jsonl").read_text().splitlines()]
-    (old / "meta" / "episodes_stats.jsonl").unlink()
-    assert lines
-    edit_info(old, as_humanoid)
-    changes = {
-        "policy": {"type": "act", "device": "cpu", "overrides": {"pretrained_backbone_weights": None}},
-        "peft": {"enabled": False},
-    }
-    found = check_data(config(old, **changes), tmp_path / "new")
-    assert not found.of("error"), list(map(str, found.of("error")))
-    seen = {item.check: item.seen for item in found.findings}
-    assert seen["dimensions"] == "observation.state 26, action 26"
-    assert seen["joint names"].startswith("kJoint0, kJoint1, ")
-    stats = training_statistics(open_metadata(config(tmp_path / "new" / "mine").clients[0]), 1)
-    np.testing.assert_allclose(stats[FRONT]["mean"].ravel(), np.ravel(IMAGENET_STATS["mean"]))
-
-
-def of_26_joints(rows: pa.Table) -> pa.Table:
-    for key in (STATE, ACTION):
-        values = [np.radians(np.resize(row, 26)).tolist() for row in rows[key].to_pylist()]
-        rows = with_column(rows, key, values, pa.list_(pa.float32()))
-    return rows
-
-
-def as_humanoid(info: dict[str, Any]) -> None:
-    info["features"] |= {
-        key: {"dtype": "float32", "shape": [26], "names": [[f"kJoint{number}" for number in range(26)]]}
-        for key in (STATE, ACTION)
-    }
-    del info["features"][WRIST]
-    info["features"][FRONT]["names"] = None
-    info["robot_type"] = "Unitree_G1"
 
 
 def pointer(path: str) -> Change:

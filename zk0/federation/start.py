@@ -12,6 +12,8 @@ from loguru import logger
 from zk0.config import RunConfig, load_config
 from zk0.config.paths import absolute_path, check_target
 from zk0.errors import RunNameError
+from zk0.executors import calls
+from zk0.executors.process import ProcessExecutor
 from zk0.federation import before_run, identity
 from zk0.logs.setup import setup_orchestrator
 from zk0.memory import client_limits
@@ -92,6 +94,16 @@ def check_again(store: RunStore, check: Check = before_run.check) -> None:
     """
     if not is_finished(store):
         identity.check(store, _warned(check(_without_probe(store.config))).files)
+
+
+def check_recordings(store: RunStore) -> None:
+    """What is checked before a run is taken up without a person: its recordings are those that it was begun with.
+
+    Raises:
+        DatasetError: they are not; or one cannot be read.
+    """
+    if not is_finished(store):
+        identity.check(store, ProcessExecutor(store.config.executor).call(calls.digests, store.config))
 
 
 def _finished(config: RunConfig, name: str) -> RunStore | None:
@@ -189,7 +201,7 @@ def unfinished(config: RunConfig, *, interrupted: bool = True) -> RunStore | Non
         config: the wanted config.
         interrupted: whether one that was ended by Ctrl-C goes on.
     """
-    for store in RunStore.list_runs(config.outputs_dir):
+    for store in RunStore.list_runs(config.outputs_dir, all_needed=True):
         if store.info.config_digest != settled_like(config, store.config).digest or is_finished(store):
             continue
         will = store.stopped

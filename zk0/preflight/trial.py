@@ -17,6 +17,7 @@ from peft import PeftModel
 
 from zk0.config import DatasetConfig, RunConfig
 from zk0.data.datasets import build_dataset, open_metadata
+from zk0.data.findings import DataFinding
 from zk0.data.statistics import Stats, training_statistics
 from zk0.errors import BadInputError, PolicyError
 from zk0.layout import BASE_FOLDER, FINAL
@@ -25,6 +26,7 @@ from zk0.learning.evaluation import try_frame
 from zk0.learning.exchange import exchanged_bytes
 from zk0.learning.policy import Policy, Processor, base_config
 from zk0.learning.processors import build_processors, saved_processors
+from zk0.preflight.room import check_room
 from zk0.seeding import derive_seed
 
 
@@ -50,6 +52,15 @@ class Trial:
     """The base that the run must keep in its own directory; 0 where it is policy.path as it is."""
     warnings: list[str] = field(default_factory=list)
 
+    def findings(self) -> list[DataFinding]:
+        """The warnings as what was found with the first client's recordings, on which the policy was tried."""
+        who = self.first.dataset.name
+        parts = [text.rpartition("; ") for text in self.warnings]
+        return [
+            DataFinding(dataset=who, check="policy", verdict="warning", seen=seen, remedy=remedy)
+            for seen, _, remedy in parts
+        ]
+
 
 def tried(config: RunConfig) -> Trial:
     """Build the policy, and do with it once what a run does: look at frames, learn, predict, be saved and loaded again.
@@ -58,11 +69,13 @@ def tried(config: RunConfig) -> Trial:
         config: whose datasets have passed their own checks.
 
     Raises:
+        ConfigError: its weights are more than memory holds.
         PolicyError: the first thing that would fail, with its remedy.
     """
     metas = {item.name: open_metadata(item) for item in [*config.clients, *config.evaluation.datasets]}
     client = config.clients[0]
     base = base_config(config, metas[client.name])
+    check_room(base, metas[client.name], client.rename_map, adapters=config.peft.enabled)
     set_seed(derive_seed(config.seed, 0, "", "base"))
     plain = plain_policy(base, metas[client.name], client.rename_map)
     check_finite(plain, named_policy(base))
@@ -186,5 +199,6 @@ def _save_all(config: PreTrainedConfig, processors: tuple[Processor, Processor],
 def _missing_warning(base: PreTrainedConfig, missing: list[str]) -> str:
     return (
         f"{named_policy(base)}: model.safetensors lacks {len(missing)} of the policy's tensors ({missing[0]}, ...); "
-        "they begin at random, as in lerobot-train, the same for all clients; the run keeps that base in its own base/"
+        "they begin at random, as in lerobot-train, the same for all clients, and the run keeps that base in base/; "
+        "give the whole weights, if that was not meant"
     )
