@@ -56,6 +56,7 @@ EXAMPLES = (
 )
 """Rows of which all words stand in gaps of the message."""
 REMEDIES = (
+    "remove it: macOS left it beside the file itself",
     "fetch the recordings themselves: `git lfs install && git lfs pull` in that folder, or `hf download`",
     "see its permissions and its disk",
     'HfApi().create_tag("...", tag="...", repo_type="dataset")',
