@@ -9,9 +9,8 @@ from urllib.request import getproxies
 
 from pydantic import ValidationError
 
-from zk0.config.paths import check_target
 from zk0.errors import BadInputError
-from zk0.runs.lock import check_locks
+from zk0.runs.lock import usable_folder
 
 DEFAULTS = {
     # The default budget of 62 s kills a flow whose server is away for two minutes.
@@ -123,8 +122,7 @@ def set_up_serving(host: str, port: int | None, auth: str | None, outputs: Path)
         BadInputError: runs could not be kept there, an open server was asked for, `auth` is not of the form; or see
             `set_defaults`.
     """
-    folder = check_target("--outputs", outputs)
-    check_locks(folder, "--outputs")
+    folder = usable_folder(outputs, "--outputs")
     set_defaults()
     loopback = host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
     if not loopback and auth is None:
