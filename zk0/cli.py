@@ -77,14 +77,9 @@ def serve(
 
     if config is not None:
         load_config(config)  # a typing error shows here, not at two in the morning
-    from flows.settings import set_defaults, set_up_serving
-    from zk0.config.paths import check_target
-    from zk0.runs.lock import check_locks
+    from flows.settings import set_up_serving
 
-    runs = check_target("--outputs", outputs)
-    check_locks(runs, "--outputs")
-    set_defaults()
-    set_up_serving(host, port, auth)
+    runs = set_up_serving(host, port, auth, outputs)
     from flows.serve import Options, Service
 
     Service(Options(config, runs, host, notify, history), _say).run()
