@@ -44,15 +44,21 @@ class NodeGrid(Grid):
 class LazyArray(Array):
     """A tensor that stays in its safetensors file: a strategy then holds one client's tensor at a time, not all."""
 
-    def __init__(self, path: Path, entry: Entry, *, follow: bool = False) -> None:
+    def __init__(self, path: Path, entry: Entry, rows: slice | None = None, *, follow: bool = False) -> None:
         """Say where it lies. Past Array's own __init__ and __setattr__, which want the bytes."""
-        where = {"path": path, "entry": entry, "follow": follow}
-        self.__dict__.update(where, dtype=entry.dtype, shape=entry.shape, stype="numpy.ndarray", data=b"")
+        shape = entry.shape if rows is None else (rows.stop - rows.start, *entry.shape[1:])
+        self.__dict__.update(path=path, entry=entry, rows=rows, follow=follow)
+        self.__dict__.update(dtype=entry.dtype, shape=shape, stype="numpy.ndarray", data=b"")
+
+    def part(self, rows: slice) -> "LazyArray":
+        """Some rows of it, along the first axis."""
+        path, entry, follow = (self.__dict__[key] for key in ("path", "entry", "follow"))
+        return LazyArray(path, entry, rows, follow=follow)
 
     def numpy(self) -> NDArray[Any]:
         """Read the tensor."""
-        path, entry, follow = (self.__dict__[key] for key in ("path", "entry", "follow"))
-        return atomic.read_tensor(path, entry, follow=follow)
+        path, entry, rows, follow = (self.__dict__[key] for key in ("path", "entry", "rows", "follow"))
+        return atomic.read_tensor(path, entry, rows, follow=follow)
 
 
 class ScaledArray(LazyArray):
@@ -61,6 +67,11 @@ class ScaledArray(LazyArray):
     def __init__(self, own: Array, base: Array, scale: float) -> None:
         """Say where both lie, and the factor, from 0 to 1."""
         self.__dict__.update(own.__dict__, own=own, base=base, scale=scale)
+
+    def part(self, rows: slice) -> LazyArray:
+        """Some rows of it."""
+        own, base, scale = (self.__dict__[key] for key in ("own", "base", "scale"))
+        return ScaledArray(own.part(rows), base.part(rows), scale)
 
     def numpy(self) -> NDArray[Any]:
         """Read both tensors."""

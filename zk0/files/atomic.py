@@ -222,10 +222,10 @@ def opened_tensors(path: Path, most: int | None = None, *, follow: bool = False)
         yield TensorFile(file)
 
 
-def read_tensor(path: Path, entry: Entry, *, follow: bool = False) -> NDArray[Any]:
-    """One tensor of a file that was opened before; raises as `read_tensors`."""
+def read_tensor(path: Path, entry: Entry, rows: slice | None = None, *, follow: bool = False) -> NDArray[Any]:
+    """One tensor of a file that was opened before, or some rows of it; raises as `read_tensors`."""
     with storage_errors(path, "read"), untrusted.reader(path, follow=follow) as file:
-        return read_entry(file, entry)
+        return read_entry(file, entry, rows)
 
 
 def verify(path: Path, sha256: str | None, size: int | None = None, *, follow: bool = False) -> Digest:

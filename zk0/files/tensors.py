@@ -65,8 +65,8 @@ class TensorFile:
         return read_entry(self._file, self.entries[name])
 
 
-def read_entry(file: IO[bytes], entry: Entry) -> NDArray[Any]:
-    """One tensor of a file whose header is known.
+def read_entry(file: IO[bytes], entry: Entry, rows: slice | None = None) -> NDArray[Any]:
+    """One tensor of a file whose header is known, or some rows of it along its first axis.
 
     Raises:
         OSError: it cannot be read.
@@ -74,8 +74,12 @@ def read_entry(file: IO[bytes], entry: Entry) -> NDArray[Any]:
     """
     if entry.code not in _NUMPY:
         raise ValueError(f"a tensor is of the dtype {entry.code}, which cannot be read here")
-    tensor = np.empty(entry.shape, _NUMPY[entry.code])
-    file.seek(entry.start)
+    shape, start = entry.shape, entry.start
+    if rows is not None:
+        shape = (rows.stop - rows.start, *shape[1:])
+        start += rows.start * math.prod(shape[1:]) * _SIZES[entry.code]
+    tensor = np.empty(shape, _NUMPY[entry.code])
+    file.seek(start)
     _fill(file, memoryview(tensor.reshape(-1).view(np.uint8)))
     return tensor
 

@@ -126,11 +126,12 @@ def locked(descriptor: int, path: Path) -> bool:
     return True
 
 
-def check_locks(folder: Path) -> None:
+def check_locks(folder: Path, key: str = "outputs_dir") -> None:
     """See that locks can be kept where the runs will lie; leaves nothing there.
 
     Args:
         folder: of the runs; where it is not there yet, the nearest above it is tried.
+        key: how the user gave it, for the message.
 
     Raises:
         ConfigError: its file system keeps none.
@@ -141,7 +142,7 @@ def check_locks(folder: Path) -> None:
             locked(file.fileno(), there)
     except StorageError as error:
         raise ConfigError(
-            f"outputs_dir = {str(folder)!r}: {error}; without a lock two processes could advance one run"
+            f"{key} = {str(folder)!r}: {error}; without a lock two processes could advance one run"
         ) from error
     except OSError:
         return  # it cannot be written, which is said where that is tried

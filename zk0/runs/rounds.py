@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from zk0.errors import DamageError, StorageError
 from zk0.files import atomic
 from zk0.files.atomic import exists, listed
+from zk0.files.stored import StoredTensors
 from zk0.files.tensors import Tensors
 from zk0.layout import (
     CLIENTS_FOLDER,
@@ -196,12 +197,12 @@ class Rounds:
             atomic.write_tensors(folder / STRATEGY_TENSORS, tensors)
         atomic.write_json(folder / STRATEGY_SCALARS, dict(scalars))
 
-    def load_strategy_state(self, server_round: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Read a committed round's strategy state: tensors by name, and scalars."""
+    def load_strategy_state(self, server_round: int) -> tuple[Tensors, dict[str, Any]]:
+        """A committed round's strategy state: tensors by name, each read when it is asked for, and scalars."""
         folder = self.round_folder(server_round)
         tensors = folder / STRATEGY_TENSORS
         return (
-            atomic.read_tensors(tensors, follow=True) if exists(tensors) else {},
+            StoredTensors(tensors, follow=True) if exists(tensors) else {},
             atomic.read_json(folder / STRATEGY_SCALARS, follow=True),
         )
 
