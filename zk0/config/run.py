@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import product
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -229,16 +230,18 @@ class RunConfig(Part):
         for key in WITHOUT_EFFECT:
             part, _, name = key.partition(".")
             del (relevant[part] if name else relevant)[name or part]
-        if self.executor.kind == SUPERLINK:
-            for part, names in OF_THE_NODE.items():
-                for node in relevant[part] if isinstance(relevant[part], list) else [relevant[part]]:
-                    for own in names:
-                        del node[own]
+        for part, names in OF_THE_NODE.items() if self.executor.kind == SUPERLINK else ():
+            for table, name in product(_tables(relevant[part]), names):
+                del table[name]
         for part, keys in LATER_KEYS.items():
-            for node in relevant[part] if isinstance(relevant[part], list) else [relevant[part]]:
-                for key, before in keys.items():
-                    if node[key] == before:
-                        del node[key]
+            for table, (key, before) in product(_tables(relevant[part]), keys.items()):
+                if table[key] == before:
+                    del table[key]
             if not relevant[part]:
                 del relevant[part]
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+
+
+def _tables(part: Any) -> list[dict[str, Any]]:
+    """A part of a dumped config as the tables that it has: one, or one for each of a list."""
+    return part if isinstance(part, list) else [part]

@@ -50,7 +50,7 @@ def test_another_config_is_refused_and_the_keys_are_named(tmp_path: Path) -> Non
 def test_a_run_at_home_does_not_go_on_over_a_link(tmp_path: Path) -> None:
     """What is a node's stands outside the digest there: the other's finished work would count as another's."""
     RunStore.create_or_open(make_config(tmp_path), "run")
-    with pytest.raises(RunNameError, match="executor.kind is 'process' there, 'superlink' here"):
+    with pytest.raises(RunNameError, match=r"executor\.kind is 'process' there, 'superlink' here"):
         RunStore.create_or_open(make_config(tmp_path, executor={"kind": "superlink"}), "run")
 
 
