@@ -27,6 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "files": {"errors"},
     # 3
     "work": {"config", "errors", "files", "layout", "metrics"},
+    "link": {"config", "errors", "files", "layout", "work"},
     # 4
     "memory": {"config", "errors", "files", "layout", "metrics", "work"},
     "aggregation": {"config", "errors", "files", "layout", "metrics", "seeding", "work"},
@@ -61,10 +62,14 @@ ROOMS: dict[str, set[str]] = {
     "report": {"config", "data", "errors", "files", "layout", "memory", "metrics", "runs", "work"},
     # 7
     "executors": {
-        *("client", "config", "data", "errors", "files", "layout", "logs", "memory", "metrics", "preflight", "runs"),
-        "work",
+        *("client", "config", "data", "errors", "files", "layout", "link", "logs", "memory", "metrics", "preflight"),
+        *("runs", "work"),
     },
     # 8
+    "node": {
+        *("config", "data", "errors", "executors", "files", "layout", "link", "logs", "memory", "preflight", "runs"),
+        "work",
+    },
     "federation": {
         *("aggregation", "config", "data", "errors", "executors", "files", "layout", "logs", "memory", "metrics"),
         *("preflight", "report", "runs", "seeding", "work"),
@@ -85,7 +90,7 @@ OUTSIDE: dict[str, set[str]] = {
 """The same for what stands around the core, which may import nothing of one another but this either."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "flwr": ("zk0/aggregation/",),
+    "flwr": ("zk0/aggregation/", "zk0/link/", "zk0/node/"),
     "docker": ("zk0/executors/docker/",),
     "prefect": ("tasks/", "flows/", "zk0/cli.py", "benchmarks/", "scripts/"),
     "loguru._file_sink": ("zk0/logs/files.py",),
