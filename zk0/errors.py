@@ -81,6 +81,10 @@ class StorageError(Zk0Error):
     exit_code = 4
 
 
+class LinkError(Zk0Error):
+    """A federation's link does not answer, or is not the one that it should be."""
+
+
 class EndedError(Zk0Error):
     """A person ended the run elsewhere, such as in Prefect's pages; it stands still until a person goes on with it."""
 

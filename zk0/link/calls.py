@@ -8,6 +8,7 @@ from binascii import Error as Base64Error
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import formatdate
 from pathlib import Path
 
 import h11
@@ -76,7 +77,11 @@ class Answer:
 def refuse(status: int, why: str) -> Answer:
     """A refusal that Flower's nodes write into their log."""
     body = json.dumps({"code": CODE, "detail": f"zk0's gate: {why}"}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"date", formatdate(usegmt=True).encode()),
+    ]
     return Answer(status, headers, body, why=why, closes=True)
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from zk0.errors import BadInputError, Zk0Error
+from zk0.errors import BadInputError, LinkError
 from zk0.files import atomic, untrusted
 from zk0.link import settings
 from zk0.link.settings import load_link
@@ -15,10 +15,6 @@ from zk0.link.settings import load_link
 TIMEOUT_S = 120.0
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 """Nothing of Flower calls home."""
-
-
-class LinkDownError(Zk0Error):
-    """The SuperLink of a link does not answer."""
 
 
 def flower_home(folder: Path) -> Path:
@@ -55,7 +51,7 @@ def flwr(folder: Path, *arguments: str) -> dict[str, Any]:
 
     Raises:
         BadInputError: it refuses, in its own words.
-        LinkDownError: the SuperLink does not answer.
+        LinkError: the SuperLink does not answer.
     """
     command = [program("flwr"), *arguments, settings.CONNECTION, "--format", "json"]
     full = {**os.environ, **environment(folder)}
@@ -64,13 +60,13 @@ def flwr(folder: Path, *arguments: str) -> dict[str, Any]:
             command, env=full, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise LinkDownError(_down(folder, "no answer")) from error
+        raise LinkError(_down(folder, "no answer")) from error
     answer = _json(done.stdout)
     if answer is not None and answer.get("success") is True:
         return answer
     said = untrusted.words((answer or {}).get("error-message") or done.stderr or done.stdout)
     if "unavailable" in said.lower() or "connect" in said.lower():
-        raise LinkDownError(_down(folder, said))
+        raise LinkError(_down(folder, said))
     raise BadInputError(f"{folder}: the SuperLink refuses `flwr {' '.join(arguments)}`: {said}")
 
 

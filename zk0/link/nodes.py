@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zk0.errors import BadInputError
+from zk0.errors import BadInputError, LinkError
 from zk0.files import atomic, untrusted
 from zk0.link import registry, settings
 from zk0.link.calls import SEEN
-from zk0.link.control import LinkDownError, flwr
+from zk0.link.control import flwr
 from zk0.link.keys import load_certificate
 from zk0.services.public_keys import fingerprint, read_public
 
@@ -41,7 +41,7 @@ def register(folder: Path, name: str, public_key: Path) -> registry.Client:
 
     Raises:
         BadInputError: the name or the key is taken or none.
-        LinkDownError: the link does not run.
+        LinkError: the link does not run.
         StorageError: the list cannot be written.
     """
     key = fingerprint(read_public(public_key))
@@ -63,7 +63,7 @@ def revoke(folder: Path, name: str) -> registry.Client:
 
     Raises:
         BadInputError: there is no such client.
-        LinkDownError: the link does not run; the gate turns the key away all the same once it does.
+        LinkError: the link does not run; the gate turns the key away all the same once it does.
         StorageError: the list cannot be written.
     """
     client = registry.remove(folder, name)
@@ -79,7 +79,7 @@ def nodes(folder: Path) -> list[Node]:
     """
     try:
         listed = {int(item["node-id"]): str(item["status"]) for item in flwr(folder, "supernode", "list")["nodes"]}
-    except LinkDownError:
+    except LinkError:
         listed = {}
     seen = _json(folder / SEEN)
     return [

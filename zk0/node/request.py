@@ -89,7 +89,7 @@ def request_of(
         memory_bytes: what the work is thought to need.
     """
     plan, full = config.training_of(asker.client, steps), config.is_full(server_round)
-    touched = kind in ("init", "train", "evaluate")
+    touched = kind != "statistics"  # to describe is to try the policy, too
     return WorkRequest(
         link=asker.link,
         run=asker.run,

@@ -2,9 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from zk0.config.machine import DockerConfig
 from zk0.config.part import Name, Part, size_in_bytes
@@ -119,6 +119,17 @@ class NodeSettings(Part):
         if not 1 <= int(link.rpartition(":")[2]) <= 65535:
             raise ValueError(f"{link!r} has no port from 1 to 65535; write host:port")
         return link
+
+    @model_validator(mode="after")
+    def _gpu_is_allowed(self) -> Self:
+        if self.device == "cuda" and not self.rules.gpu:
+            raise ValueError('device = "cuda" and rules.gpu = false do not go together; change one of them')
+        return self
+
+    @property
+    def own_device(self) -> str | None:
+        """Where it trains, as the owner said or as the rules imply; None for the run's own choice."""
+        return self.device if self.rules.gpu else "cpu"
 
     @property
     def recordings(self) -> Path:

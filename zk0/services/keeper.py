@@ -51,6 +51,8 @@ class Part:
     """What it has besides ours."""
     shortest_pause_s: float = 1.0
     """From its death to its next start."""
+    spares_children: bool = False
+    """What it started lives on when it ends, to be taken up by the next one; else its whole group ends with it."""
     explain: Callable[[str], str | None] = lambda _: None
     """What the end of its output means, for the person who reads the log; None where it says so itself."""
 
@@ -133,7 +135,8 @@ class Keeper:
         except Zk0Error as error:
             self._not_now(state, str(error), now)
             return
-        environment = {**os.environ, **part.environment, MARK: str(self._folder)}
+        mark = {} if part.spares_children else {MARK: str(self._folder)}
+        environment = {**os.environ, **part.environment, **mark}
         with _appended(self._log) as log:
             state.process = subprocess.Popen(
                 command,
@@ -149,7 +152,8 @@ class Keeper:
 
     def _died(self, state: _State, code: int, now: float) -> None:
         assert state.process is not None
-        end_group(state.process.pid)
+        if not state.part.spares_children:
+            end_group(state.process.pid)
         state.failures = 0 if now - state.started > STEADY_S else state.failures + 1
         state.process = None
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
@@ -174,14 +178,19 @@ class Keeper:
         for state in self._states:
             if state.part.name == name and state.process is not None:
                 self.tell(f"{name} is started anew")
-                _end(state.process)
+                _end(state)
                 state.process, state.not_before = None, 0.0
 
     def _write_status(self) -> None:
         parts: dict[str, Any] = {}
         for state in self._states:
             pid = None if state.process is None else state.process.pid
-            parts[state.part.name] = {"pid": pid, "starts": state.starts, "waits_for": state.said or None}
+            parts[state.part.name] = {
+                "pid": pid,
+                "began": None if pid is None else _began(pid),
+                "starts": state.starts,
+                "waits_for": state.said or None,
+            }
         record = {"pid": os.getpid(), "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "parts": parts}
         atomic.write_json(self._folder / STATUS, record)
 
@@ -189,7 +198,7 @@ class Keeper:
         self.tell("ending")
         for state in reversed(self._states):
             if state.process is not None:
-                _end(state.process)
+                _end(state)
                 state.process = None
         for process in end_left_over(self._folder):
             self.tell(f"ended: {process}")
@@ -216,14 +225,32 @@ def end_left_over(folder: Path) -> list[str]:
     Returns:
         What it was: process id and command, of each.
     """
-    found = []
+    found, kept = [], _kept(folder)
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get(MARK) == str(folder):
+            ours = process.environ().get(MARK) == str(folder) or kept.get(process.pid) == process.create_time()
+            if ours and process.pid != os.getpid():
                 if process.status() != psutil.STATUS_ZOMBIE:
                     found.append(f"process {process.pid}, {' '.join(process.cmdline())[:200]}")
                 process.kill()
     return found
+
+
+def _kept(folder: Path) -> dict[int, float]:
+    """Process id -> beginning of what an earlier keeper had at work when it last wrote of it."""
+    status = folder / STATUS
+    with contextlib.suppress(OSError, ValueError):
+        parts = json.loads(untrusted.read(status))["parts"].values()
+        return {int(part["pid"]): float(part["began"]) for part in parts if part["pid"] and part["began"]}
+    return {}
+
+
+def _began(pid: int) -> float | None:
+    """When a process began, which with its id says which one it is; None where it is gone."""
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return None
 
 
 def end_group(leader: int) -> None:
@@ -287,13 +314,20 @@ def _locked(descriptor: int, after_s: float) -> bool:
     return True
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to a program and all of its group; what is still there after STOP_S is killed."""
+def _end(state: _State) -> None:
+    """SIGTERM to a program, and to all of its group; what is still there after STOP_S is killed."""
+    process = state.process
+    assert process is not None
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
+        if state.part.spares_children:
+            process.terminate()
+        else:
+            os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_S)
-    end_group(process.pid)
+    process.kill()
+    if not state.part.spares_children:
+        end_group(process.pid)
     process.wait()
 
 
