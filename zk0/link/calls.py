@@ -42,6 +42,7 @@ BEGINNING = (PREFIX + b"activate-node", PREFIX + b"register-node")
 KEY_HEADER, VERSION_HEADER = b"flwr-public-key", b"flwr-package-version"
 HEADERS = (b"content-type", b"accept", b"user-agent")
 """Headers that are handed on, besides Flower's own `flwr-...`."""
+MOST_HEADER_BYTES = 16_384
 SEEN = "seen.json"
 """In the link's folder: when each client's node called last, from where, with which Flower."""
 SEEN_S = 5.0
@@ -99,6 +100,9 @@ class Nodes:
     def judge(self, address: str, request: h11.Request) -> Answer | None:
         """Refuse a call that is none of a registered node; None where it may pass."""
         target, headers = bytes(request.target), dict(request.headers)
+        if sum(len(name) + len(value) for name, value in request.headers) > MOST_HEADER_BYTES:
+            self.turned_away(address, "sent long headers")
+            return refuse(431, "the headers are too long")
         if len(headers) != len(request.headers):
             self.turned_away(address, "sent a header twice")
             return refuse(400, "a header is there twice")

@@ -20,7 +20,7 @@ import httpx
 
 from zk0.files import untrusted
 from zk0.link import settings
-from zk0.link.calls import FLEET, Answer, Nodes, refuse
+from zk0.link.calls import FLEET, MOST_HEADER_BYTES, Answer, Nodes, refuse
 from zk0.link.settings import LinkSettings, load_link
 
 HANDSHAKE_S, HEADER_S, IDLE_S, ANSWER_S = 10.0, 15.0, 90.0, 120.0
@@ -28,7 +28,6 @@ HANDSHAKE_S, HEADER_S, IDLE_S, ANSWER_S = 10.0, 15.0, 90.0, 120.0
 the SuperLink has for an answer."""
 SLOWEST_BPS = 4096
 """Bytes per second that a body must come with, and an answer be taken with."""
-MOST_HEADER_BYTES = 16_384
 MOST_BODY_BYTES = 16 * 2**20
 """Flower sends arrays in pieces of 5 MiB."""
 MOST_CONNECTIONS, MOST_OF_ONE, MOST_BODIES = 1024, 128, 32

@@ -23,7 +23,7 @@ ASKED = WorkRequest(
 
 
 def node(**rules):
-    return NodeSettings(link=LINK, client="kitchen", root="/data/kitchen", rules=rules)
+    return NodeSettings.model_validate({"link": LINK, "client": "kitchen", "root": "/data/kitchen", "rules": rules})
 
 
 def test_what_the_rules_allow_passes_and_leaves_no_line(tmp_path):
