@@ -3,8 +3,9 @@
 from types import TracebackType
 from typing import ClassVar, Literal, Self, get_args
 
-FailureCause = Literal["out_of_memory", "timeout", "bad_data", "lost", "error"]
-"""Why a client's work ended without a result; `lost` is a process, container or node that died without a word."""
+FailureCause = Literal["out_of_memory", "timeout", "bad_data", "lost", "refused", "error"]
+"""Why a client's work ended without a result; `lost` is a process, container or node that died without a word,
+`refused` what a node's owner does not allow."""
 CAUSES: tuple[FailureCause, ...] = get_args(FailureCause)
 
 
@@ -80,6 +81,10 @@ class StorageError(Zk0Error):
     exit_code = 4
 
 
+class LinkError(Zk0Error):
+    """A federation's link does not answer, or is not the one that it should be."""
+
+
 class EndedError(Zk0Error):
     """A person ended the run elsewhere, such as in Prefect's pages; it stands still until a person goes on with it."""
 
@@ -121,6 +126,21 @@ class HopelessError(ClientError):
     def __init__(self, cause: FailureCause, message: str) -> None:
         super().__init__(cause, message)
         self.exit_code = BadInputError.exit_code if cause == "bad_data" else ClientError.exit_code
+
+
+class RefusedError(HopelessError):
+    """What a node's owner does not allow; the node, the rule and what was asked are in the text.
+
+    Args:
+        message: one line for the coordinator, without a word that is private to the owner.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("refused", message)
+
+    def __reduce__(self) -> tuple[type["RefusedError"], tuple[str]]:  # type: ignore[override]
+        """Pickle by the one argument."""
+        return (type(self), (str(self),))
 
 
 class QuarantineError(HopelessError):

@@ -27,8 +27,9 @@ ROOMS: dict[str, set[str]] = {
     "files": {"errors"},
     # 3
     "work": {"config", "errors", "files", "layout", "metrics"},
-    "link": {"config", "errors", "files", "layout", "work"},
+    "services": {"config", "errors", "files"},
     # 4
+    "link": {"config", "errors", "files", "layout", "services", "work"},
     "memory": {"config", "errors", "files", "layout", "metrics", "work"},
     "aggregation": {"config", "errors", "files", "layout", "metrics", "seeding", "work"},
     "data": {"config", "errors", "files", "layout", "metrics", "work"},
@@ -67,7 +68,7 @@ ROOMS: dict[str, set[str]] = {
     },
     # 8
     "node": {
-        *("config", "data", "errors", "executors", "files", "layout", "link", "logs", "memory", "preflight", "runs"),
+        *("config", "data", "errors", "executors", "files", "layout", "link", "logs", "preflight", "runs", "services"),
         "work",
     },
     "federation": {
@@ -78,7 +79,21 @@ ROOMS: dict[str, set[str]] = {
     "api": {"config", "errors", "federation", "layout", "learning", "metrics", "runs"},
     "__init__": {"api", "config", "errors"},
     # 11: the one door, the only one that may go out of the house, inside a command
-    "cli": {"config", "errors", "executors", "federation", "layout", "logs", "report", "runs", "sim", "flows", "tasks"},
+    "cli": {
+        "config",
+        "errors",
+        "executors",
+        "federation",
+        "layout",
+        "link",
+        "logs",
+        "node",
+        "report",
+        "runs",
+        "sim",
+        "flows",
+        "tasks",
+    },
 }
 """Room of zk0 -> what it may import of ours."""
 

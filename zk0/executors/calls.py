@@ -11,7 +11,7 @@ from zk0.executors.call import of_input
 from zk0.executors.worker import die_first, quiet
 from zk0.files import atomic
 from zk0.metrics.success import Success
-from zk0.preflight.records import Described, Examined, Preflight
+from zk0.preflight.records import Described, Examined, Leaf, Preflight
 from zk0.work.records import ClientTask
 
 
@@ -94,6 +94,16 @@ def try_policy(config: RunConfig) -> None:
     from zk0.preflight import checks
 
     checks.try_policy(config)
+
+
+@of_input
+def leaves(config: RunConfig) -> list[Leaf]:
+    """`preflight.leaves` in a worker process."""
+    die_first()
+    quiet()
+    from zk0.preflight import leaves as preflight
+
+    return preflight.leaves(config)
 
 
 @of_input

@@ -1,1 +1,1 @@
-"""The coordinator's side of a federation: the courier between a run's mailbox and the nodes, and how it is started."""
+"""The coordinator's side of a federation: keys, SuperLink and gate, who is registered, the courier."""

@@ -115,3 +115,16 @@ class Preflight(Record):
     """Estimate of a fit's memory; None where none was made."""
     warnings: list[str] = Field(default_factory=list)
     """What a person should look at in the data; the run goes on."""
+
+
+class Leaf(Record):
+    """One thing that leaves."""
+
+    when: str
+    """Before the first round, or in each."""
+    what: str
+    """Its name."""
+    shape: str = ""
+    """Of a tensor."""
+    size: int = 0
+    """Bytes of a tensor; 0 for figures."""
