@@ -132,7 +132,7 @@ class Mailbox:
         """Whether another courier was appointed after this one began, in seconds since 1970."""
         path = self.folder / APPOINTED
         with suppress(OSError):
-            return path.stat().st_mtime > since and path.read_text(encoding="ascii") != flower_run
+            return path.stat().st_mtime >= since and path.read_text(encoding="ascii") != flower_run
         return False
 
     @property
