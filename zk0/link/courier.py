@@ -128,7 +128,7 @@ class Courier:
         """The request, or a question about it."""
         request = way.request
         if way.known:
-            return packed({"ask": request.ask, "key": request.key})
+            return packed({"ask": request.ask})
         files = [untrusted.read(self._box.run_dir / ref.path, None) for ref in request.files]
         return packed({"request": request.model_dump_json()}, files)
 

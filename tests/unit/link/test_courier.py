@@ -63,8 +63,8 @@ class Way(Grid):
         if "request" in text:
             request = Request.model_validate_json(text["request"])
             self.desk.put(request, files_of(message.content))
-            text = {"key": request.key, "ask": request.ask}
-        return Message(reply(self.desk, text["key"], text["ask"], wait_s=0), reply_to=message)
+            text = {"ask": request.ask}
+        return Message(reply(self.desk, text["ask"], wait_s=0), reply_to=message)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return [self._replies.pop(number) for number in message_ids if number in self._replies]

@@ -63,12 +63,13 @@ def test_an_answer_is_to_one_asking_and_a_new_one_is_work_again(tmp_path: Path, 
     failed = Answer(ask=request_.ask, state="failed", message="x")
     desk.tell(request_, failed)
     desk.put(request_, [content(store, task)])  # sent again by another courier
-    assert desk.answer(request_.key, request_.ask) == failed
+    assert desk.answer(request_.ask) == failed
     assert list(desk.waiting()) == []
     again = request_.model_copy(update={"ask": "b" * 32})
     desk.put(again, [content(store, task)])
     assert list(desk.waiting()) == [again]
-    assert desk.answer(again.key, again.ask) is None
+    assert desk.answer(again.ask) is None
+    assert desk.answer(request_.ask) == failed  # who still waits for the first is told, and disturbs nobody
 
 
 def test_only_one_worker_is_at_a_desk(tmp_path: Path) -> None:

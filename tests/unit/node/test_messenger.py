@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flwr.supercore.constant import TASK_TYPE_TO_COMMAND
@@ -22,7 +23,8 @@ def test_what_is_replaced_is_what_flower_installs_and_loads_by() -> None:
     for name in REPLACED:
         assert code.count(f"{name}(") == 1  # one call of each, and we have it
         assert callable(getattr(run_clientapp, name))
-    assert REPLACED["get_load_client_app_fn"](default_app_ref="", app_path=None, multi_app=True)("a", "b", "c") is app
+    loader: Any = REPLACED["get_load_client_app_fn"](default_app_ref="", app_path=None, multi_app=True)
+    assert loader("a", "b", "c") is app
 
 
 def test_another_flower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
