@@ -85,6 +85,7 @@ def test_a_registered_node_joins_and_a_revoked_one_is_out_at_once(here):
     assert not environment_of(str(here.folder / "kitchen"))
 
 
+@pytest.mark.exhaustive  # tests/unit/link/test_gate.py has the gate's part of it
 def test_a_node_with_an_unknown_key_is_told_so_in_both_logs(here):
     said = here.zk0("shed", "node", "check", here.folder / "shed", "--no-recordings", fails=True)
     assert re.search(r"registration +error +the link says", said)
@@ -95,6 +96,7 @@ def test_a_node_with_an_unknown_key_is_told_so_in_both_logs(here):
     here.end("shed")
 
 
+@pytest.mark.exhaustive  # tests/unit/services/test_keeper.py has the keeper's part of it
 def test_a_killed_superlink_and_gate_are_brought_back_and_know_who_is_registered(here):
     for name in ("superlink", "gate"):
         before = here.part("link", name)
