@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -29,7 +31,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield found
 
 
-def asked(here: Place, port: int, client: type, call: str, request: object) -> int:
+def asked(here: Place, port: int, client: Any, call: str, request: object) -> int:
     """Do what a stranger with nothing but the CA's certificate does; gives the status of the answer."""
     made = client.from_server_address(
         server_address=f"{here.host}:{port}",
@@ -102,11 +104,15 @@ def test_a_killed_superlink_and_gate_are_brought_back_and_know_who_is_registered
         before = here.part("link", name)
         assert before is not None
         os.kill(before, signal.SIGKILL)
-        until(lambda name=name, before=before: here.part("link", name) not in (None, before))
+        until(partial(brought_back, here, name, before))
     until(lambda: asked_or_none(here) == 403)
     here.node("study")
     assert here.status("kitchen") == "not registered"
     assert here.status("study") == "registered"
+
+
+def brought_back(here: Place, name: str, before: int) -> bool:
+    return here.part("link", name) not in (None, before)
 
 
 def asked_or_none(here: Place) -> int | None:

@@ -29,6 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "work": {"config", "errors", "files", "layout", "metrics"},
     "services": {"config", "errors", "files"},
     # 4
+    "link": {"config", "errors", "files", "layout", "services", "work"},
     "memory": {"config", "errors", "files", "layout", "metrics", "work"},
     "aggregation": {"config", "errors", "files", "layout", "metrics", "seeding", "work"},
     "data": {"config", "errors", "files", "layout", "metrics", "work"},
@@ -62,13 +63,13 @@ ROOMS: dict[str, set[str]] = {
     "report": {"config", "data", "errors", "files", "layout", "memory", "metrics", "runs", "work"},
     # 7
     "executors": {
-        *("client", "config", "data", "errors", "files", "layout", "logs", "memory", "metrics", "preflight", "runs"),
-        "work",
+        *("client", "config", "data", "errors", "files", "layout", "link", "logs", "memory", "metrics", "preflight"),
+        *("runs", "work"),
     },
-    "link": {"config", "errors", "files", "layout", "services", "work"},
     # 8
     "node": {
-        *("config", "errors", "executors", "files", "layout", "link", "logs", "preflight", "runs", "services", "work"),
+        *("config", "data", "errors", "executors", "files", "layout", "link", "logs", "memory", "preflight", "report"),
+        *("runs", "services", "work"),
     },
     "federation": {
         *("aggregation", "config", "data", "errors", "executors", "files", "layout", "logs", "memory", "metrics"),

@@ -11,7 +11,7 @@ from zk0.executors.call import of_input
 from zk0.executors.worker import die_first, quiet
 from zk0.files import atomic
 from zk0.metrics.success import Success
-from zk0.preflight.records import Examined, Leaf, Preflight
+from zk0.preflight.records import Described, Examined, Leaf, Preflight
 from zk0.work.records import ClientTask
 
 
@@ -65,6 +65,25 @@ def preflight(config: RunConfig, in_container: bool = False, examined: list[Exam
     from zk0.preflight import checks
 
     return checks.preflight(config, examined, in_container=in_container)
+
+
+@of_input
+def describe(found: Preflight) -> Described:
+    """`described.describe` in a worker process: what a node says of its client, whose checks have passed."""
+    quiet()
+    from zk0.preflight import described
+
+    return described.describe(found)
+
+
+@of_input
+def preflight_over_link(config: RunConfig, examined: list[Examined]) -> Preflight:
+    """`described.preflight` in a worker process: the coordinator's own part of the checks."""
+    die_first()
+    quiet()
+    from zk0.preflight import described
+
+    return described.preflight(config, examined)
 
 
 @of_input

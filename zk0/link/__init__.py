@@ -1,1 +1,1 @@
-"""The coordinator's side of a federation: keys, the SuperLink and the gate before it, who is registered."""
+"""The coordinator's side of a federation: keys, SuperLink and gate, who is registered, and the courier to the nodes."""

@@ -1,1 +1,1 @@
-"""An owner's side of a federation: the node, its rules and its ledger."""
+"""The owner's side of a federation: Flower's messenger, the worker behind it, and what leaves."""

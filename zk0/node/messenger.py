@@ -2,12 +2,20 @@
 
 Flower's own command installs the app that was submitted with a run, and loads the ClientApp from it: code of whoever
 can submit runs, beside the recordings. There is no public way to have a SuperNode run an installed app instead. So the
-SuperNode finds `flwr-clientapp` in the node's own `bin/`, which runs this module: Flower's command with those functions
-replaced that install and load. The other commands that a SuperLink could ask a node to run are refused there.
+SuperNode finds `flwr-clientapp` in the node's own `bin/`: Flower's command with those functions replaced that install
+and load. The other commands that a SuperLink could ask a node to run are refused there.
+
+Flower starts that command once for each message, and takes the message back where it has not begun within 30 s, which a
+slow or busy machine needs for its imports alone. So a server that has them done is asked to fork (`serve`).
 """
 
+import json
+import os
+import signal
+import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from flwr.clientapp import ClientApp
@@ -15,10 +23,33 @@ from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
 from flwr.supernode.runtime import run_clientapp
 
 from zk0.files import atomic
+from zk0.node.desk import WORK_FOLDER
 
 BIN_FOLDER = "bin"
 CLIENTAPP = "flwr-clientapp"
 REFUSED = ("flwr-agentapp", "flwr-serverapp", "flwr-simulation", "flwr-model", "flwr-connector")
+SOCKET = "messenger.sock"
+SERVE = "serve"
+LOOK_S = 2.0
+"""Between two looks at whether the worker that the server belongs to is there."""
+MOST_BYTES = 64 * 1024
+_SHIM = """\
+#!{python} -IS
+import json, os, socket, sys
+words = sys.argv[1:]
+try:
+    os.chdir({folder!r})
+    with socket.socket(socket.AF_UNIX) as server:
+        server.settimeout(5)
+        server.connect({name!r})
+        server.sendall(json.dumps(words).encode())
+        server.shutdown(socket.SHUT_WR)
+        if server.recv(1):
+            sys.exit(0)
+except OSError:
+    pass
+os.execv({python!r}, [{python!r}, "-m", "zk0.node.messenger", *words])
+"""
 
 
 def shims(home: Path) -> Path:
@@ -34,19 +65,67 @@ def shims(home: Path) -> Path:
         StorageError: it cannot be written.
     """
     folder = home / BIN_FOLDER
-    _script(folder / CLIENTAPP, f'exec "{sys.executable}" -m zk0.node.messenger "$@"')
+    text = _SHIM.format(python=sys.executable, folder=str(home.absolute() / WORK_FOLDER), name=SOCKET)
+    _script(folder / CLIENTAPP, text)
     for name in REFUSED:
-        _script(folder / name, f'echo "{name}: a node of zk0 runs none" >&2; exit 1')
+        _script(folder / name, f'#!/bin/sh\necho "{name}: a node of zk0 runs none" >&2\nexit 1\n')
     return folder
 
 
-def main() -> None:
-    """What `flwr-clientapp` does, with the installed ClientApp."""
+def main(words: list[str]) -> None:
+    """What `flwr-clientapp` does, with the installed ClientApp.
+
+    Args:
+        words: its arguments.
+    """
     for name, ours in REPLACED.items():
         if not callable(getattr(run_clientapp, name, None)):
             sys.exit(f"this version of Flower has no run_clientapp.{name}: zk0 does not know how to keep code out")
         setattr(run_clientapp, name, ours)
+    sys.argv = [CLIENTAPP, *words]
     flwr_clientapp()
+
+
+def serve(home: Path) -> None:
+    """Fork a messenger whenever one is asked for, for as long as the process lives that started this one.
+
+    Args:
+        home: of the node.
+    """
+    from zk0.node import app  # noqa: F401 - so that a fork has it
+
+    parent = os.getppid()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
+    os.chdir(home / WORK_FOLDER)  # the path of a socket may have 107 bytes
+    os.umask(0o077)
+    with suppress(FileNotFoundError):
+        Path(SOCKET).unlink()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(SOCKET)
+        server.listen(16)
+        server.settimeout(LOOK_S)
+        while os.getppid() == parent:
+            with suppress(OSError, ValueError):  # nobody asked; or who asked has gone, or says nothing of ours
+                _fork(server, server.accept()[0])
+
+
+def _fork(server: socket.socket, asked: socket.socket) -> None:
+    """One messenger, for who asks for it."""
+    with asked:
+        asked.settimeout(LOOK_S)
+        said = b""
+        while len(said) < MOST_BYTES and (more := asked.recv(MOST_BYTES)):
+            said += more
+        words = json.loads(said)
+        if os.fork():
+            asked.sendall(b"1")
+            return
+    try:
+        server.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        main(words)
+    finally:
+        os._exit(0)  # never back into the server
 
 
 def _nothing(*_: object, **__: object) -> None:
@@ -71,11 +150,14 @@ REPLACED: dict[str, Callable[..., object]] = {
 """Function of Flower's module -> what takes its place."""
 
 
-def _script(path: Path, line: str) -> None:
-    atomic.write_bytes(path, f"#!/bin/sh\n{line}\n".encode())
+def _script(path: Path, text: str) -> None:
+    atomic.write_bytes(path, text.encode())
     with atomic.storage_errors(path, "written"):
         path.chmod(0o755)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1] == SERVE:
+        serve(Path(sys.argv[2]))
+    else:
+        main(sys.argv[1:])

@@ -1,11 +1,16 @@
 """What the checks before a run found."""
 
+from typing import Any
+
 from pydantic import Field
 
 from zk0.config import RunConfig
 from zk0.data.findings import DataFinding
 from zk0.memory.estimate import MemoryEstimate
 from zk0.work.records import Record
+
+MOST_FEATURES = 256
+"""Of a dataset on a node."""
 
 
 class Ranges(Record):
@@ -60,6 +65,35 @@ class Examined(Record):
     """None where its rows cannot be read."""
     files: dict[str, str] = Field(default_factory=dict)
     """Path within the dataset -> SHA-256; empty where its recordings are not here."""
+
+
+class Described(Record):
+    """What a node says of its client before a run: figures, names and a digest; no recording, and no folder."""
+
+    recordings: str
+    """Digest of the files' names and contents."""
+    frames: int
+    """All frames."""
+    training_frames: int
+    """Those of the episodes that are trained on."""
+    fps: float
+    robot_type: str | None
+    features: dict[str, Any] = Field(max_length=MOST_FEATURES)
+    """As LeRobot's info.json has them: type, shape and names of each."""
+    traits: Traits | None
+    """For comparison with the others; without what its rows are."""
+    exchanged_bytes: int
+    """One set of exchanged tensors, in bytes."""
+    base_bytes: int
+    """The base that the run must keep in its own directory."""
+    memory: MemoryEstimate | None
+    """Of a fit on the node."""
+    warnings: list[str]
+    """What a person should look at in the data."""
+    versions: dict[str, str]
+    """Of the node's packages."""
+    device: str
+    """What it trains on."""
 
 
 class Preflight(Record):

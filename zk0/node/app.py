@@ -1,0 +1,67 @@
+"""The node's Flower ClientApp: a thin messenger between the link and the worker. It imports no torch, and does no work.
+
+A question is answered at once where there is an answer, or after WAIT_S with how far the work is: so Flower's process
+is never at work for long, and one that is killed costs nothing.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from zk0.errors import StorageError
+from zk0.files import untrusted
+from zk0.link.parcel import files_of, packed, text_of
+from zk0.link.wire import Answer, Request
+from zk0.node.desk import HOME_VARIABLE, Desk
+
+WAIT_S = 25.0
+"""Longest that a question waits for its answer: below Flower's lease of 30 s."""
+LOOK_S = 0.1
+
+app = ClientApp()
+
+
+@app.query()
+def query(message: Message, _context: Context) -> Message:
+    """Take a request to the desk, or a question about one, and bring back what is there."""
+    desk = Desk(Path(os.environ[HOME_VARIABLE]))
+    text = text_of(message.content)
+    if "request" in text:
+        request = Request.model_validate_json(text["request"])
+        try:
+            desk.put(request, files_of(message.content))
+        except (ValueError, StorageError) as error:
+            why = "the node's disk" if isinstance(error, StorageError) else str(error)
+            said = Answer(ask=request.ask, state="failed", cause="error", message=f"it was not taken in: {why}")
+            return Message(_content(said, []), reply_to=message)
+        key, ask = request.key, request.ask
+    else:
+        key, ask = text["key"], text["ask"]
+    return Message(reply(desk, key, ask), reply_to=message)
+
+
+def reply(desk: Desk, key: str, ask: str, wait_s: float = WAIT_S) -> RecordDict:
+    """What there is to say to a question.
+
+    Args:
+        desk: the node's.
+        key: of the work.
+        ask: of the request.
+        wait_s: longest time to wait for an end of the work, in seconds.
+    """
+    request = desk.request(key)
+    if request is None or request.ask != ask:
+        return _content(Answer(ask=ask, state="unknown"), [])
+    until = time.monotonic() + wait_s
+    while (said := desk.answer(key, ask)) is None:
+        if time.monotonic() > until:
+            return _content(Answer(ask=ask, state="working", progress=desk.progress(request)), [])
+        time.sleep(LOOK_S)
+    return _content(said, [untrusted.read(desk.place(request, ref), None) for ref in said.files])
+
+
+def _content(said: Answer, files: list[bytes]) -> RecordDict:
+    return packed({"answer": said.model_dump_json()}, files)
