@@ -5,12 +5,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from benchmarks.service import free_port
 from tests.links import Place, until
 from tests.namespaces import LINK_ADDRESS, Namespaces, namespaces
+from zk0.services.keeper import end_group
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.root]  # minutes; the gate and TLS are held by tests/unit/link
 
@@ -83,10 +86,26 @@ def ran(here: Place, spaces: Namespaces, party: str, *command: str, seconds: flo
     return done.stdout + done.stderr
 
 
-def supernode(here: Place, spaces: Namespaces, party: str, *options: str, seconds: int = 25) -> str:
-    """Flower's own SuperNode, started by hand."""
-    command = ["timeout", str(seconds), BIN / "flower-supernode", "--superlink", f"{here.host}:{here.port}", *options]
-    return ran(here, spaces, party, *map(str, command))
+@contextmanager
+def supernode(here: Place, spaces: Namespaces, party: str, *options: str) -> Iterator[Path]:
+    """Flower's own SuperNode, started by hand; gives the file with what it says."""
+    command = [
+        BIN / "flower-supernode",
+        "--superlink",
+        f"{here.host}:{here.port}",
+        "--port",
+        str(free_port()),
+        *options,
+    ]
+    out = here.folder / f"{party}-by-hand.out"
+    with out.open("wb") as file:
+        words = [*spaces.within(party), *map(str, command)]
+        process = subprocess.Popen(words, stdout=file, stderr=file, start_new_session=True)
+    try:
+        yield out
+    finally:
+        end_group(process.pid)
+        process.wait()
 
 
 def test_a_stranger_with_the_cas_certificate_gets_403_and_no_further(here, spaces):
@@ -103,14 +122,14 @@ def test_a_stranger_with_the_cas_certificate_gets_403_and_no_further(here, space
 
 
 def test_no_key_is_said_in_both_logs(here, spaces):
-    said = supernode(here, spaces, "stranger", "--root-certificates", str(here.link / "ca.pem"))
-    assert "zk0's gate: " in said, said
+    with supernode(here, spaces, "stranger", "--root-certificates", str(here.link / "ca.pem")) as said:
+        until(lambda: "zk0's gate: " in said.read_text())
     assert "turned away 10.77.0.13: the key SHA256:" in here.log("link")  # Flower makes one up, which nobody knows
 
 
 def test_plain_text_is_said_in_both_logs(here, spaces):
-    supernode(here, spaces, "stranger", "--insecure")
-    assert "turned away 10.77.0.13: speaks without TLS" in here.log("link")
+    with supernode(here, spaces, "stranger", "--insecure"):
+        until(lambda: "turned away 10.77.0.13: speaks without TLS" in here.log("link"))
     plain = [*spaces.within("link"), sys.executable, "-m", "http.server", "8000", "--bind", LINK_ADDRESS]
     with subprocess.Popen(plain, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         here.node("stranger", registered=False, link=f"{LINK_ADDRESS}:8000")
@@ -143,8 +162,8 @@ def test_an_expired_certificate_is_said_and_a_renewed_one_is_taken_up(here, spac
 
 def test_a_key_that_is_used_twice_is_said_and_the_first_goes_on(here, spaces):
     options = ("--root-certificates", str(here.link / "ca.pem"), "--auth-supernode-private-key")
-    said = supernode(here, spaces, "stranger", *options, str(here.folder / "study" / "key"), seconds=40)
-    assert "2004" in said, said
+    with supernode(here, spaces, "stranger", *options, str(here.folder / "study" / "key")) as said:
+        until(lambda: "2004" in said.read_text())
     assert re.search(
         r"turned away 'study' \(10\.77\.0\.13\): the SuperLink refuses activate-node .*2004", here.log("link")
     )

@@ -70,7 +70,7 @@ def test_too_much_is_refused_by_name_and_written_down(tmp_path, rules, asked, wo
 
 
 def test_a_refusal_is_a_cause_of_its_own_and_no_second_try_helps():
-    error = RefusedError("no")
+    error = RefusedError("refused", "no")
     assert (error.cause, error.retriable, error.cause in CAUSES) == ("refused", False, True)
     assert str(pickle.loads(pickle.dumps(error))) == "no"
 
