@@ -1,5 +1,6 @@
 """A link and nodes on machines of their own: who is turned away, by name, in both logs."""
 
+import os
 import re
 import subprocess
 import sys
@@ -100,7 +101,8 @@ def supernode(here: Place, spaces: Namespaces, party: str, *options: str) -> Ite
     out = here.folder / f"{party}-by-hand.out"
     with out.open("wb") as file:
         words = [*spaces.within(party), *map(str, command)]
-        process = subprocess.Popen(words, stdout=file, stderr=file, start_new_session=True)
+        path = {"PATH": f"{BIN}:{os.environ['PATH']}"}  # it starts Flower's superexec by name
+        process = subprocess.Popen(words, stdout=file, stderr=file, start_new_session=True, env=os.environ | path)
     try:
         yield out
     finally:
