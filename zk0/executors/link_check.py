@@ -20,10 +20,11 @@ from zk0.files import atomic, untrusted
 from zk0.layout import COURIER_FOLDER, DESCRIBED_FOLDER
 from zk0.link.folder import CHECKS_FOLDER, Link, open_link
 from zk0.link.mailbox import Mailbox
+from zk0.link.settings import OFFERS
 from zk0.link.wire import Answer, Request, digest_of_terms, terms
 from zk0.memory.estimate import MemoryEstimate
 from zk0.preflight.records import Described, Examined, Preflight
-from zk0.runs.records import told_files
+from zk0.runs.records import now, told_files
 from zk0.runs.versions import versions
 
 STAND_IN = "described.json"
@@ -133,6 +134,8 @@ def _read(client: DatasetConfig, answer: Answer) -> Described:
     """
     if answer.state == "failed":
         text = f"client {client.name!r}, on its node: {untrusted.words(answer.message)}"
+        if answer.cause == "refused":
+            raise ConfigError(f"{text}; ask its owner, or change the config")
         raise DatasetError(text) if answer.cause == "bad_data" else ClientError(answer.cause, text)
     try:
         return Described.model_validate(answer.described)
@@ -153,6 +156,8 @@ def _with_stand_ins(config: RunConfig, link: Link, said: dict[str, Described]) -
     clients = []
     for client in config.clients:
         if client.name in said:
+            offer = {**said[client.name].model_dump(mode="json"), "at": now()}
+            atomic.write_json(link.folder / OFFERS / f"{client.name}.json", offer)  # for `zk0 link status`
             folder = link.folder / DESCRIBED_FOLDER / said[client.name].recordings[:32]
             record = said[client.name].model_dump(mode="json", include={"fps", "robot_type", "features"})
             atomic.write_json(folder / STAND_IN, record)

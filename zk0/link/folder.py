@@ -7,10 +7,10 @@ from zk0.config.paths import absolute_path
 from zk0.errors import ConfigError, StorageError
 from zk0.files import atomic
 from zk0.link.registry import bound
+from zk0.link.settings import CA
 from zk0.work.records import Record
 
 LINK_FILE = "link.json"
-CA_FILE = "ca.pem"
 CHECKS_FOLDER = "checks"
 """Mailboxes of checks before a run has a folder."""
 
@@ -24,6 +24,8 @@ class Link(Record):
     """HOST:PORT of the SuperLink, on this machine alone."""
     tls: bool
     """Whether it speaks TLS, by the CA in the folder."""
+    ca: str
+    """That CA's certificate."""
     nodes: dict[str, int]
     """Client -> Flower's id of its node."""
 
@@ -51,4 +53,4 @@ def open_link(folder: str | None) -> Link:
             f"executor.link = {folder!r}: holds no link ({LINK_FILE} cannot be read); give the folder that "
             "`zk0 link keys` made"
         ) from error
-    return Link(folder=where, control=control, tls=tls, nodes=bound(where))
+    return Link(folder=where, control=control, tls=tls, nodes=bound(where), ca=str(where / CA))

@@ -1,5 +1,6 @@
 """`zk0 link start`: SuperLink, superexec and gate, brought back whenever one dies."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ def start(folder: Path, say: Callable[[str], None]) -> None:
     quiet = environment(folder)
     parts = [
         Part(SUPERLINK, lambda: superlink_command(folder, link), quiet),
-        Part(SUPEREXEC, lambda: superexec_command(folder, link), {**quiet, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}),
+        Part(SUPEREXEC, lambda: superexec_command(folder, link), {**quiet, **_for_superexec()}),
     ]
     if link.gate:
         parts.append(Part(GATE, lambda: [sys.executable, "-P", "-m", "zk0.link.gate", str(folder)], QUIET))
@@ -59,6 +60,12 @@ def superexec_command(folder: Path, link: LinkSettings) -> list[str]:
         program("flower-superexec"),
         *("--runtime-api-address", link.inner_address, "--root-certificates", str(folder / settings.CA)),
     ]
+
+
+def _for_superexec() -> dict[str, str]:
+    """It starts the courier by name: Flower's commands lie beside Python, whatever PATH is."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {"PATH": path, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
 
 
 def write_facts(folder: Path, link: LinkSettings) -> None:

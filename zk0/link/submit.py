@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zk0.errors import PassingError, first_line
 from zk0.files import atomic, untrusted
-from zk0.link.folder import CA_FILE, Link
+from zk0.link.folder import Link
 from zk0.link.mailbox import Mailbox
 
 CLI_FOLDER = "cli"
@@ -111,7 +111,7 @@ def _flwr(link: Link, *arguments: str) -> dict[str, str]:
 
 def _home(link: Link) -> Path:
     home = link.folder / CLI_FOLDER
-    way = f'root-certificates = "{link.folder / CA_FILE}"' if link.tls else "insecure = true"
+    way = f'root-certificates = "{link.ca}"' if link.tls else "insecure = true"
     text = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{link.control}"\n{way}\n'
     atomic.write_bytes(home / "config.toml", text.encode())
     return home

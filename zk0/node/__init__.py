@@ -1,1 +1,1 @@
-"""The owner's side of a federation: Flower's messenger, the worker behind it, and what leaves."""
+"""An owner's side of a federation: the node, its worker and messenger, its rules and its ledger."""

@@ -4,6 +4,7 @@ A question is answered at once where there is an answer, or after WAIT_S with ho
 is never at work for long, and one that is killed costs nothing.
 """
 
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from zk0.files import untrusted
 from zk0.link.parcel import files_of, packed, text_of
 from zk0.link.wire import Answer, Request
 from zk0.node.desk import HOME_VARIABLE, Desk
+from zk0.node.ledger import note
 
 WAIT_S = 25.0
 """Longest that a question waits for its answer: below Flower's lease of 30 s."""
@@ -58,9 +60,26 @@ def reply(desk: Desk, key: str, ask: str, wait_s: float = WAIT_S) -> RecordDict:
     until = time.monotonic() + wait_s
     while (said := desk.answer(key, ask)) is None:
         if time.monotonic() > until:
-            return _content(Answer(ask=ask, state="working", progress=desk.progress(request)), [])
+            said = Answer(ask=ask, state="working", progress=desk.progress(request))
+            break
         time.sleep(LOOK_S)
-    return _content(said, [untrusted.read(desk.place(request, ref), None) for ref in said.files])
+    files = [untrusted.read(desk.place(request, ref), None) for ref in said.files]
+    _note(desk, key, said, files)
+    return _content(said, files)
+
+
+def _note(desk: Desk, key: str, said: Answer, files: list[bytes]) -> None:
+    """Write into the ledger what is about to leave.
+
+    Raises:
+        StorageError: it cannot be written: then nothing leaves.
+    """
+    if (asked := desk.asked(key)) is None:
+        return  # nobody has looked at it yet: all that leaves is that it is there
+    leaving = {f"answer: {said.state}": said.model_dump_json().encode()}
+    leaving |= {Path(ref.path).name: content for ref, content in zip(said.files, files, strict=True)}
+    for what, content in leaving.items():
+        note(desk.home, request=asked, what=what, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
 
 
 def _content(said: Answer, files: list[bytes]) -> RecordDict:

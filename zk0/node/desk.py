@@ -18,6 +18,7 @@ from zk0.errors import StorageError
 from zk0.files import atomic, untrusted
 from zk0.layout import PROGRESS_FILE
 from zk0.link.wire import Answer, Request
+from zk0.node.request import WorkRequest
 from zk0.work.records import ArtifactRef, ClientTask
 
 HOME_VARIABLE = "ZK0_NODE_HOME"
@@ -94,6 +95,14 @@ class Desk:
         """Write what became of a request."""
         atomic.write_bytes(self._ask(request.key) / "answer.json", answer.model_dump_json().encode())
 
+    def judged(self, request: Request, asked: WorkRequest) -> None:
+        """Write down as what a request was judged, for the ledger."""
+        atomic.write_bytes(self._ask(request.key) / "asked.json", asked.model_dump_json().encode())
+
+    def asked(self, key: str) -> WorkRequest | None:
+        """As what a request was judged; None before that."""
+        return self._read(key, "asked.json", WorkRequest)
+
     def waiting(self) -> Iterator[Request]:
         """Requests without an answer, the oldest first."""
         asks = self.folder / "asks"
@@ -135,7 +144,7 @@ class Desk:
             raise ValueError("key is none")
         return self.folder / "asks" / key
 
-    def _read[R: (Request, Answer)](self, key: str, name: str, record: type[R]) -> R | None:
+    def _read[R: (Request, Answer, WorkRequest)](self, key: str, name: str, record: type[R]) -> R | None:
         path = self._ask(key) / name
         try:
             with atomic.storage_errors(path, "read"):

@@ -11,7 +11,6 @@ slow or busy machine needs for its imports alone. So a server that has them done
 
 import json
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -33,22 +32,27 @@ SERVE = "serve"
 LOOK_S = 2.0
 """Between two looks at whether the worker that the server belongs to is there."""
 MOST_BYTES = 64 * 1024
+MOST = 4
+"""Messengers at the same time; where Flower thinks that one is lost it starts another, while the first may live."""
+PATIENCE_S = 60
+"""What a server may take to come up; then a messenger is started without it."""
 _SHIM = """\
 #!{python} -IS
-import json, os, socket, sys
-words = sys.argv[1:]
-try:
-    os.chdir({folder!r})
-    with socket.socket(socket.AF_UNIX) as server:
-        server.settimeout(5)
-        server.connect({name!r})
-        server.sendall(json.dumps(words).encode())
-        server.shutdown(socket.SHUT_WR)
-        if server.recv(1):
-            sys.exit(0)
-except OSError:
-    pass
-os.execv({python!r}, [{python!r}, "-m", "zk0.node.messenger", *words])
+import json, os, socket, sys, time
+words, until = sys.argv[1:], time.monotonic() + {patience}
+while time.monotonic() < until:
+    try:
+        os.chdir({folder!r})
+        with socket.socket(socket.AF_UNIX) as server:
+            server.settimeout(10)
+            server.connect({name!r})
+            server.sendall(json.dumps(words).encode())
+            server.shutdown(socket.SHUT_WR)
+            if said := server.recv(1):
+                sys.exit(said != b"1")
+    except OSError:
+        time.sleep(0.2)
+os.execv({python!r}, [{python!r}, "-P", "-m", "zk0.node.messenger", *words])
 """
 
 
@@ -65,7 +69,8 @@ def shims(home: Path) -> Path:
         StorageError: it cannot be written.
     """
     folder = home / BIN_FOLDER
-    text = _SHIM.format(python=sys.executable, folder=str(home.absolute() / WORK_FOLDER), name=SOCKET)
+    work = str(home.absolute() / WORK_FOLDER)
+    text = _SHIM.format(python=sys.executable, folder=work, name=SOCKET, patience=PATIENCE_S)
     _script(folder / CLIENTAPP, text)
     for name in REFUSED:
         _script(folder / name, f'#!/bin/sh\necho "{name}: a node of zk0 runs none" >&2\nexit 1\n')
@@ -95,7 +100,6 @@ def serve(home: Path) -> None:
     from zk0.node import app  # noqa: F401 - so that a fork has it
 
     parent = os.getppid()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
     os.chdir(home / WORK_FOLDER)  # the path of a socket may have 107 bytes
     os.umask(0o077)
     with suppress(FileNotFoundError):
@@ -104,25 +108,31 @@ def serve(home: Path) -> None:
         server.bind(SOCKET)
         server.listen(16)
         server.settimeout(LOOK_S)
+        living: set[int] = set()
         while os.getppid() == parent:
             with suppress(OSError, ValueError):  # nobody asked; or who asked has gone, or says nothing of ours
-                _fork(server, server.accept()[0])
+                asked = server.accept()[0]
+                living = {child for child in living if os.waitpid(child, os.WNOHANG) == (0, 0)}
+                _fork(server, asked, living)
 
 
-def _fork(server: socket.socket, asked: socket.socket) -> None:
-    """One messenger, for who asks for it."""
+def _fork(server: socket.socket, asked: socket.socket, living: set[int]) -> None:
+    """One messenger, for who asks for it, unless there are too many; those that live are noted."""
     with asked:
         asked.settimeout(LOOK_S)
         said = b""
         while len(said) < MOST_BYTES and (more := asked.recv(MOST_BYTES)):
             said += more
         words = json.loads(said)
-        if os.fork():
+        if len(living) >= MOST:
+            asked.sendall(b"0")
+            return
+        if child := os.fork():
+            living.add(child)
             asked.sendall(b"1")
             return
     try:
         server.close()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         main(words)
     finally:
         os._exit(0)  # never back into the server

@@ -23,11 +23,15 @@ def own_config(terms: RunConfig, settings: NodeSettings, outputs: Path) -> RunCo
     """
     if [client.name for client in terms.clients] != [settings.client]:
         asked = ", ".join(client.name for client in terms.clients)
-        raise ConfigError(f"this node is of client {settings.client!r}, and the request is for {asked!r}")
+        raise ConfigError(
+            f"the node that is registered as {asked!r} calls itself {settings.client!r}; correct client in its "
+            "node.toml, or register its key under that name"
+        )
     config = terms.model_dump(mode="json")
     config["outputs_dir"] = str(outputs)
     config["clients"][0] |= {"root": settings.root, "revision": None}
-    config["policy"]["device"] = settings.device
+    config["policy"]["device"] = settings.own_device or "auto"
+    config["memory"] |= _given(soft_limit=settings.rules.memory)
     config["training"] |= _given(num_threads=settings.num_threads, num_workers=settings.num_workers)
     config["data"] |= _given(video_backend=settings.video_backend)
     config["executor"] |= {"kind": settings.executor, "docker": settings.docker.model_dump(mode="json"), "link": None}

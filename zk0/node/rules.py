@@ -188,6 +188,7 @@ CHECKS: tuple[Check, ...] = (
     _plugins,
     _full,
     _modules,
+    _flag("optimizer_state", "the optimizer's state would leave"),
     _flag("statistics", "counts and moments of the recordings would leave"),
     _flag("joint_charts", "the joints' positions in a held-out episode would leave"),
     _flag("episode_metrics", "errors by held-out episode would leave"),

@@ -19,6 +19,7 @@ DEATHS: dict[FailureCause, str] = {
     "out_of_memory": "it ran out of memory",
     "timeout": "it took longer than executor.timeout_s, and was ended",
     "lost": "its process ended without a word",
+    "refused": "its owner does not allow it",
     "bad_data": "what it left cannot be used",
     "error": "it failed",
 }
@@ -43,19 +44,24 @@ def failed(request: Request, error: Exception, task: ClientTask | None = None) -
 
 
 def _words(error: Exception, cause: FailureCause, task: ClientTask | None) -> str:
-    if task is not None and isinstance(error, ClientError) and not isinstance(error, errors.QuarantineError):
-        name, said = _left(task)
-        if not name:
-            return f"{DEATHS[cause]}; {ELSEWHERE}"
-        if not _is_ours(name):
-            return f"a library raised {name}; {ELSEWHERE}"
-        return without_paths(said)
+    if isinstance(error, errors.RefusedError):
+        return without_paths(str(error))
+    if task is not None and isinstance(error, ClientError):
+        return _of_a_process(task, cause)
     if isinstance(error, errors.UnforeseenError | errors.PassingError) or not isinstance(error, Zk0Error):
         name = untrusted.words(error).split(":", maxsplit=1)[0] if isinstance(error, Zk0Error) else type(error).__name__
         return f"something nobody foresaw ({name if name.isidentifier() else type(error).__name__}); {ELSEWHERE}"
     if isinstance(error, errors.StorageError):
         return f"its disk cannot be written or read; {ELSEWHERE}"
     return without_paths(str(error))
+
+
+def _of_a_process(task: ClientTask, cause: FailureCause) -> str:
+    """Why a worker process ended, as far as it could tell."""
+    name, said = _left(task)
+    if not name:
+        return f"{DEATHS[cause]}; {ELSEWHERE}"
+    return without_paths(said) if _is_ours(name) else f"a library raised {name}; {ELSEWHERE}"
 
 
 def _left(task: ClientTask) -> tuple[str, str]:

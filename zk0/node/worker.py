@@ -11,25 +11,31 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 from loguru import logger
 
 from zk0.config import ExecutorConfig, RunConfig, resolve_path, validate_config
 from zk0.data.digest import file_digests
-from zk0.errors import ClientError, Zk0Error
+from zk0.errors import ClientError, RefusedError, Zk0Error
 from zk0.executors import calls
 from zk0.executors.choice import check_clients, own_executor
 from zk0.executors.process import ProcessExecutor
 from zk0.files import atomic, untrusted
 from zk0.layout import ROUNDS_FOLDER, RUN_FILE, result_file
 from zk0.link.wire import Answer, Request
+from zk0.node import ledger
 from zk0.node.desk import Desk
 from zk0.node.own import own_config
+from zk0.node.policy_type import policy_type
+from zk0.node.request import Asker, WorkKind, WorkRequest, request_of
+from zk0.node.rules import judge, review
 from zk0.node.settings import NodeSettings, load
 from zk0.node.words import failed
 from zk0.preflight.records import Described
 from zk0.runs.records import digest_of, told_files
 from zk0.work.records import ClientTask
+from zk0.work.results import find_finished
 
 LOOK_S = 0.1
 KEPT_ROUNDS = 2
@@ -70,43 +76,57 @@ class Worker:
         """What came of a request; whatever it was, the coordinator is told."""
         task = None
         try:
-            config = self._config(request)
-            if request.what == "describe" or request.task is None:
+            settings, terms = load(self._desk.home), validate_config(request.terms)
+            asked = self._allowed(request, settings, terms)
+            config = self._config(terms, settings)
+            if request.task is None:
                 return Answer(ask=request.ask, state="done", described=describe(config).model_dump(mode="json"))
+            _hold_against(request, settings)
             task = request.task.model_copy(update={"run_dir": str(self._desk.run_dir(request.task))})
-            return self._done(request, task, config)
+            return self._done(request, asked, task, config)
         except Exception as error:  # noqa: BLE001 - a door: what ends the work is told, and the next may be done
             logger.opt(exception=not isinstance(error, Zk0Error)).warning("{} failed: {}", request.what, error)
             return failed(request, error, task)
 
-    def _config(self, request: Request) -> RunConfig:
+    def _allowed(self, request: Request, settings: NodeSettings, terms: RunConfig) -> WorkRequest:
+        """See that the owner allows it, before anything of it is done; before a run, all that the run would ask for.
+
+        Raises:
+            RefusedError: says what is asked, and which rule is against it.
+        """
+        asker = Asker(
+            link=settings.link,
+            run=request.run,
+            client=terms.clients[0].name,
+            version=request.versions.get("zk0", ""),
+            policy_type=policy_type(terms.policy),
+        )
+        if not request.run:  # it has no name yet; the rule on names is applied to its work
+            settings = settings.model_copy(update={"rules": settings.rules.model_copy(update={"runs": None})})
+        task = request.task
+        kind = cast(WorkKind, "describe" if task is None else task.kind)
+        number, steps = (0, None) if task is None else (task.server_round, task.steps)
+        asked = request_of(terms, kind, asker, server_round=number, steps=steps)
+        self._desk.judged(request, asked)
+        judge(asked, settings, self._desk.home)
+        if task is None and (refusals := review(terms, asker, settings, self._desk.home)):
+            raise RefusedError("refused", "; ".join(refusals))
+        return asked
+
+    def _config(self, terms: RunConfig, settings: NodeSettings) -> RunConfig:
         """The terms made the node's own; once for each of both, for it takes a process with torch."""
-        settings, terms = load(self._desk.home), validate_config(request.terms)
         both = hashlib.sha256(f"{terms.model_dump_json()}\0{settings.model_dump_json()}".encode()).hexdigest()
         if both not in self._configs:
             self._configs[both] = own_config(terms, settings, self._desk.folder / "runs")
-        self._held_against(request, settings)
         return self._configs[both]
 
-    @staticmethod
-    def _held_against(request: Request, settings: NodeSettings) -> None:
-        """A run goes on with the recordings that it was begun with.
-
-        Raises:
-            ClientError: these are others.
-        """
-        if request.recordings not in (None, digest_of(told_files(recordings_digest(settings.root)))):
-            raise ClientError(
-                "bad_data",
-                f"client {request.client!r}: its recordings are not those that run {request.run!r} was begun with; put "
-                "them back as they were, or start a new run by --name",
-            )
-
-    def _done(self, request: Request, task: ClientTask, config: RunConfig) -> Answer:
+    def _done(self, request: Request, asked: WorkRequest, task: ClientTask, config: RunConfig) -> Answer:
         run_dir = Path(task.run_dir)
         record = {"config": config.model_dump(mode="json"), "id": task.run_id, "name": request.run}
         atomic.write_sealed(run_dir / RUN_FILE, record)
         self._forget(run_dir, task.server_round)
+        if task.kind == "train" and find_finished(task) is None:
+            ledger.began(self._desk.home, asked)
         result = own_executor(config, ProcessExecutor(config.executor)).run(task)
         text = untrusted.read(task.folder / result_file(task.kind)).decode()
         files = [ref for ref in (result.tensors, result.optimizer) if ref is not None]
@@ -119,6 +139,20 @@ class Worker:
         for folder in atomic.listdir(rounds) if rounds.is_dir() else []:
             if folder.name.isdigit() and 0 < int(folder.name) < server_round - KEPT_ROUNDS:
                 untrusted.remove_tree(folder)
+
+
+def _hold_against(request: Request, settings: NodeSettings) -> None:
+    """A run goes on with the recordings that it was begun with.
+
+    Raises:
+        ClientError: these are others.
+    """
+    if request.recordings not in (None, digest_of(told_files(recordings_digest(settings.root)))):
+        raise ClientError(
+            "bad_data",
+            f"client {request.client!r}: its recordings are not those that run {request.run!r} was begun with; put "
+            "them back as they were, or start a new run by --name",
+        )
 
 
 def describe(config: RunConfig) -> Described:
