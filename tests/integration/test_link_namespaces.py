@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -173,12 +172,11 @@ def test_a_key_that_is_used_twice_is_said_and_the_first_goes_on(here, spaces):
 
 
 def test_a_cut_cable_is_mended_and_the_node_is_there_again(here, spaces):
+    until(lambda: here.status("kitchen") == "online", 400)  # its SuperNode gave up when the certificate had expired
     spaces.cut("kitchen")
     until(lambda: here.status("kitchen") == "offline", 200)
     spaces.cut("kitchen", up=True)
-    began = time.monotonic()
-    until(lambda: here.status("kitchen") == "online", 200)
-    print(f"there again {time.monotonic() - began:.0f} s after")
+    until(lambda: here.status("kitchen") == "online", 400)
 
 
 def test_a_revoked_key_is_said_in_both_logs(here, spaces):
