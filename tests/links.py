@@ -17,7 +17,7 @@ ZK0 = str(Path(sys.executable).parent / "zk0")
 RECORDINGS = "asset:datasets/kitchen"
 
 
-def until[Found](condition: Callable[[], Found], seconds: float = 90) -> Found:
+def until[Found](condition: Callable[[], Found], seconds: float = 180) -> Found:
     """Wait for something, and give it."""
     end = time.monotonic() + seconds
     while not (found := condition()):

@@ -129,18 +129,7 @@ class HopelessError(ClientError):
 
 
 class RefusedError(HopelessError):
-    """What a node's owner does not allow; the node, the rule and what was asked are in the text.
-
-    Args:
-        message: one line for the coordinator, without a word that is private to the owner.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__("refused", message)
-
-    def __reduce__(self) -> tuple[type["RefusedError"], tuple[str]]:  # type: ignore[override]
-        """Pickle by the one argument."""
-        return (type(self), (str(self),))
+    """What a node's owner does not allow, of cause `refused`: node, rule and what was asked are in the text."""
 
 
 class QuarantineError(HopelessError):

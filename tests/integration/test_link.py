@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -29,7 +31,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield found
 
 
-def asked(here: Place, port: int, client: type, call: str, request: object) -> int:
+def asked(here: Place, port: int, client: Any, call: str, request: object) -> int:
     """Do what a stranger with nothing but the CA's certificate does; gives the status of the answer."""
     made = client.from_server_address(
         server_address=f"{here.host}:{port}",
@@ -85,6 +87,7 @@ def test_a_registered_node_joins_and_a_revoked_one_is_out_at_once(here):
     assert not environment_of(str(here.folder / "kitchen"))
 
 
+@pytest.mark.exhaustive  # tests/unit/link/test_gate.py has the gate's part of it
 def test_a_node_with_an_unknown_key_is_told_so_in_both_logs(here):
     said = here.zk0("shed", "node", "check", here.folder / "shed", "--no-recordings", fails=True)
     assert re.search(r"registration +error +the link says", said)
@@ -95,16 +98,21 @@ def test_a_node_with_an_unknown_key_is_told_so_in_both_logs(here):
     here.end("shed")
 
 
+@pytest.mark.exhaustive  # tests/unit/services/test_keeper.py has the keeper's part of it
 def test_a_killed_superlink_and_gate_are_brought_back_and_know_who_is_registered(here):
     for name in ("superlink", "gate"):
         before = here.part("link", name)
         assert before is not None
         os.kill(before, signal.SIGKILL)
-        until(lambda name=name, before=before: here.part("link", name) not in (None, before))
+        until(partial(brought_back, here, name, before))
     until(lambda: asked_or_none(here) == 403)
     here.node("study")
     assert here.status("kitchen") == "not registered"
     assert here.status("study") == "registered"
+
+
+def brought_back(here: Place, name: str, before: int) -> bool:
+    return here.part("link", name) not in (None, before)
 
 
 def asked_or_none(here: Place) -> int | None:

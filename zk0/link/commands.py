@@ -28,6 +28,7 @@ def keys(
     from zk0.config.paths import absolute_path
     from zk0.link import keys as made
     from zk0.link import settings
+    from zk0.link.start import write_facts
 
     folder = absolute_path(folder)
     if renew:
@@ -35,6 +36,7 @@ def keys(
         _say(f"renewed, valid until {certificate.not_valid_after_utc:%Y-%m-%d}; a link that runs takes it up by itself")
         return
     made.make_keys(folder, host or [], port)
+    write_facts(folder, settings.load_link(folder))
     names = ", ".join(made.names_of(made.load_certificate(folder / settings.CERTIFICATE)))
     _say(f"made: {folder}, for {names}")
     _say(f"give each owner {folder / settings.CA}; keep {folder / settings.CA_KEY} to yourself")

@@ -8,12 +8,11 @@ from pathlib import Path
 from zk0.files import atomic
 from zk0.link import settings
 from zk0.link.control import QUIET, environment, program
+from zk0.link.folder import LINK_FILE
 from zk0.link.keys import load_certificate, load_key
 from zk0.link.settings import LinkSettings, load_link
 from zk0.services.keeper import Keeper, Part
 
-FACTS = "link.json"
-"""Where the SuperLink listens, for the courier."""
 SUPERLINK, SUPEREXEC, GATE = "superlink", "superexec", "gate"
 
 
@@ -75,7 +74,7 @@ def write_facts(folder: Path, link: LinkSettings) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    atomic.write_json(folder / FACTS, {"control": link.inner_address, "tls": True})
+    atomic.write_json(folder / LINK_FILE, {"control": link.inner_address, "tls": True})
 
 
 class _Renewal:

@@ -36,6 +36,8 @@ class WorkRequest(Record):
     """What is trained and leaves: LoRA adapters, or every trainable tensor of the policy."""
     full_modules: tuple[str, ...] = ()
     """Modules that are trained and leave in full beside the adapters."""
+    optimizer_state: bool = False
+    """Whether the optimizer's state after the fit leaves, to come back for the next one."""
     num_rounds: int = 0
     """Rounds of the run."""
     steps: int = 0
@@ -102,6 +104,7 @@ def request_of(
         plugins=(config.policy.plugin,) if touched and config.policy.plugin is not None else (),
         trainable="adapters" if config.peft.enabled else "full",
         full_modules=tuple(config.peft.full_training_modules or ()) if kind == "train" and config.peft.enabled else (),
+        optimizer_state=kind == "train" and config.training.optimizer_state == "keep",
         num_rounds=config.federation.num_rounds,
         steps=plan.steps if kind == "train" else 0,
         batch_size={"train": plan.batch_size, "evaluate": config.evaluation.batch_size}.get(kind, 0),

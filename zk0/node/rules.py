@@ -36,7 +36,7 @@ def judge(request: WorkRequest, settings: NodeSettings, home: Path, now: datetim
     why = next((why for why in _against(request, settings, home, now)), None)
     if why is not None:
         ledger.refused(home, request, why)
-        raise RefusedError(f"node {settings.client!r} refuses {_called(request)}: {why}")
+        raise RefusedError("refused", f"node {settings.client!r} refuses {_called(request)}: {why}")
 
 
 def review(config: RunConfig, asker: Asker, settings: NodeSettings, home: Path) -> list[str]:
@@ -188,6 +188,7 @@ CHECKS: tuple[Check, ...] = (
     _plugins,
     _full,
     _modules,
+    _flag("optimizer_state", "the optimizer's state would leave"),
     _flag("statistics", "counts and moments of the recordings would leave"),
     _flag("joint_charts", "the joints' positions in a held-out episode would leave"),
     _flag("episode_metrics", "errors by held-out episode would leave"),

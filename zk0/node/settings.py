@@ -57,6 +57,9 @@ class Rules(Part):
     full_modules: list[str] = Field(default_factory=list)
     """Modules that may leave in full beside adapters (`peft.full_training_modules`): ["action_out_proj"]; none when
     absent."""
+    optimizer_state: bool = False
+    """Whether the optimizer's state (Adam's moments, of the size of two updates) may leave after a fit; the coordinator
+    keeps it for the next one (`training.optimizer_state = "keep"`)."""
     statistics: bool = True
     """Whether counts and moments (mean, std, min, max, quantiles) of the joints and pictures may leave, for a common
     normalisation."""

@@ -4,8 +4,11 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 from zk0.files import atomic
 from zk0.node import settings
@@ -19,6 +22,8 @@ HOME_VARIABLE, PATH_VARIABLE = "ZK0_NODE_HOME", "ZK0_NODE_PATH"
 """Environment variables: the node's home, and the PATH that this command was given."""
 AWAY_S = 65.0
 """From a SuperNode's death to its next start: for a minute the SuperLink thinks that the old one is still there."""
+LOOK_S, SILENT_S = 1.0, 120.0
+"""Pause between two looks at whether it speaks to the link, and how long it may be silent."""
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 """Nothing of Flower calls home."""
 SUPEREXEC = "flower-superexec"
@@ -58,7 +63,46 @@ def start(home: Path, say: Callable[[str], None]) -> None:
         Part(WORKER, lambda: [sys.executable, "-P", "-m", "zk0.node.worker", str(home)], ours, spares_children=True),
         Part(SUPERNODE, lambda: _supernode(home, node), confined, shortest_pause_s=AWAY_S, explain=explain),
     ]
-    Keeper(home, home / settings.LOG, parts, say).run()
+    keeper = Keeper(home, home / settings.LOG, parts, say)
+    keeper.run(Silence(lambda: keeper.process_of(SUPERNODE), node.endpoint[1]))
+
+
+class Silence:
+    """Sees a SuperNode that speaks to its link no more: after an error that it did not foresee, Flower's lives on so.
+
+    It asks for work every 3 s, and where the link is away, tries at least every 20 s.
+    """
+
+    def __init__(self, process: Callable[[], int | None], port: int) -> None:
+        """Begin to look.
+
+        Args:
+            process: gives the SuperNode's process id, if it runs.
+            port: the link's.
+        """
+        self._process, self._port = process, port
+        self._pid: int | None = None
+        self._heard = self._looked = 0.0
+
+    def __call__(self) -> list[str]:
+        """Name the SuperNode where it has been silent for too long."""
+        now, pid = time.monotonic(), self._process()
+        if pid != self._pid:
+            self._pid, self._heard = pid, now
+        if pid is None or now - self._looked < LOOK_S:
+            return []
+        self._looked = now
+        if _speaks(pid, self._port):
+            self._heard = now
+        return [SUPERNODE] if now - self._heard > SILENT_S else []
+
+
+def _speaks(pid: int, port: int) -> bool:
+    """Whether a process has a connection to a port, or tries to get one; True where that cannot be told."""
+    try:
+        return any(item.raddr and item.raddr.port == port for item in psutil.Process(pid).net_connections("tcp"))
+    except psutil.Error:
+        return True
 
 
 def explain(said: str) -> str | None:

@@ -1,6 +1,7 @@
 """What a node does and did, from its home alone."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from zk0.files import atomic, untrusted
 from zk0.node import ledger, settings
 from zk0.services.keeper import running
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""What Flower puts around its levels."""
 MOST_BYTES = 4 * 2**20
 """Of a log's end that is looked at."""
 
@@ -84,7 +87,7 @@ def last_lines(home: Path, number: int, *, ledger: bool) -> list[str]:
         return []
     with atomic.storage_errors(path, "read"):
         lines = untrusted.tail(path, MOST_BYTES).decode(errors="replace").splitlines()[-number:]
-    return [_in_words(line) if ledger else untrusted.printable(line) for line in lines]
+    return [_in_words(line) if ledger else untrusted.printable(_COLOUR.sub("", line)) for line in lines]
 
 
 def told(line: dict[str, Any]) -> str:

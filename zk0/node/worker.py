@@ -112,7 +112,7 @@ class Worker:
         self._desk.judged(request, asked)
         judge(asked, settings, self._desk.home)
         if task is None and (refusals := review(terms, asker, settings, self._desk.home)):
-            raise RefusedError("; ".join(refusals))
+            raise RefusedError("refused", "; ".join(refusals))
         return asked
 
     def _config(self, terms: RunConfig, settings: NodeSettings) -> RunConfig:

@@ -47,6 +47,8 @@ def leaves(config: RunConfig) -> list[Leaf]:
         Leaf(when=ALL, what=f"update: {name}", shape=str(value.shape), size=value.nbytes)
         for name, value in update_tensors(policy, config.peft).items()
     ]
+    if config.training.optimizer_state == "keep":
+        found += [Leaf(when=ALL, what="the optimizer's state, for the next fit")]
     found += [Leaf(when=ALL, what=f"figures of a fit: {METRICS['train']}")]
     found += [Leaf(when=ALL, what=f"figures of an evaluation: {METRICS['evaluate']}")]
     found += [Leaf(when=ALL, what=f"errors by episode, of the {len(held_out)} held-out ones")]

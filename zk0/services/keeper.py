@@ -109,6 +109,11 @@ class Keeper:
             finally:
                 self._end()
 
+    def process_of(self, name: str) -> int | None:
+        """Process id of a program; None while it does not run."""
+        found = (state.process for state in self._states if state.part.name == name and state.process is not None)
+        return next((process.pid for process in found), None)
+
     def stop(self) -> None:
         """End the programs soon, from another thread."""
         self._stop.set()
@@ -179,7 +184,7 @@ class Keeper:
             if state.part.name == name and state.process is not None:
                 self.tell(f"{name} is started anew")
                 _end(state)
-                state.process, state.not_before = None, 0.0
+                state.process, state.not_before = None, time.monotonic() + state.part.shortest_pause_s
 
     def _write_status(self) -> None:
         parts: dict[str, Any] = {}

@@ -49,6 +49,7 @@ TOO_MUCH = {
     "another plug-in": ({"plugins": ["mine"]}, {"plugins": ("mine", "theirs")}, "'theirs'"),
     "full": ({}, {"trainable": "full"}, "rules.full_fine_tuning = false"),
     "modules in full": ({"full_modules": ["head"]}, {"full_modules": ("head", "model")}, "'model'"),
+    "optimizer": ({}, {"optimizer_state": True}, "rules.optimizer_state = false"),
     "statistics": ({"statistics": False}, {"kind": "statistics", "statistics": True}, "rules.statistics"),
     "joints": ({}, {"kind": "evaluate", "joint_charts": True}, "rules.joint_charts"),
     "episodes": ({"episode_metrics": False}, {"kind": "evaluate", "episode_metrics": True}, "rules.episode_metrics"),
@@ -70,7 +71,7 @@ def test_too_much_is_refused_by_name_and_written_down(tmp_path, rules, asked, wo
 
 
 def test_a_refusal_is_a_cause_of_its_own_and_no_second_try_helps():
-    error = RefusedError("no")
+    error = RefusedError("refused", "no")
     assert (error.cause, error.retriable, error.cause in CAUSES) == ("refused", False, True)
     assert str(pickle.loads(pickle.dumps(error))) == "no"
 
@@ -136,6 +137,7 @@ ASKER = Asker(link=LINK, run="bench-1", client="kitchen", version=package_versio
     [
         ("peft.enabled=false", {}, "full_fine_tuning"),
         ("report.joint_charts=true", {}, "joint_charts"),
+        ("training.optimizer_state=keep", {}, "optimizer_state"),
         ("data.normalization=federated", {"statistics": False}, "rules.statistics"),
         ("training.steps=5000", {"steps_per_fit": 1000}, "5000 steps"),
         ("training.steps=5000", {"steps_per_day": 1000}, "5000 steps"),
