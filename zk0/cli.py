@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.text import Text
 
 from zk0.errors import AbsentClientsError, DatasetError, RunNameError, Zk0Error
+from zk0.link.commands import app as link_app
+from zk0.node.commands import app as node_app
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +30,8 @@ OUTER = ("tasks", "flows")
 """Our packages beside `zk0`, under names that others use too."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(link_app, name="link", help="The coordinator's side of a federation: keys, SuperLink, gate, nodes.")
+app.add_typer(node_app, name="node", help="An owner's side of a federation: key, rules, checks, the node itself.")
 console = Console()
 
 ConfigArgument = Annotated[str | None, typer.Argument(help="A TOML file, or a shipped config: sim (default), so100.")]
