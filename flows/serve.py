@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,6 +36,8 @@ MARK = "ZK0_SERVE"
 """Environment variable of everything that a service started, directly or not: its Prefect home."""
 PASSING = (httpx.HTTPError, PrefectException, OSError)
 """What a server that has just died answers."""
+SILENT_S = 60.0
+"""So long a server whose process lives may be too busy to answer."""
 WORKER_STOP_S = 20.0
 STOP_S = 10.0
 
@@ -70,6 +73,7 @@ class Service:
         self._home = Path(get_current_settings().home)
         self._stop = threading.Event()
         self._server: Server | None = None
+        self._answered = 0.0
         self._worker: subprocess.Popen[bytes] | None = None
         self._registered = False
         self._pool = ""
@@ -92,6 +96,7 @@ class Service:
                 self._server = ensure_server(self._options.host)
                 self._end_left_over_workers()
                 self._server.wait()
+                self._answered = time.monotonic()
                 with contextlib.suppress(*PASSING), self._api():  # `_look` does it again
                     self._register()
                 self._say(f"Prefect UI: {ui_url(self._server.url)}\nruns: {self._options.outputs}\nCtrl-C ends it")
@@ -105,7 +110,8 @@ class Service:
         """Bring back what died, and put back the runs that need it; what does not work now is tried again soon."""
         keep_within_bounds(self._home)
         try:
-            self._server = self._server if self._server and self._server.answers() else self._bring_server_back()
+            if self._server is None or self._is_gone(self._server):
+                self._server = self._bring_server_back()
             with self._api():
                 if not self._registered:
                     self._register()
@@ -118,12 +124,21 @@ class Service:
         except (Zk0Error, *PASSING) as error:
             logger.warning("zk0 serve: {}: {}", type(error).__name__, error)
 
+    def _is_gone(self, server: Server) -> bool:
+        """Whether a server must be started again; one that lives may be too busy to answer, and would lose time."""
+        if server.answers():
+            self._answered = time.monotonic()
+            return False
+        lives = server.started is not None and server.started.poll() is None
+        return not lives or time.monotonic() - self._answered > SILENT_S
+
     def _bring_server_back(self) -> Server:
         logger.warning("the Prefect server does not answer: starting it")
         if self._server is not None and self._server.started is not None:
             _end_process(self._server.started, STOP_S)
         server = ensure_server(self._options.host)
         server.wait()
+        self._answered = time.monotonic()
         return server
 
     def _register(self) -> None:

@@ -22,6 +22,8 @@ SECONDS = 15
 """From a person's act to the end of the last process of the run."""
 QUIET_S = 30
 """Longer than recovery needs: a deleted flow run was taken up again in 12 s."""
+OF_SERVICE = ({"server", "start"}, {"worker", "start"}, {"uvicorn"})
+"""Words of what `zk0 serve` starts again where it has died."""
 LONGEST_S = 60.0
 """So long the end is waited for, where it takes longer than it may."""
 PATIENCE_S = 600
@@ -67,8 +69,9 @@ class Left:
         found = []
         for process in self.served.processes():
             with contextlib.suppress(psutil.Error):  # it has just ended
-                if process not in self._before:
-                    found.append(f"{process} {process.cmdline()[:8]}")
+                words = process.cmdline()
+                if process not in self._before and not any(part <= set(words) for part in OF_SERVICE):
+                    found.append(f"{process} {words[:8]}")
         return found + [f"container {container.name} {container.status}" for container in self._containers()]
 
     def remove_containers(self) -> None:
