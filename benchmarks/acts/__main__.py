@@ -28,7 +28,7 @@ from benchmarks.service import ServedCommandLine
 TRAINS_LONG = {"training__steps": 3000, "evaluation__frame_stride": 96, "evaluation__holdout_episodes": 1}
 """More steps than any act waits for, and soon at them."""
 SCENES = ("in_the_first_moments", "cancel", "resume_by_hand", "queue", "schedule")
-HEAD = "| act | seconds | left over | then |\n|---|---:|---|---|"
+HEAD = "| act | its clients, s | all of it, s | left over | then |\n|---|---:|---:|---|---|"
 
 
 def main() -> None:

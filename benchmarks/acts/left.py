@@ -24,6 +24,7 @@ QUIET_S = 30
 """Longer than recovery needs: a deleted flow run was taken up again in 12 s."""
 OF_SERVICE = ({"server", "start"}, {"worker", "start"}, {"uvicorn"})
 """Words of what `zk0 serve` starts again where it has died."""
+FLOW_PROCESS = "prefect.engine"
 LONGEST_S = 60.0
 """So long the end is waited for, where it takes longer than it may."""
 PATIENCE_S = 600
@@ -39,6 +40,8 @@ class Ended:
     act: str
     seconds: float
     """From the moment when Prefect had it until nothing of the run lived."""
+    work_seconds: float
+    """Until its flow process alone did, which tells Prefect what came of it."""
     left: list[str]
     """What still lived then."""
 
@@ -94,9 +97,13 @@ class Left:
         """
         left = left or self.of_runs
         since = time.monotonic() if since is None else since
+        work_s = None
         while (still := left()) and time.monotonic() - since < LONGEST_S:
+            if work_s is None and all(FLOW_PROCESS in item for item in still):
+                work_s = time.monotonic() - since
             time.sleep(0.2)
-        ended = Ended(act, time.monotonic() - since, still)
+        seconds = time.monotonic() - since
+        ended = Ended(act, seconds, seconds if work_s is None else work_s, still)
         print(ended, flush=True)
         return ended
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.acts.hands import Hands
-from benchmarks.acts.left import PATIENCE_S, Left, noticed, under_way, will
+from benchmarks.acts.left import PATIENCE_S, Ended, Left, noticed, under_way, will
 from benchmarks.service import ServedCommandLine, state_of
 
 IN_THE_QUEUE = ("AwaitingConcurrencySlot", "Scheduled", "Late", "Pending")
@@ -24,6 +24,9 @@ class Row:
 
     act: str
     seconds: float
+    """Until nothing of the run lives, or it trains again."""
+    work_seconds: float | None
+    """Until at most its flow process does."""
     left: list[str]
     """What was left over; empty where nothing was."""
     then: str
@@ -31,7 +34,8 @@ class Row:
     """What is not as it must be."""
 
     def __str__(self) -> str:
-        return f"| {self.act} | {self.seconds:.1f} | {'; '.join(self.left) or NOTHING} | {self.then} |"
+        work = "" if self.work_seconds is None else f"{self.work_seconds:.1f}"
+        return f"| {self.act} | {work} | {self.seconds:.1f} | {'; '.join(self.left) or NOTHING} | {self.then} |"
 
 
 class Session:
@@ -74,7 +78,7 @@ class Session:
         ended = self.left.ended("Ctrl-C")
         resumed.communicate()
         kept = self._kept("anna-s-try", "interrupted")
-        self._add("Ctrl-C in `zk0 resume`", ended.seconds, ended.left, kept, late=not ended.in_time)
+        self._add("Ctrl-C in `zk0 resume`", ended, ended.left, kept)
 
     def in_the_first_moments(self) -> None:
         """While data and policy are checked, before there is a run."""
@@ -101,7 +105,7 @@ class Session:
         alone = self.left.ended("Cancel of the first of two starts", at(), lambda: self._of("one"))
         seconds = under_way(self.served, "two", since)
         then = f"{self._kept('one', 'cancelled')}; the other trains after {seconds:.0f} s"
-        self._add("Cancel of the first of two starts", alone.seconds, alone.left, then, late=not alone.in_time)
+        self._add("Cancel of the first of two starts", alone, alone.left, then)
         three = self.start("three")
         self.served.until(lambda: state_of(self.served.flow_run(three)) in IN_THE_QUEUE, PATIENCE_S)
         time.sleep(10)
@@ -109,7 +113,7 @@ class Session:
             self.hands.cancel(three)
         waited = self.left.ended("Cancel of a start that waits", at(), lambda: self._of("three"))
         begun = ["the run"] if self._begun("three") else []
-        self._add("Cancel of a start that waits", waited.seconds, waited.left + begun, "it never began")
+        self._add("Cancel of a start that waits", waited, waited.left + begun, "it never began")
         self._ends("Cancel of the second of two starts", two, self.hands.cancel, "two", "cancelled")
         self._stays_away("cancelled")
 
@@ -154,7 +158,7 @@ class Session:
         ended = self.left.ended(act, at())
         free = [] if self.left.turn_is_free() else ["the turn"]
         then = self._kept(run, wanted) if run and wanted else "-"
-        self._add(act, ended.seconds, ended.left + free, then, late=not ended.in_time)
+        self._add(act, ended, ended.left + free, then)
 
     def _kept(self, run: str, wanted: str) -> str:
         with suppress(AssertionError):
@@ -164,9 +168,11 @@ class Session:
     def _stays_away(self, what: str) -> None:
         self._add(f"30 s after that ({what})", 30, self.left.comes_back(), "-")
 
-    def _add(self, act: str, seconds: float, left: list[str], then: str, *, late: bool = False) -> None:
-        row = Row(act, seconds, left, then)
-        row.faults = [f"{act}: {item}" for item in left] + ([f"{act}: took {seconds:.1f} s"] if late else [])
+    def _add(self, act: str, took: float | Ended, left: list[str], then: str) -> None:
+        seconds, work = (took.seconds, took.work_seconds) if isinstance(took, Ended) else (took, None)
+        row = Row(act, seconds, work, left, then, [f"{act}: {item}" for item in left])
+        if isinstance(took, Ended) and not took.in_time:
+            row.faults.append(f"{act}: took {seconds:.1f} s")
         self.rows.append(row)
         print(row, flush=True)
 
