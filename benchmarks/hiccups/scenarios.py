@@ -129,6 +129,8 @@ def trained(outputs: Path) -> None:
     run = zk0.run({**small_run(outputs), "report": {"joint_charts": True}}, name=NAME)
     (run.path / "rounds" / "0002" / "manifest.json").unlink()
     shutil.rmtree(run.path / "final")
+    lines = run.path / "metrics.jsonl"
+    lines.write_text("".join(lines.read_text().splitlines(keepends=True)[:2]))
 
 
 def go_on(outputs: Path) -> str:
