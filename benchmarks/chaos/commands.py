@@ -71,7 +71,7 @@ class Commands:
         if kind not in self._wanted:
             if not (self._line.outputs / "finished").exists():
                 self._line.run("run", self._line.config(), "--name", "finished")
-            name = self._prepared(kind, "undisturbed")
+            name = self._prepared(kind, f"undisturbed-{KINDS.index(kind)}")
             started = time.monotonic()
             self._line.run(*self._kinds[kind].arguments(name))
             self._wanted[kind] = (self._kinds[kind].digest(name), time.monotonic() - started)
