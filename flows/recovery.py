@@ -33,7 +33,7 @@ from flows.closing import close_left_over
 from flows.missed import skip_missed
 from flows.queue import Queue
 from flows.register import deployment_id
-from flows.rows import DEAD, GIVEN_UP, LIVE, RUN_DIR_LABEL, close_children, may_need_help, store_of
+from flows.rows import DEAD, GIVEN_UP, LIVE, RUN_DIR_LABEL, close_children, is_out_of_reach, may_need_help, store_of
 from zk0 import errors
 from zk0.executors.choice import stop_work
 from zk0.layout import CLIENTS_FOLDER, LOCK_FILE, result_file
@@ -91,7 +91,8 @@ def sweep(client: SyncPrefectClient, outputs: Path, memory: Memory) -> bool:
         return False
     _keep_wills(client)
     candidates = [flow_run for flow_run in _flow_runs(client, LIVE + DEAD) if may_need_help(flow_run)]
-    candidates = [flow_run for flow_run in candidates if not _rests(flow_run)]
+    # Of what is out of reach nobody knows whether a person stopped it: the next look does what is to be done.
+    candidates = [flow_run for flow_run in candidates if not is_out_of_reach(flow_run) and not _rests(flow_run)]
     memory.queue.wake(client, deployment, candidates)
     dead = {flow_run.id: flow_run for flow_run in candidates if not _is_alive(flow_run)}
     now = time.monotonic()

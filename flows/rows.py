@@ -72,6 +72,18 @@ def store_of(flow_run: FlowRun) -> RunStore | None:
     return None
 
 
+def is_out_of_reach(flow_run: FlowRun) -> bool:
+    """Whether a disk does not answer now what the run of a flow run is, or whether a person stopped it."""
+    folder = (flow_run.labels or {}).get(RUN_DIR_LABEL)
+    try:
+        _ = RunStore.open(str(folder)).stopped if folder else None
+    except errors.StorageError as error:
+        return not isinstance(error, errors.DamageError)
+    except errors.Zk0Error:  # there is none, or one of another version
+        return False
+    return False
+
+
 def close_children(client: SyncPrefectClient, flow_run_id: UUID, state: State[Any]) -> None:
     """Give the task runs and subflows of a flow run that is over their last state; else they would stay `Running`."""
     of_it = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))

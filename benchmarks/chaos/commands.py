@@ -23,6 +23,9 @@ ORPHAN_S = 10.0
 """What a killed command leaves may live so long; a fit or an evaluation goes on and is adopted."""
 TRIES = 6
 """A command that does not end in so many, of which one is killed, is lost."""
+MOMENTS, EARLY = (0.02, 0.9), 0.3
+"""When it is killed, as a share of the time that it takes."""
+TOO_QUICK = "was too quick to be killed"
 VICTIMS = (FLOW, FLOW, FORKSERVER, CLIENT, EVERYTHING)
 COMPARE, EXPORT, FIX, CONTINUE = KINDS = (
     "zk0 compare",
@@ -71,7 +74,7 @@ class Commands:
         if kind not in self._wanted:
             if not (self._line.outputs / "finished").exists():
                 self._line.run("run", self._line.config(), "--name", "finished")
-            name = self._prepared(kind, "undisturbed")
+            name = self._prepared(kind, f"undisturbed-{KINDS.index(kind)}")
             started = time.monotonic()
             self._line.run(*self._kinds[kind].arguments(name))
             self._wanted[kind] = (self._kinds[kind].digest(name), time.monotonic() - started)
@@ -84,7 +87,9 @@ class Commands:
             started = time.monotonic()
             name = f"{kind.split()[-1].strip('-')}-{seed}-{number:03d}"
             wanted, _ = self.undisturbed(kind)
-            line, problems = self._one(kind, name, rng)
+            line, problems = self._one(kind, name, rng.choice(VICTIMS), rng.uniform(*MOMENTS))
+            if problems == [TOO_QUICK]:  # such a part was there no more: its first process is, for some time
+                line, problems = self._one(kind, f"{name}-again", FLOW, EARLY)
             self._say(f"  killed {line.victim} of {kind}: {'; '.join(problems) or 'as undisturbed'}")
             seconds = round(time.monotonic() - started)
             yield {
@@ -92,15 +97,14 @@ class Commands:
                 "kills": [vars(line)],
             }  # fmt: skip
 
-    def _one(self, kind: str, name: str, rng: random.Random) -> tuple[Line, list[str]]:
+    def _one(self, kind: str, name: str, victim: str, share: float) -> tuple[Line, list[str]]:
         wanted, seconds = self.undisturbed(kind)
         name = self._prepared(kind, name)
-        victim = rng.choice(VICTIMS)
         killed, problems = False, list[str]()
         for _ in range(TRIES):
             process = self._line.start(*self._kinds[kind].arguments(name))
             if not killed:
-                killed = self._kill(process, victim, rng.uniform(0.02, 0.98) * seconds)
+                killed = self._kill(process, victim, share * seconds)
                 if killed and victim != CLIENT:
                     problems += self._left(f"{ORPHAN_S:.0f} s after the kill", but_workers=True)
             said = process.communicate()[0]
@@ -109,7 +113,7 @@ class Commands:
         else:
             problems.append(f"did not end: {said[-1000:]}")
         if not killed:
-            problems.append("was too quick to be killed")
+            problems.append(TOO_QUICK)
         if not problems and (found := self._kinds[kind].digest(name)) != wanted:
             problems.append(f"{found} instead of {wanted}")
         problems += self._left(f"{ORPHAN_S:.0f} s after the end", but_workers=False)

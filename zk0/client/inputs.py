@@ -49,7 +49,7 @@ def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:
         StorageError: it is not what the task names, or cannot be read.
     """
     path = run_dir / ref.path
-    atomic.verify(path, ref.sha256, follow=True)
+    atomic.verify(path, ref.sha256, ref.size, follow=True)
     return atomic.read_tensors(path, follow=True)
 
 

@@ -121,9 +121,11 @@ def write_tensors(path: Path, tensors: Tensors) -> Digest:
     return _write(path, serialised(tensors))
 
 
-def copy_file(source: Path, target: Path, sha256: str | None = None, *, follow: bool = False) -> Digest:
-    """Replace `target` by a durable copy of `source`; StorageError, and no copy, where that has not this SHA-256."""
-    return _write(target, _chunks(source, follow=follow), lambda digest: _hold_against(source, digest, sha256))
+def copy_file(
+    source: Path, target: Path, sha256: str | None = None, size: int | None = None, *, follow: bool = False
+) -> Digest:
+    """Replace `target` by a durable copy of `source`; StorageError, and no copy, where that is not so."""
+    return _write(target, _chunks(source, size, follow=follow), lambda digest: _hold_against(source, digest, sha256))
 
 
 def append_line(path: Path, text: str) -> None:
@@ -312,8 +314,8 @@ def _write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> Digest:
     return Digest(hasher.hexdigest(), size)
 
 
-def _chunks(path: Path, *, follow: bool) -> Iterator[bytes]:
-    with storage_errors(path, "read"), untrusted.reader(path, follow=follow) as file:
+def _chunks(path: Path, most: int | None, *, follow: bool) -> Iterator[bytes]:
+    with storage_errors(path, "read"), untrusted.reader(path, most, follow=follow) as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
 

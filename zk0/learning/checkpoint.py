@@ -208,7 +208,7 @@ class FitCheckpoint:
         if manifest.key != self._key:
             raise DamageError(f"{path}: is of another fit, {manifest.key[:12]}...; this one is {self._key[:12]}...")
         for ref in (manifest.tensors, manifest.state):
-            atomic.verify(self._run_dir / ref.path, ref.sha256)
+            atomic.verify(self._run_dir / ref.path, ref.sha256, ref.size)
         with atomic.storage_errors(self._run_dir / manifest.state.path, "read"):
             state = FitState.model_validate(atomic.read_json(self._run_dir / manifest.state.path))
         whole = self._run_dir / manifest.tensors.path

@@ -230,7 +230,7 @@ class Rounds:
         if folder in self.path(ref).parents:
             return ref
         target = folder / OPTIMIZERS_FOLDER / tensors_file(client)
-        return self._ref(target, atomic.copy_file(self.path(ref), target, ref.sha256, follow=True))
+        return self._ref(target, atomic.copy_file(self.path(ref), target, ref.sha256, ref.size, follow=True))
 
     def _ref(self, path: Path, digest: atomic.Digest) -> ArtifactRef:
         return ArtifactRef(path=path.relative_to(self.folder).as_posix(), sha256=digest.sha256, size=digest.size)

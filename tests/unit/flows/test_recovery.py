@@ -1,12 +1,18 @@
 """flows.recovery: how long it waits, and what it never tries again."""
 
 import asyncio
+import errno
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.objects import FlowRun
 from prefect.states import exception_to_failed_state
 
 from flows.recovery import pause_before
-from flows.rows import NEVER_PASSES, never_passes
+from flows.rows import NEVER_PASSES, RUN_DIR_LABEL, is_out_of_reach, never_passes
+from tests.unit.runs.test_hiccups import failing
+from tests.unit.runs.test_origin import committed, config_of
 from zk0.errors import (
     ClientError,
     ConfigError,
@@ -55,3 +61,19 @@ def test_the_class_of_an_error_decides_not_its_words(error: Exception, never: bo
     state = asyncio.run(exception_to_failed_state(error, message=before))
     assert never_passes(state.message) is never
     assert str(error) in (state.message or "")
+
+
+def test_a_run_whose_disk_does_not_answer_is_let_be_until_it_does(tmp_path: Path) -> None:
+    """Nobody knows whether a person stopped it; a damaged mark, and a run that is gone, are known."""
+    store = committed(config_of(tmp_path), "run", 0)
+    flow_run = FlowRun(id=uuid4(), flow_id=uuid4(), labels={RUN_DIR_LABEL: str(store.folder)})
+    assert not is_out_of_reach(flow_run)
+    store.mark_stopped("cancelled")
+    for name in ("run.json", "stopped"):
+        with failing(errno.ESTALE, name):
+            assert is_out_of_reach(flow_run)
+    (store.folder / "stopped").write_text("{")
+    assert not is_out_of_reach(flow_run)
+    store.folder.rename(tmp_path / "moved")
+    assert not is_out_of_reach(flow_run)
+    assert not is_out_of_reach(flow_run.model_copy(update={"labels": {}}))

@@ -47,9 +47,9 @@ def test_no_file_is_read_twice_in_a_commit(store: RunStore, monkeypatch: pytest.
     opened: list[Path] = []
     reader = untrusted.reader
 
-    def watched(path: Path, **options: Any) -> IO[bytes]:
+    def watched(path: Path, *limits: Any, **options: Any) -> IO[bytes]:
         opened.append(path)
-        return reader(path, **options)
+        return reader(path, *limits, **options)
 
     monkeypatch.setattr(untrusted, "reader", watched)
     commit(store, 1, state)
