@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from uuid import uuid4
 
 from loguru import logger
@@ -93,11 +94,20 @@ def _mailbox(link: Link) -> Iterator[Line]:
     """One for these checks alone: no run has a folder yet."""
     folder = link.folder / CHECKS_FOLDER / uuid4().hex[:16]
     way = Line(link, Mailbox(folder / COURIER_FOLDER))
+    _sweep(folder)
     try:
-        yield way
+        with way.box.owned():
+            yield way
     finally:
         way.box.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(but: Path) -> None:
+    """Remove the mailboxes of checks that were killed."""
+    for folder in but.parent.iterdir():
+        if folder != but and Mailbox(folder / COURIER_FOLDER).stopped:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _one(config: RunConfig, client: DatasetConfig, way: Line) -> Described | None:

@@ -69,27 +69,32 @@ class Courier:
 
     def __init__(self, grid: Grid, box: Mailbox, link: Path, flower_run: str) -> None:
         self._grid, self._box, self._link, self._flower_run = grid, box, link, flower_run
+        self._began = time.time()
         self._ways: dict[str, _Way] = {}
         self._present: dict[str, int] = {}
 
     def carry(self) -> None:
         """See `main`."""
-        looked, wanted, began = 0.0, time.monotonic(), time.time()
+        looked, wanted = 0.0, time.monotonic()
         while time.monotonic() - wanted < IDLE_S:
-            if self._box.stopped or self._box.is_anothers(self._flower_run, began):
+            if self._box.stopped or self._box.is_anothers(self._flower_run, self._began):
                 return
             if time.monotonic() - looked > STATUS_S:
                 looked = time.monotonic()
-                self._look()
-            if self._ways:
+                self.look()
+            if self.step():
                 wanted = time.monotonic()
-            self._take_up()
-            self._send()
-            self._receive()
             time.sleep(LOOK_S)
 
-    def _look(self) -> None:
-        """Who is there; who is registered may change at any time."""
+    def step(self) -> int:
+        """Take up what is wanted, and bring what has come; gives how many requests are open."""
+        self._take_up()
+        self._send()
+        self._receive()
+        return len(self._ways)
+
+    def look(self) -> None:
+        """See who is there, and say so; who is registered may change at any time."""
         try:
             nodes = bound(self._link)
         except (ConfigError, StorageError):
@@ -123,7 +128,7 @@ class Courier:
         """The request, or a question about it."""
         request = way.request
         if way.known:
-            return packed({"ask": request.ask, "key": request.key})
+            return packed({"ask": request.ask})
         files = [untrusted.read(self._box.run_dir / ref.path, None) for ref in request.files]
         return packed({"request": request.model_dump_json()}, files)
 

@@ -4,9 +4,11 @@
 beside it, `CLIENT.KEY.0.file`, and is there before it.
 """
 
+import fcntl
+import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +22,8 @@ from zk0.work.records import Record
 
 REQUEST, ANSWER, PROGRESS, FILE = "request", "answer", "progress", "file"
 STATUS = "status.json"
+OWNER = "owner.lock"
+"""Held by the process whose checks a mailbox is for."""
 APPOINTED = "appointed"
 STOP = "stop"
 MOST_BYTES = 16 * 2**20
@@ -128,17 +132,40 @@ class Mailbox:
         """Write what the courier says of itself."""
         atomic.write_bytes(self.folder / STATUS, status.model_dump_json().encode())
 
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Keep it for as long as this process lives: no run has it, which could go on with it."""
+        descriptor = os.open(self.folder / OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _has_lost_its_owner(self) -> bool:
+        try:
+            descriptor = os.open(self.folder / OWNER, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False  # it never had one
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
     def is_anothers(self, flower_run: str, since: float) -> bool:
         """Whether another courier was appointed after this one began, in seconds since 1970."""
         path = self.folder / APPOINTED
         with suppress(OSError):
-            return path.stat().st_mtime > since and path.read_text(encoding="ascii") != flower_run
+            return path.stat().st_mtime >= since and path.read_text(encoding="ascii") != flower_run
         return False
 
     @property
     def stopped(self) -> bool:
         """Whether the courier is to end."""
-        return not self.folder.is_dir() or (self.folder / STOP).exists()
+        return not self.folder.is_dir() or (self.folder / STOP).exists() or self._has_lost_its_owner()
 
     def _path(self, request: Request, kind: str) -> Path:
         return self.folder / f"{request.client}.{request.key}.{kind}"

@@ -39,42 +39,37 @@ def query(message: Message, _context: Context) -> Message:
             why = "the node's disk" if isinstance(error, StorageError) else str(error)
             said = Answer(ask=request.ask, state="failed", cause="error", message=f"it was not taken in: {why}")
             return Message(_content(said, []), reply_to=message)
-        key, ask = request.key, request.ask
-    else:
-        key, ask = text["key"], text["ask"]
-    return Message(reply(desk, key, ask), reply_to=message)
+    return Message(reply(desk, request.ask if "request" in text else text["ask"]), reply_to=message)
 
 
-def reply(desk: Desk, key: str, ask: str, wait_s: float = WAIT_S) -> RecordDict:
+def reply(desk: Desk, ask: str, wait_s: float = WAIT_S) -> RecordDict:
     """What there is to say to a question.
 
     Args:
         desk: the node's.
-        key: of the work.
         ask: of the request.
         wait_s: longest time to wait for an end of the work, in seconds.
     """
-    request = desk.request(key)
-    if request is None or request.ask != ask:
+    if (request := desk.request(ask)) is None:
         return _content(Answer(ask=ask, state="unknown"), [])
     until = time.monotonic() + wait_s
-    while (said := desk.answer(key, ask)) is None:
+    while (said := desk.answer(ask)) is None:
         if time.monotonic() > until:
             said = Answer(ask=ask, state="working", progress=desk.progress(request))
             break
         time.sleep(LOOK_S)
     files = [untrusted.read(desk.place(request, ref), None) for ref in said.files]
-    _note(desk, key, said, files)
+    _note(desk, said, files)
     return _content(said, files)
 
 
-def _note(desk: Desk, key: str, said: Answer, files: list[bytes]) -> None:
+def _note(desk: Desk, said: Answer, files: list[bytes]) -> None:
     """Write into the ledger what is about to leave.
 
     Raises:
         StorageError: it cannot be written: then nothing leaves.
     """
-    if (asked := desk.asked(key)) is None:
+    if (asked := desk.asked(said.ask)) is None:
         return  # nobody has looked at it yet: all that leaves is that it is there
     leaving = {f"answer: {said.state}": said.model_dump_json().encode()}
     leaving |= {Path(ref.path).name: content for ref, content in zip(said.files, files, strict=True)}

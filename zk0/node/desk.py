@@ -1,6 +1,6 @@
 """The desk between the messenger and the worker: requests that came, and what was made of them, in the node's home.
 
-`work/asks/KEY/request.json` is written last of what a request brings; `answer.json`, by the worker, last of what
+`work/asks/ASK/request.json` is written last of what a request brings; `answer.json`, by the worker, last of what
 came of it. What a request brings, and what work leaves, lies in `work/runs/RUN/`, which looks like a run directory.
 """
 
@@ -25,7 +25,9 @@ HOME_VARIABLE = "ZK0_NODE_HOME"
 """Environment variable: the node's home, for what Flower starts."""
 WORK_FOLDER = "work"
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-_KEY = re.compile(r"[0-9a-f]{32,64}")
+_ASK = re.compile(r"[0-9a-f]{32}")
+KEPT_ASKS = 200
+"""Requests that are kept; then the oldest go, whose work lies in its run's folder all the same."""
 FIRST_PARTS = ("rounds", "base")
 """What a request may bring lies in one of these."""
 
@@ -56,10 +58,8 @@ class Desk:
             path = self.place(request, ref)
             if not _is(path, ref):
                 atomic.write_bytes(path, content)
-        known = self.request(request.key)
-        if known is None or known.ask != request.ask:
-            (self._ask(request.key) / "answer.json").unlink(missing_ok=True)
-            atomic.write_bytes(self._ask(request.key) / "request.json", request.model_dump_json().encode())
+        if self.request(request.ask) is None:
+            atomic.write_bytes(self._ask(request.ask) / "request.json", request.model_dump_json().encode())
 
     def place(self, request: Request, ref: ArtifactRef) -> Path:
         """Where a file of a request lies.
@@ -82,26 +82,27 @@ class Desk:
             raise ValueError("run_id is no name")
         return self.folder / "runs" / task.run_id
 
-    def request(self, key: str) -> Request | None:
-        """What was asked for under a key."""
-        return self._read(key, "request.json", Request)
+    def request(self, ask: str) -> Request | None:
+        """What was asked for."""
+        return self._read(ask, "request.json", Request)
 
-    def answer(self, key: str, ask: str) -> Answer | None:
+    def answer(self, ask: str) -> Answer | None:
         """What the worker made of it; None while it is at work."""
-        found = self._read(key, "answer.json", Answer)
-        return found if found is not None and found.ask == ask else None
+        return self._read(ask, "answer.json", Answer)
 
     def tell(self, request: Request, answer: Answer) -> None:
         """Write what became of a request."""
-        atomic.write_bytes(self._ask(request.key) / "answer.json", answer.model_dump_json().encode())
+        atomic.write_bytes(self._ask(request.ask) / "answer.json", answer.model_dump_json().encode())
+        for folder in sorted((self.folder / "asks").iterdir(), key=_age)[:-KEPT_ASKS]:
+            untrusted.remove_tree(folder)
 
     def judged(self, request: Request, asked: WorkRequest) -> None:
         """Write down as what a request was judged, for the ledger."""
-        atomic.write_bytes(self._ask(request.key) / "asked.json", asked.model_dump_json().encode())
+        atomic.write_bytes(self._ask(request.ask) / "asked.json", asked.model_dump_json().encode())
 
-    def asked(self, key: str) -> WorkRequest | None:
+    def asked(self, ask: str) -> WorkRequest | None:
         """As what a request was judged; None before that."""
-        return self._read(key, "asked.json", WorkRequest)
+        return self._read(ask, "asked.json", WorkRequest)
 
     def waiting(self) -> Iterator[Request]:
         """Requests without an answer, the oldest first."""
@@ -109,7 +110,7 @@ class Desk:
         paths = list(asks.glob("*/request.json")) if asks.is_dir() else []
         for path in sorted(paths, key=_age):
             request = self.request(path.parent.name)
-            if request is not None and self.answer(request.key, request.ask) is None:
+            if request is not None and self.answer(request.ask) is None:
                 yield request
 
     def progress(self, request: Request) -> dict[str, float]:
@@ -139,13 +140,13 @@ class Desk:
         finally:
             os.close(descriptor)
 
-    def _ask(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
-            raise ValueError("key is none")
-        return self.folder / "asks" / key
+    def _ask(self, ask: str) -> Path:
+        if not _ASK.fullmatch(ask):
+            raise ValueError("ask is none")
+        return self.folder / "asks" / ask
 
-    def _read[R: (Request, Answer, WorkRequest)](self, key: str, name: str, record: type[R]) -> R | None:
-        path = self._ask(key) / name
+    def _read[R: (Request, Answer, WorkRequest)](self, ask: str, name: str, record: type[R]) -> R | None:
+        path = self._ask(ask) / name
         try:
             with atomic.storage_errors(path, "read"):
                 return record.model_validate_json(untrusted.read(path, None)) if path.is_file() else None

@@ -10,14 +10,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from loguru import logger
 
 from zk0.config import ExecutorConfig, RunConfig, resolve_path, validate_config
 from zk0.data.digest import file_digests
-from zk0.errors import ClientError, RefusedError, Zk0Error
+from zk0.errors import ClientError, RefusedError, StorageError, Zk0Error
 from zk0.executors import calls
 from zk0.executors.choice import check_clients, own_executor
 from zk0.executors.process import ProcessExecutor
@@ -34,6 +35,7 @@ from zk0.node.settings import NodeSettings, load
 from zk0.node.words import failed
 from zk0.preflight.records import Described
 from zk0.runs.records import digest_of, told_files
+from zk0.runs.versions import versions
 from zk0.work.records import ClientTask
 from zk0.work.results import find_finished
 
@@ -80,7 +82,7 @@ class Worker:
             asked = self._allowed(request, settings, terms)
             config = self._config(terms, settings)
             if request.task is None:
-                return Answer(ask=request.ask, state="done", described=describe(config).model_dump(mode="json"))
+                return Answer(ask=request.ask, state="done", described=self._described(request, config))
             _hold_against(request, settings)
             task = request.task.model_copy(update={"run_dir": str(self._desk.run_dir(request.task))})
             return self._done(request, asked, task, config)
@@ -119,6 +121,19 @@ class Worker:
         if both not in self._configs:
             self._configs[both] = own_config(terms, settings, self._desk.folder / "runs")
         return self._configs[both]
+
+    def _described(self, request: Request, config: RunConfig) -> dict[str, Any]:
+        """What the node says of itself: for a run that goes on with the same recordings, what it said before."""
+        path = self._desk.folder / "described.json"
+        of = {"key": request.key, "config": config.model_dump(mode="json"), "versions": versions()}
+        of["recordings"] = recordings_digest(str(config.clients[0].root))
+        with suppress(StorageError):
+            known = atomic.read_sealed(path)
+            if known["of"] == of and not config.memory.probe:  # free memory is another at every time
+                return dict(known["described"])
+        said = describe(config).model_dump(mode="json")
+        atomic.write_sealed(path, {"of": of, "described": said})
+        return said
 
     def _done(self, request: Request, asked: WorkRequest, task: ClientTask, config: RunConfig) -> Answer:
         run_dir = Path(task.run_dir)
