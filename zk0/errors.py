@@ -81,6 +81,10 @@ class StorageError(Zk0Error):
     exit_code = 4
 
 
+class DamageError(StorageError):
+    """A file is gone, or not what was written: what it held must be made anew. Any other fault of a disk may pass."""
+
+
 class LinkError(Zk0Error):
     """A federation's link does not answer, or is not the one that it should be."""
 
