@@ -1,7 +1,5 @@
 """The one door: `zk0 run`, `serve`, `status` and the rest. Light to import; the work is behind the commands."""
 
-import importlib.util
-import os
 import sys
 from contextlib import ExitStack
 from functools import partial
@@ -16,6 +14,7 @@ from rich.text import Text
 from zk0.errors import AbsentClientsError, DatasetError, RunNameError, Zk0Error
 from zk0.link.commands import app as link_app
 from zk0.node.commands import app as node_app
+from zk0.services.own_names import claim_our_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from zk0.runs.store import RunStore
 
 INTERRUPTED = 130
-ROOT = Path(__file__).parents[1]
-OUTER = ("tasks", "flows")
-"""Our packages beside `zk0`, under names that others use too."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(link_app, name="link", help="The coordinator's side of a federation: keys, SuperLink, gate, nodes.")
@@ -219,7 +215,7 @@ def module(name: str, arguments: Annotated[list[str] | None, typer.Argument()] =
 
 def main() -> None:
     """Run the command line; every error of ours is one message and an exit code, never a traceback."""
-    _claim_our_names()
+    claim_our_names()
     try:
         code = app(standalone_mode=False)  # typer gives the code of an exit, such as 130 for Ctrl-C, as a result
     except Zk0Error as error:
@@ -236,26 +232,6 @@ def main() -> None:
     if code == INTERRUPTED:
         Console(stderr=True).print("interrupted: the same command goes on from where it stopped", highlight=False)
     sys.exit(code)
-
-
-def _claim_our_names() -> None:
-    """Load our packages from beside `zk0`, whatever else has their names, and keep our children from such files.
-
-    A user's `tasks.py` or `flows/` may lie in the working directory, on PYTHONPATH, or be installed. Whoever starts
-    `python -c` or `python -m`, as multiprocessing and Prefect do, looks into the working directory first, for every
-    module that there is; not under PYTHONSAFEPATH.
-    """
-    os.environ["PYTHONSAFEPATH"] = "1"
-    for name in OUTER:
-        folder = ROOT / name
-        spec = importlib.util.spec_from_file_location(
-            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        if getattr(sys.modules.get(name), "__file__", None) != spec.origin:
-            sys.modules[name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[name])
 
 
 def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:

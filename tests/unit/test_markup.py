@@ -36,7 +36,7 @@ def test_errors_of_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         raise ConfigError(f"{ODD}: no")
 
     monkeypatch.setattr(cli, "app", fail)
-    monkeypatch.setattr(cli, "_claim_our_names", lambda: None)  # is for a process of its own
+    monkeypatch.setattr(cli, "claim_our_names", lambda: None)  # is for a process of its own
     monkeypatch.setattr(sys, "argv", ["zk0"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

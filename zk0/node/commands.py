@@ -82,7 +82,10 @@ def dry_run(
 
     home = absolute_path(home)
     found = tried(home, load(home), load_config(config))
-    table = Table("when", "what leaves", "shape", "bytes", box=None, header_style="bold")
+    table = Table("when", box=None, header_style="bold")
+    table.add_column("what leaves", overflow="fold")
+    table.add_column("shape", no_wrap=True)
+    table.add_column("bytes", no_wrap=True)
     for item in found.leaves:
         table.add_row(item.when, Text(item.what), item.shape, f"{item.size:,}" if item.size else "")
     console.print(table)

@@ -58,4 +58,6 @@ def dry_run(home: Path, node: NodeSettings, config: RunConfig) -> DryRun:
         version=package_version("zk0"),
         policy_type=policy_type(given.policy),
     )
-    return DryRun(ProcessExecutor(own.executor).call(calls.leaves, own), review(given, asker, node, home), given.digest)
+    return DryRun(
+        ProcessExecutor(own.executor).call(calls.leaves, own), review(given, asker, node, home, dry=True), given.digest
+    )

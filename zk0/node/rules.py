@@ -39,7 +39,7 @@ def judge(request: WorkRequest, settings: NodeSettings, home: Path, now: datetim
         raise RefusedError("refused", f"node {settings.client!r} refuses {_called(request)}: {why}")
 
 
-def review(config: RunConfig, asker: Asker, settings: NodeSettings, home: Path) -> list[str]:
+def review(config: RunConfig, asker: Asker, settings: NodeSettings, home: Path, *, dry: bool = False) -> list[str]:
     """Everything that a run would be refused for, whatever the time: one sentence each.
 
     Args:
@@ -47,6 +47,7 @@ def review(config: RunConfig, asker: Asker, settings: NodeSettings, home: Path) 
         asker: who asks.
         settings: of the node.
         home: of the node.
+        dry: nobody asks: nothing is written into the ledger.
 
     Raises:
         StorageError: the ledger cannot be written.
@@ -55,7 +56,7 @@ def review(config: RunConfig, asker: Asker, settings: NodeSettings, home: Path) 
     for request in requests_of(config, asker):
         for why in _always_against(request, settings):
             found.setdefault(why, request)
-    for why, request in found.items():
+    for why, request in [] if dry else found.items():
         ledger.refused(home, request, why)
     return [f"node {settings.client!r} would refuse {_called(request)}: {why}" for why, request in found.items()]
 

@@ -162,6 +162,9 @@ def test_a_review_says_all_at_once_and_each_thing_once(tmp_path):
     asker = ASKER.model_copy(update={"client": config.clients[0].name})
     found = review(config, asker, node(steps_per_fit=10, hours=["22:00-22:01"]), tmp_path)
     assert len(found) == len(set(found)) == 4, found  # with the joints; the hour is no matter of a review
+    assert len(list(ledger.lines(tmp_path))) == 4
+    assert review(config, asker, node(steps_per_fit=10), tmp_path, dry=True) == found
+    assert len(list(ledger.lines(tmp_path))) == 4
 
 
 def test_what_is_asked_is_told_from_the_config_alone():
