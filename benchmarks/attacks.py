@@ -53,8 +53,10 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "fedmedian": {"strategy": "fedmedian"},
     "krum": {"strategy": "krum", "num_malicious_nodes": 1},
     "multikrum": {"strategy": "multikrum", "num_malicious_nodes": 1},
+    "bulyan": {"strategy": "bulyan", "num_malicious_nodes": 1},
 }
-"""Bulyan would need seven clients."""
+NEEDS_SEVEN = "bulyan"
+"""Clients that it needs: `--more 2`."""
 Tensors = dict[str, NDArray[Any]]
 
 
@@ -113,7 +115,7 @@ def configuration(folder: Path, name: str, options: argparse.Namespace) -> RunCo
     """The config of one strategy's run."""
     clients = [
         {"name": client, "repo_id": f"zk0/{client}", "root": str(folder / "recordings" / client)}
-        for client in (*HONEST, LIAR)
+        for client in everybody(options.more)
     ]
     federation = {"num_rounds": options.rounds, "min_train_clients": 3, **STRATEGIES[name]}
     training = {"steps": options.steps, "batch_size": 16, "lr": 1e-3, "scheduler": "constant"}
@@ -131,12 +133,17 @@ def configuration(folder: Path, name: str, options: argparse.Namespace) -> RunCo
     )
 
 
-def record_all(folder: Path, episodes: int) -> None:
+def everybody(more: int) -> list[str]:
+    """The clients: the honest ones, so many more of them in the same parts of the bench, and the liar."""
+    return [*HONEST, *(f"{HONEST[number % len(HONEST)]}-{number}" for number in range(more)), LIAR]
+
+
+def record_all(folder: Path, episodes: int, more: int) -> None:
     """Everybody's demonstrations, by the simulator's scripted expert."""
     from zk0.sim.record import record
 
-    for number, client in enumerate((*HONEST, LIAR)):
-        setting = LIARS_SETTING if client == LIAR else client
+    for number, client in enumerate(everybody(more)):
+        setting = LIARS_SETTING if client == LIAR else client.rstrip("-0123456789")
         seed = FIRST_SEED + number * SEED_STEP
         with contextlib.redirect_stdout(sys.stderr):
             record(setting, episodes, folder / "recordings" / client, seed, BENCH.obs_type)
@@ -182,6 +189,7 @@ class Attacked:
     def __init__(self, config: RunConfig, name: str, attack: str, fits: Fits) -> None:
         self.store = RunStore.create_or_open(config, name)
         self.config, self.attack, self.fits = config, attack, fits
+        self.clients = [client.name for client in config.clients]
         self.outcome = Outcome(None)
         self.counts: dict[str, int] = {}
         self._old: Tensors | None = None
@@ -207,7 +215,7 @@ class Attacked:
         first = self.fits(self.store.task("init", 0, "server"))
         assert first.tensors is not None
         files: dict[str, Path] = {}
-        for client in (*HONEST, LIAR):
+        for client in self.clients:
             result = self.fits(self.store.task("statistics", 0, client))
             assert result.tensors is not None
             files[client] = self.store.path(result.tensors)
@@ -227,7 +235,7 @@ class Attacked:
             kept = (before.strategy_tensors, before.strategy_scalars, before.history.record())
         attempt = ServerRound(self.config, number, self.store.path(state.arrays), *kept, self.counts)
         results = []
-        for client in (*HONEST, LIAR):
+        for client in self.clients:
             task = self.store.task("train", number, client, state)
             result = self.fits(task)
             results.append(self._lie(task, result, number, state) if client == LIAR else result)
@@ -268,17 +276,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of each client in each round")
     parser.add_argument("--episodes", type=int, default=16, help="demonstrations of each client, the last 3 held out")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--strategies", nargs="*", choices=[*STRATEGIES], default=[*STRATEGIES])
+    parser.add_argument("--more", type=int, default=0, help="further honest clients; bulyan needs two")
+    parser.add_argument("--strategies", nargs="*", choices=[*STRATEGIES])
     parser.add_argument("--attacks", nargs="*", choices=ATTACKS, default=[*ATTACKS])
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args(arguments)
+    if options.strategies is None:
+        options.strategies = [name for name in STRATEGIES if name != NEEDS_SEVEN or options.more >= 2]
     logger.remove()
     logging.getLogger("flwr").setLevel(logging.ERROR)
     started, found = time.monotonic(), dict[str, dict[str, Outcome]]()
     head = ["strategy", "nobody lies, deg", *options.attacks]
     print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|", flush=True)
     with tempfile.TemporaryDirectory(prefix="zk0-attacks-") as scratch:
-        record_all(Path(scratch), options.episodes)
+        record_all(Path(scratch), options.episodes, options.more)
         fits = Fits(Path(scratch))
         for name in options.strategies:
             found[name] = {}

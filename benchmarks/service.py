@@ -68,6 +68,16 @@ class CommandLine:
     folder: Path
     environment: dict[str, str] = field(repr=False)
 
+    @staticmethod
+    def apart(folder: Path) -> dict[str, str]:
+        """An environment in which nothing of the user's is: a Prefect home and a port of its own."""
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "ZK0_"))}
+        return environment | {
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_SERVER_API_PORT": str(free_port()),
+            "PYTHONPATH": str(ROOT),
+        }
+
     @property
     def outputs(self) -> Path:
         return self.folder / "outputs"
@@ -133,21 +143,15 @@ class ServedCommandLine(CommandLine):
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        port = free_port()
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "ZK0_"))}
-        environment |= {
-            "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_SERVER_API_PORT": str(port),
-            "PYTHONPATH": str(ROOT),
-        }
+        environment = self.apart(folder)
         super().__init__(folder, environment)
-        self.api = f"http://127.0.0.1:{port}/api"
+        self.api = f"http://127.0.0.1:{environment['PREFECT_SERVER_API_PORT']}/api"
         self.process: subprocess.Popen[str] | None = None
 
     def serve(self, *arguments: str | Path) -> None:
         """Start `zk0 serve` and come back when it watches."""
         self.launch(*arguments)
-        self.until(lambda: self.nightly() is not None, 240)
+        self.until(lambda: self.nightly() is not None, 600)
 
     def launch(self, *arguments: str | Path) -> None:
         """Start `zk0 serve` and come back at once."""
@@ -230,6 +234,11 @@ class ServedCommandLine(CommandLine):
         """What the pages, and `prefect flow-run delete`, do."""
         httpx.delete(f"{self.api}/flow_runs/{flow_run_id}", timeout=30, trust_env=False, verify=TLS).raise_for_status()
 
+    def change(self, flow_run_id: str, **changes: Any) -> None:
+        """Change what Prefect has of a flow run, such as its parameters."""
+        url = f"{self.api}/flow_runs/{flow_run_id}"
+        httpx.patch(url, json=changes, timeout=30, trust_env=False, verify=TLS).raise_for_status()
+
     def nightly(self) -> str | None:
         with contextlib.suppress(httpx.HTTPError):
             answer = httpx.get(f"{self.api}/deployments/name/{FLOW}/nightly", timeout=10, trust_env=False, verify=TLS)
@@ -241,10 +250,28 @@ class ServedCommandLine(CommandLine):
         answer.raise_for_status()
         return dict(answer.json())
 
+    def states(self, flow_run_id: str) -> list[dict[str, Any]]:
+        """All that it has had; none where it was deleted."""
+        url = f"{self.api}/flow_run_states/"
+        answer = httpx.get(url, params={"flow_run_id": flow_run_id}, timeout=30, trust_env=False, verify=TLS)
+        return list(answer.raise_for_status().json())
+
     def flow_runs(self) -> list[dict[str, Any]]:
         """The parents that were started, oldest first; the schedule's future ones are left out."""
         found = self.post("/flow_runs/filter", {"flows": {"name": {"any_": [FLOW]}}, "sort": "START_TIME_ASC"})
         return [item for item in found if not item["auto_scheduled"]]
+
+    def schedules(self) -> list[dict[str, Any]]:
+        """Those of the deployment."""
+        answer = httpx.get(f"{self.api}/deployments/name/{FLOW}/nightly", timeout=30, trust_env=False, verify=TLS)
+        return list(answer.raise_for_status().json()["schedules"])
+
+    def upcoming(self) -> list[str]:
+        """Names of the starts that the schedule means."""
+        scheduled = {"state": {"type": {"any_": ["SCHEDULED"]}}}
+        return [
+            item["name"] for item in self.post("/flow_runs/filter", {"flow_runs": scheduled}) if item["auto_scheduled"]
+        ]
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         for _ in range(30):  # SQLite is locked at times on a busy machine

@@ -20,8 +20,12 @@ PATIENCE_S = 3600.0
 POLL_S = 1.0
 
 
-def patiently[**P, R](call: Callable[P, R]) -> Callable[P, R]:
+def patiently[**P, R](call: Callable[P, R], *, brings_back: bool = True) -> Callable[P, R]:
     """A call that is repeated after the server was away; finished work is found in the run directory, not done twice.
+
+    Args:
+        call: what is to be done.
+        brings_back: see `wait_for_server`.
 
     Raises:
         Zk0Error: the server stayed away for an hour.
@@ -34,13 +38,20 @@ def patiently[**P, R](call: Callable[P, R]) -> Callable[P, R]:
                 return call(*args, **kwargs)
             except AWAY as error:
                 logger.warning("Prefect's server is away ({}: {}): waiting for it", type(error).__name__, error)
-                wait_for_server()
+                wait_for_server(brings_back=brings_back)
 
     return repeated
 
 
-def wait_for_server() -> None:
-    """Come back when the server answers; a local one that nobody brings back is started again."""
+def wait_for_server(*, brings_back: bool = True) -> None:
+    """Come back when the server answers.
+
+    Args:
+        brings_back: whether a local one that nobody brings back is started again; by one thread of a process only.
+
+    Raises:
+        Zk0Error: it stayed away for an hour.
+    """
     url = str(get_current_settings().api.url)
     away, next_start = 0.0, RESTART_AFTER_S
     left = time.monotonic()
@@ -48,7 +59,7 @@ def wait_for_server() -> None:
         away = time.monotonic() - left
         if away > PATIENCE_S:
             raise Zk0Error(f"no Prefect server at {url} for {away / 60:.0f} minutes; start it, then resume the run")
-        if away > next_start:
+        if brings_back and away > next_start:
             bring_back(url)
             next_start = away + STARTUP_TIMEOUT_S
         time.sleep(POLL_S)

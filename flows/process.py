@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from flows.settings import set_defaults
 
+ENGINE = "prefect.engine"
+"""The module that executes one flow run."""
+
 
 def module_command(name: str, *arguments: str) -> list[str]:
     """The command of a process that calls `run_module`.
@@ -28,8 +31,12 @@ def run_module(name: str, arguments: Sequence[str]) -> None:
         arguments: what it finds in `sys.argv`.
     """
     set_defaults()
-    import flows.federated_training  # noqa: F401
+    from flows.federated_training import federated_training
 
+    if name == ENGINE:
+        from flows.older import bring_up_to_date
+
+        bring_up_to_date(federated_training)
     sys.argv[1:] = arguments
     # `__main__` stays what it is, the command line: workers import it anew, and Prefect's engine takes seconds.
     runpy.run_module(name, run_name="__main__")

@@ -28,10 +28,12 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
-from flows import FLOW, ROUND, will
+from flows import FLOW, will
+from flows.closing import close_left_over
 from flows.missed import skip_missed
+from flows.queue import Queue
 from flows.register import deployment_id
-from flows.rows import DEAD, GIVEN_UP, LIVE, LIVE_TASKS, RUN_DIR_LABEL, close_children, may_need_help
+from flows.rows import DEAD, GIVEN_UP, LIVE, RUN_DIR_LABEL, close_children, may_need_help, store_of
 from zk0 import errors
 from zk0.executors.choice import stop_work
 from zk0.layout import CLIENTS_FOLDER, LOCK_FILE, result_file
@@ -48,8 +50,6 @@ LONGEST_PAUSE_S = 900.0
 DISK_PAUSE_S = 15.0
 FINISHED = tuple(result_file(kind) for kind in ("train", "evaluate", "rollout"))
 """Files that say that a piece of a round's work is finished."""
-STRAGGLERS_AFTER = timedelta(seconds=30)
-"""Events of a task run that are older than its flow run's end by this have come, if they come at all."""
 TAG = "zk0"
 
 ENDED_BY_HAND: dict[StateType, Want] = {
@@ -71,6 +71,8 @@ class Memory:
     """Flow run -> when it was first seen dead."""
     next_look_at_disk: float = 0.0
     """When the run directories are looked through again."""
+    queue: Queue = field(default_factory=Queue)
+    """Of starts that wait for their turn."""
 
 
 def sweep(client: SyncPrefectClient, outputs: Path, memory: Memory) -> bool:
@@ -89,7 +91,9 @@ def sweep(client: SyncPrefectClient, outputs: Path, memory: Memory) -> bool:
         return False
     _keep_wills(client)
     candidates = [flow_run for flow_run in _flow_runs(client, LIVE + DEAD) if may_need_help(flow_run)]
-    dead = {flow_run.id: flow_run for flow_run in candidates if not (_is_alive(flow_run) or _rests(flow_run))}
+    candidates = [flow_run for flow_run in candidates if not _rests(flow_run)]
+    memory.queue.wake(client, deployment, candidates)
+    dead = {flow_run.id: flow_run for flow_run in candidates if not _is_alive(flow_run)}
     now = time.monotonic()
     memory.dead = {known: memory.dead.get(known, now) for known in dead}
     for flow_run in dead.values():
@@ -99,7 +103,7 @@ def sweep(client: SyncPrefectClient, outputs: Path, memory: Memory) -> bool:
     if now >= memory.next_look_at_disk and outputs.is_dir():
         memory.next_look_at_disk = now + DISK_PAUSE_S
         _take_up_abandoned(client, outputs, deployment)
-        _crash_stragglers(client)
+        close_left_over(client)
         skip_missed(client, deployment)
     return True
 
@@ -124,7 +128,7 @@ def _keep_wills(client: SyncPrefectClient) -> None:
     lately = FlowRunFilterEndTime.model_validate({"after_": datetime.now(UTC) - LATELY})
     ended = _flow_runs(client, [StateType.CANCELLED], end_time=lately)
     for flow_run in [*_flow_runs(client, [StateType.CANCELLING, StateType.PAUSED]), *ended]:
-        store = _store(flow_run)
+        store = store_of(flow_run)
         with contextlib.suppress(errors.Zk0Error):  # of one run, which the look at the disk names
             if store is not None and _was_ended(store, flow_run):
                 assert flow_run.state is not None
@@ -165,7 +169,7 @@ def _recover(client: SyncPrefectClient, flow_run: FlowRun) -> None:
     assert state is not None
     reason = _reason(state)
     close_children(client, flow_run.id, Crashed(message=reason))
-    store = _store(flow_run)
+    store = store_of(flow_run)
     if state.type == StateType.CANCELLING:
         if store is not None and store.stopped is None and not is_finished(store):
             _end(store, "cancelled", f"flow run {flow_run.name}")
@@ -238,7 +242,7 @@ def _flow_runs(
 
 def _is_alive(flow_run: FlowRun) -> bool:
     """Whether a process has the run, or will have it in a moment: one that is still importing holds no lock."""
-    store = _store(flow_run)
+    store = store_of(flow_run)
     with contextlib.suppress(errors.Zk0Error):
         if store is not None and store.holder() is not None:
             return True
@@ -248,16 +252,8 @@ def _is_alive(flow_run: FlowRun) -> bool:
 def _rests(flow_run: FlowRun) -> bool:
     """Whether a flow run that is over is to stay so, for a person stopped its run."""
     assert flow_run.state is not None
-    store = _store(flow_run) if flow_run.state.type in DEAD else None
+    store = store_of(flow_run) if flow_run.state.type in DEAD else None
     return store is not None and store.stopped is not None
-
-
-def _store(flow_run: FlowRun) -> RunStore | None:
-    """The run that a flow run advances; None where it has none yet, or it cannot be read."""
-    folder = (flow_run.labels or {}).get(RUN_DIR_LABEL)
-    with contextlib.suppress(errors.Zk0Error):
-        return RunStore.open(str(folder)) if folder else None
-    return None
 
 
 def _executes(process: psutil.Process, flow_run_id: UUID) -> bool:
@@ -279,24 +275,10 @@ def _reason(state: State[Any]) -> str:
 
 def _progress(flow_run: FlowRun) -> str:
     """What a run has to show: committed rounds, and finished pieces of work since; a number that only grows."""
-    store = _store(flow_run)
+    store = store_of(flow_run)
     if store is None:
         return "-"
     committed = max(store.committed_rounds(), default=-1)
     clients = store.round_folder(committed + 1) / CLIENTS_FOLDER
     finished = [entry for entry in clients.glob("*/*.json") if entry.name in FINISHED]
     return f"{committed}.{len(finished)}"
-
-
-def _crash_stragglers(client: SyncPrefectClient) -> None:
-    """End task runs that Prefect learnt of only after their flow run was over: their events come late."""
-    ended = FlowRunFilter(
-        state=FlowRunFilterState(name=None, type=FlowRunFilterStateType(any_=[StateType.CRASHED, StateType.CANCELLED])),
-        # Validated, not constructed: Prefect's type of a time differs between Python 3.12 and 3.13.
-        end_time=FlowRunFilterEndTime.model_validate({"before_": datetime.now(UTC) - STRAGGLERS_AFTER}),
-    )
-    ours = FlowFilter(name=FlowFilterName(any_=[ROUND, FLOW]))
-    for task_run in client.read_task_runs(
-        flow_filter=ours, flow_run_filter=ended, task_run_filter=LIVE_TASKS, limit=200
-    ):
-        client.set_task_run_state(task_run.id, Crashed(message="its flow run is over"), force=True)

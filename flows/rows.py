@@ -1,5 +1,6 @@
 """What Prefect has of flow and task runs: which may need help, and how those of a dead one are closed."""
 
+import contextlib
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
 from zk0 import errors
+from zk0.runs.store import RunStore
 
 RUN_DIR_LABEL = "zk0.run_dir"
 """Label of a flow run: the run directory that it advances."""
@@ -26,6 +28,7 @@ FORGET_AFTER = timedelta(days=7)
 """Crashed and failed flow runs older than this are history."""
 LIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 DEAD = [StateType.CRASHED, StateType.FAILED]
+OVER = [*DEAD, StateType.COMPLETED, StateType.CANCELLED]
 LIVE_TASKS = TaskRunFilter(
     state=TaskRunFilterState(name=None, type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
 )
@@ -59,6 +62,14 @@ def never_passes(message: str | None) -> bool:
     """Whether a failed state's message is of an error that another attempt meets again."""
     raised = RAISED.search(message or "")
     return raised is not None and raised[1] in NEVER_PASSES
+
+
+def store_of(flow_run: FlowRun) -> RunStore | None:
+    """The run that a flow run advances; None where it has none yet, or it cannot be read."""
+    folder = (flow_run.labels or {}).get(RUN_DIR_LABEL)
+    with contextlib.suppress(errors.Zk0Error):
+        return RunStore.open(str(folder)) if folder else None
+    return None
 
 
 def close_children(client: SyncPrefectClient, flow_run_id: UUID, state: State[Any]) -> None:

@@ -7,8 +7,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -20,8 +22,10 @@ from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
 from flows import missed, recovery, register
+from flows.history import History
 from flows.process import module_command
 from flows.server import Server, ensure_server, ui_url
+from flows.service_logs import WORKER_LOG, keep_within_bounds
 from zk0.errors import BadInputError, Zk0Error
 from zk0.logs.setup import TERSE_FORMAT
 from zk0.runs.lock import locked
@@ -32,6 +36,8 @@ MARK = "ZK0_SERVE"
 """Environment variable of everything that a service started, directly or not: its Prefect home."""
 PASSING = (httpx.HTTPError, PrefectException, OSError)
 """What a server that has just died answers."""
+SILENT_S = 60.0
+"""So long a server whose process lives may be too busy to answer."""
 WORKER_STOP_S = 20.0
 STOP_S = 10.0
 
@@ -48,6 +54,8 @@ class Options:
     """Address that a started server listens on."""
     notify: str | None = None
     """A Prefect notification block, `type/name`."""
+    history: timedelta = timedelta(days=30)
+    """How long Prefect knows of a run that is over; zero: for ever."""
 
 
 class Service:
@@ -65,10 +73,12 @@ class Service:
         self._home = Path(get_current_settings().home)
         self._stop = threading.Event()
         self._server: Server | None = None
+        self._answered = 0.0
         self._worker: subprocess.Popen[bytes] | None = None
         self._registered = False
         self._pool = ""
         self._memory = recovery.Memory()
+        self._history = History(options.history)
 
     def run(self) -> None:
         """Serve until SIGTERM or Ctrl-C, then end every process that was started.
@@ -86,6 +96,7 @@ class Service:
                 self._server = ensure_server(self._options.host)
                 self._end_left_over_workers()
                 self._server.wait()
+                self._answered = time.monotonic()
                 with contextlib.suppress(*PASSING), self._api():  # `_look` does it again
                     self._register()
                 self._say(f"Prefect UI: {ui_url(self._server.url)}\nruns: {self._options.outputs}\nCtrl-C ends it")
@@ -97,8 +108,10 @@ class Service:
 
     def _look(self) -> None:
         """Bring back what died, and put back the runs that need it; what does not work now is tried again soon."""
+        keep_within_bounds(self._home)
         try:
-            self._server = self._server if self._server and self._server.answers() else self._bring_server_back()
+            if self._server is None or self._is_gone(self._server):
+                self._server = self._bring_server_back()
             with self._api():
                 if not self._registered:
                     self._register()
@@ -107,8 +120,17 @@ class Service:
                         self._skip_missed(client)  # before a worker sees all of them at once
                         self._worker = self._start_worker()
                     self._registered = recovery.sweep(client, self._options.outputs, self._memory)
+                    self._history.prune(client)
         except (Zk0Error, *PASSING) as error:
             logger.warning("zk0 serve: {}: {}", type(error).__name__, error)
+
+    def _is_gone(self, server: Server) -> bool:
+        """Whether a server must be started again; one that lives may be too busy to answer, and would lose time."""
+        if server.answers():
+            self._answered = time.monotonic()
+            return False
+        lives = server.started is not None and server.started.poll() is None
+        return not lives or time.monotonic() - self._answered > SILENT_S
 
     def _bring_server_back(self) -> Server:
         logger.warning("the Prefect server does not answer: starting it")
@@ -116,6 +138,7 @@ class Service:
             _end_process(self._server.started, STOP_S)
         server = ensure_server(self._options.host)
         server.wait()
+        self._answered = time.monotonic()
         return server
 
     def _register(self) -> None:
@@ -137,7 +160,7 @@ class Service:
         )
         assert self._server is not None
         environment = {**os.environ, "PREFECT_API_URL": self._server.url}
-        with (self._home / "zk0-worker.log").open("ab") as log:
+        with (self._home / WORKER_LOG).open("ab") as log:
             return subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
@@ -173,7 +196,8 @@ class Service:
 
     def _end(self) -> None:
         """End the worker, which ends its flow runs; then whatever is left; the server last."""
-        self._say("ending: runs that are under way go on with the next `zk0 serve`")
+        if self._server is not None:  # else it has served nothing
+            self._say("ending: runs that are under way go on with the next `zk0 serve`")
         if self._worker is not None:
             _end_process(self._worker, WORKER_STOP_S)
         ours = self._started_by_us()

@@ -13,9 +13,12 @@ import httpx
 from loguru import logger
 from prefect.settings import get_current_settings
 
+from flows.service_logs import SERVER_LOG, keep_within_bounds, rotate
 from zk0.errors import BadInputError, Zk0Error
 
 LOOPBACK = "127.0.0.1"
+LOGGING = Path(__file__).parents[1] / "deployments" / "server-logging.yaml"
+"""How a server of ours logs, where a person has no file of their own."""
 STARTUP_TIMEOUT_S = 180
 """The first start migrates a new database: 35 s on two cores, more on a busy machine."""
 
@@ -102,6 +105,7 @@ def ensure_server(bind: str = LOOPBACK) -> Server:
     url = f"http://{host}:{port}/api"
     _local[url] = _Place(bind, port, Path(settings.home))
     if answers(url):
+        keep_within_bounds(Path(settings.home))
         return Server(url)
     if _listening(host, port):
         raise BadInputError(
@@ -122,9 +126,12 @@ def _start(url: str, host: str, port: int, home: Path) -> Server:
     the one that `prefect server stop` looks for.
     """
     home.mkdir(parents=True, exist_ok=True)
-    log = home / "zk0-server.log"
+    log = home / SERVER_LOG
+    rotate(log)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
     environment = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
+    if not get_current_settings().logging.config_path.exists():
+        environment["PREFECT_LOGGING_SETTINGS_PATH"] = str(LOGGING)
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,

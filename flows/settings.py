@@ -3,7 +3,11 @@
 import ipaddress
 import os
 import tempfile
+import warnings
 from pathlib import Path
+from urllib.request import getproxies
+
+from pydantic import ValidationError
 
 from zk0.errors import BadInputError
 
@@ -12,8 +16,11 @@ DEFAULTS = {
     "PREFECT_CLIENT_MAX_RETRIES": "8",
     # Leases in memory leak a slot when the holder and the server both die.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    # A start that waits for the end of the run before looks again after this; 30 s by default.
-    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "10",
+    # A start that waits for the end of the run before looks again after this, and each look is a state that is kept.
+    # `zk0 serve` tells it when its turn has come: flows/queue.py.
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "300",
+    # Two a minute of each run, kept for a week by default.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": '{"prefect.flow-run.heartbeat": 86400}',
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     # Results are never persisted; without this a stray one would land in the user's home whatever PREFECT_HOME says.
     "PREFECT_TASKS_DEFAULT_PERSIST_RESULT": "false",
@@ -23,13 +30,15 @@ DEFAULTS = {
 """What a run of days needs, of itself, its server and its worker."""
 NEVER_PROXIED = ("127.0.0.1", "localhost", "::1")
 """A proxy's loopback is another machine's."""
+PROXIES = ("http", "https", "socks5", "socks5h")
+"""Kinds that httpx knows."""
 
 
 def set_defaults() -> None:
     """Set the defaults, for this process and its children, before Prefect is imported; a user's environment wins.
 
     Raises:
-        BadInputError: Prefect could not keep its files.
+        BadInputError: Prefect could not keep its files, or use a proxy or a setting.
     """
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
@@ -37,13 +46,49 @@ def set_defaults() -> None:
         given = os.environ.get(key) or os.environ.get(key.swapcase()) or ""
         listed = [item.strip() for item in given.split(",") if item.strip()]
         os.environ[key] = ",".join([*listed, *(item for item in NEVER_PROXIED if item not in listed)])
+    _check_proxies()
     _check_home()
+    _check_settings()
+
+
+def _check_settings() -> None:
+    """Prefect itself fails with a traceback, in the middle of its import."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of what is raised just after
+            from prefect.settings import Settings, load_profiles
+
+            Settings()
+            load_profiles()
+    except ValidationError as error:
+        first = error.errors()[0]
+        given = str(first["input"])
+        named = [key for key, value in os.environ.items() if key.startswith("PREFECT_") and value == given]
+        name = " or ".join(named) or f"{error.title}, {'.'.join(map(str, first['loc']))}"
+        raise BadInputError(
+            f"{name} = {given!r}: Prefect cannot use this setting ({first['msg']}); correct or unset it"
+        ) from error
+    except (ValueError, OSError) as error:
+        raise BadInputError(
+            f"Prefect's settings cannot be read ({error}); correct profiles.toml in {_prefect_home()}, or "
+            f"prefect.toml, pyproject.toml or .env in {Path.cwd()}"
+        ) from error
+
+
+def _check_proxies() -> None:
+    """Prefect's client makes ready for each proxy that is set, also for a server that is not reached through one."""
+    for key in ("http", "https", "all"):
+        address = getproxies().get(key, "")
+        kind, separator, _ = address.partition("://")
+        if separator and kind.lower() not in PROXIES:
+            raise BadInputError(
+                f"{key.upper()}_PROXY = {address!r}: a proxy of kind {kind!r}, which Prefect cannot use; give one of "
+                f"{', '.join(PROXIES)}, or unset it"
+            )
 
 
 def _check_home() -> None:
     """Prefect itself fails with a traceback, in the middle of its import."""
-    given = os.environ.get("PREFECT_HOME")
-    home = Path(os.path.expanduser(given or "~/.prefect"))  # noqa: PTH111 - Path.expanduser raises without a home
+    given, home = os.environ.get("PREFECT_HOME"), _prefect_home()
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home):
@@ -54,6 +99,10 @@ def _check_home() -> None:
             f"{said}: Prefect cannot keep its files in {home} ({error.strerror}); set PREFECT_HOME to a folder that "
             "you can write"
         ) from error
+
+
+def _prefect_home() -> Path:
+    return Path(os.path.expanduser(os.environ.get("PREFECT_HOME") or "~/.prefect"))  # noqa: PTH111 - Path's raises
 
 
 def set_up_serving(host: str, port: int | None, auth: str | None) -> None:

@@ -1,26 +1,30 @@
 """The steps of a round done by Prefect: a subflow per round, a task per step, a task per client."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
+from loguru import logger
 from prefect import flow, get_client
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import ExternalSignal
+from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import ROUND
 from flows.patience import patiently
 from flows.will import obey
 from tasks.aggregate import aggregate, aggregate_statistics, sample
-from tasks.artifacts import show
+from tasks.artifacts import Pages
 from tasks.client import TASKS
-from tasks.commit import commit, export_final
+from tasks.commit import commit
 from zk0.aggregation.server_round import RoundPlan
 from zk0.federation.outcomes import Outcomes
 from zk0.federation.round import make_round
 from zk0.federation.server import Aggregated, AggregatedStatistics
 from zk0.federation.steps import Round, Steps
+from zk0.report.markdown import round_message
+from zk0.report.pictures import draw_all
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.work.records import ClientResult, ClientTask
@@ -38,6 +42,9 @@ class PrefectSteps(Steps):
     def __init__(self, store: RunStore) -> None:
         super().__init__(store)
         self._run_dir = str(store.folder)
+        context = FlowRunContext.get()
+        flow_run = context.flow_run if context else None
+        self._pages = Pages(flow_run.id, store) if flow_run else None
 
     def one_round(self, make: "Round[Self]", server_round: int, before: RoundState | None) -> RoundState:  # noqa: ARG002 - the subflow knows it
         """Make a round in a subflow of its own name, with as many clients at work as the executor may have."""
@@ -45,7 +52,9 @@ class PrefectSteps(Steps):
             flow_run_name=f"round-{server_round:03d}",
             task_runner=cast(Any, ThreadPoolTaskRunner)(max_workers=self.config.executor.places),
         )
-        return patiently(named)(self._run_dir, server_round, before)
+        made = cast(RoundState, patiently(named)(self._run_dir, server_round, before))
+        self.show(server_round)
+        return made
 
     def sample(self, server_round: int, before: RoundState) -> RoundPlan:
         """See `Steps.sample`."""
@@ -79,21 +88,32 @@ class PrefectSteps(Steps):
         """See `Steps.commit`."""
         return commit(self._run_dir, before, after, aggregated, did, duration_s)
 
-    def show(self, server_round: int) -> None:
+    def draw(self, server_round: int) -> None:
         """Draw the charts, and show the round on the run's pages."""
-        patiently(show)(self._run_dir, server_round)
-
-    def export_final(self) -> Path:
-        """See `Steps.export_final`."""
-        return Path(patiently(export_final)(self._run_dir))
+        rounds = self.store.read_metrics()
+        charts = list(draw_all(self.store.folder, self.config, rounds).values())
+        if self._pages is not None:
+            patiently(self._pages.publish, brings_back=False)(server_round, rounds, charts)
 
 
 @flow(name=ROUND, persist_result=False)
-def round_flow(run_dir: str, server_round: int, before: RoundState | None) -> RoundState:
-    """One round: sample -> fit (one task per client) -> aggregate -> evaluate -> commit."""
+def round_flow(run_dir: str, server_round: int, before: RoundState | None) -> State[RoundState]:
+    """One round: sample -> fit (one task per client) -> aggregate -> evaluate -> commit.
+
+    Its state message says what came of it, and names the clients that sat it out.
+    """
     store = RunStore.open(run_dir)
     tag_this_run(f"run:{store.info.name}", f"round:{server_round}")
-    return make_round(PrefectSteps(store), server_round, before)
+    made = make_round(PrefectSteps(store), server_round, before)
+    return Completed(data=made, message=_said(store, server_round))
+
+
+def _said(store: RunStore, server_round: int) -> str:
+    try:
+        return round_message(store.config, server_round, store.read_metrics())
+    except Exception as error:  # noqa: BLE001 - what only shows must not end a run
+        logger.warning("what came of round {} is not said: {}: {}", server_round, type(error).__name__, error)
+        return f"round {server_round} committed"
 
 
 def tag_this_run(*tags: str) -> None:

@@ -96,12 +96,13 @@ def heard(store: RunStore, flow_run: FlowRun) -> Iterator[None]:
     try:
         yield
     except ENDINGS:
-        with contextlib.suppress(*PASSING):
-            _settle(store, flow_run)
+        if (end := store.stopped) is not None:
+            with contextlib.suppress(*PASSING):
+                settle(flow_run, end.what, end.words)
         raise
     except Exception:
-        with contextlib.suppress(*PASSING), _client() as client:
-            _look(client, store, flow_run)  # of a flow run that was deleted, Prefect refuses the next call
+        with contextlib.suppress(*PASSING), client() as prefect:
+            _look(prefect, store, flow_run)  # of a flow run that was deleted, Prefect refuses the next call
         raise
     finally:
         ended.set()
@@ -109,7 +110,7 @@ def heard(store: RunStore, flow_run: FlowRun) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ended_by_signal(store: RunStore, flow_run: FlowRun) -> Iterator[None]:
-    """End the work of a flow whose worker ends it, what a killed one left of it too; write down who wanted that.
+    """End the work of a flow that is ended in its first moments, what a killed one left of it too; write down by whom.
 
     Args:
         store: the run that the flow advances, or is about to.
@@ -117,18 +118,19 @@ def ended_by_signal(store: RunStore, flow_run: FlowRun) -> Iterator[None]:
     """
     try:
         yield
-    except ExternalSignal:
-        if is_ours(store.folder) or store.holder() is None:
+    except (ExternalSignal, ObjectNotFound, *ENDINGS) as error:  # by its worker; its flow run is gone; see `early`
+        done = isinstance(error, ENDINGS) and store.stopped is not None
+        if not done and (is_ours(store.folder) or store.holder() is None):
             _stop(store)
-            with contextlib.suppress(*PASSING), _client() as client:
-                _look(client, store, flow_run)
+            with contextlib.suppress(*PASSING), client() as prefect:
+                _look(prefect, store, flow_run)
         raise
 
 
 def _watch(store: RunStore, flow_run: FlowRun, ended: threading.Event) -> None:
     while not ended.wait(LOOK_S):
-        with contextlib.suppress(*PASSING), _client() as client:
-            while not _look(client, store, flow_run):
+        with contextlib.suppress(*PASSING), client() as prefect:
+            while not _look(prefect, store, flow_run):
                 if ended.wait(LOOK_S):
                     return
             _stop(store)
@@ -141,16 +143,17 @@ def _stop(store: RunStore) -> None:
 
 
 @contextlib.contextmanager
-def _client() -> Iterator[SyncPrefectClient]:
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
-        yield client
+def client() -> Iterator[SyncPrefectClient]:
+    """For a short question: one that fails is asked again soon."""
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as prefect:
+        yield prefect
 
 
-def _look(client: SyncPrefectClient, store: RunStore, flow_run: FlowRun) -> bool:
+def _look(prefect: SyncPrefectClient, store: RunStore, flow_run: FlowRun) -> bool:
     """Write down what a person did to the flow run; gives whether they did anything."""
     if store.stopped is not None:
         return True
-    what = wanted(client, flow_run.id, str(flow_run.flow_id))
+    what = wanted(prefect, flow_run.id, str(flow_run.flow_id))
     if what is None:
         return False
     logger.info("run {} was {} in Prefect: ending its work", store.info.name, what)
@@ -158,17 +161,20 @@ def _look(client: SyncPrefectClient, store: RunStore, flow_run: FlowRun) -> bool
     return True
 
 
-def _settle(store: RunStore, flow_run: FlowRun) -> None:
-    """Leave nothing in Prefect that looks alive."""
-    will = store.stopped
-    if will is None:
-        return
-    with _client() as client:
-        over: State[Any] = Cancelled(message=will.words)
-        close_children(client, flow_run.id, over)
-        if will.what == "cancelled":
-            client.set_flow_run_state(flow_run.id, over, force=True)
-        if will.what == "suspended":
+def settle(flow_run: FlowRun, what: Want, words: str) -> None:
+    """Leave nothing in Prefect that looks alive of a flow run that a person ended.
+
+    Args:
+        flow_run: that one.
+        what: they did.
+        words: for its page.
+    """
+    with client() as prefect:
+        over: State[Any] = Cancelled(message=words)
+        close_children(prefect, flow_run.id, over)
+        if what == "cancelled":
+            prefect.set_flow_run_state(flow_run.id, over, force=True)
+        if what == "suspended":
             until = datetime.now(UTC) + SUSPENDED_FOR
-            again: State[Any] = Suspended(pause_expiration_time=until, message=f"{will.words}; Resume goes on with it")
-            client.set_flow_run_state(flow_run.id, again, force=True)
+            again: State[Any] = Suspended(pause_expiration_time=until, message=f"{words}; Resume goes on with it")
+            prefect.set_flow_run_state(flow_run.id, again, force=True)

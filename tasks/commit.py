@@ -1,10 +1,9 @@
-"""Making a round durable, and the final policy, as Prefect tasks."""
+"""Making a round durable, as a Prefect task."""
 
 from tasks.step import step
 from zk0.federation import commit as durable
 from zk0.federation.outcomes import Outcomes
 from zk0.federation.server import Aggregated
-from zk0.federation.steps import Steps
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 
@@ -20,9 +19,3 @@ def commit(
 ) -> RoundState:
     """Commit a round and prune the old ones; see `commit.commit`."""
     return durable.commit(RunStore.open(run_dir), before, after, aggregated, did, duration_s)
-
-
-@step("export-final")
-def export_final(run_dir: str) -> str:
-    """Write `final/`; returns its path."""
-    return str(Steps(RunStore.open(run_dir)).export_final())

@@ -71,6 +71,12 @@ def serve(
     auth: Annotated[str | None, typer.Option(help="user:password that the server asks for.", envvar="ZK0_AUTH")] = None,
     outputs: OutputsOption = Path("outputs"),
     notify: Annotated[str | None, typer.Option(help="A Prefect notification block: slack-webhook/team.")] = None,
+    history: Annotated[
+        float,
+        typer.Option(
+            help="Days that Prefect knows of a run that is over; 0: for ever.", min=0, envvar="ZK0_HISTORY_DAYS"
+        ),
+    ] = 30.0,
 ) -> None:
     """Watch over runs: Prefect server, worker, schedules, and recovery of what was killed; until Ctrl-C."""
     from zk0.config import load_config
@@ -78,12 +84,19 @@ def serve(
     if config is not None:
         load_config(config)  # a typing error shows here, not at two in the morning
     from flows.settings import set_defaults, set_up_serving
+    from zk0.config.paths import check_target
+    from zk0.runs.lock import check_locks
 
+    runs = check_target("--outputs", outputs)
+    check_locks(runs, "--outputs")
     set_defaults()
     set_up_serving(host, port, auth)
+    from datetime import timedelta
+
     from flows.serve import Options, Service
 
-    Service(Options(config=config, outputs=outputs.absolute(), host=host, notify=notify), _say).run()
+    kept = timedelta(days=history)
+    Service(Options(config=config, outputs=runs, host=host, notify=notify, history=kept), _say).run()
 
 
 @app.command()

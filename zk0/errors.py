@@ -85,6 +85,10 @@ class LinkError(Zk0Error):
     """A federation's link does not answer, or is not the one that it should be."""
 
 
+class DamageError(StorageError):
+    """A file is gone, or not what was written: what it held must be made anew. Any other fault of a disk may pass."""
+
+
 class EndedError(Zk0Error):
     """A person ended the run elsewhere, such as in Prefect's pages; it stands still until a person goes on with it."""
 

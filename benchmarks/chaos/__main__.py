@@ -12,10 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from benchmarks.chaos import report
+from benchmarks.chaos import commands, report
 from benchmarks.chaos.campaign import CONFIGS, WAYS, Campaign, Line, Lost, story
 from benchmarks.chaos.plan import deck
 from benchmarks.chaos.watch import be_prompt
+from benchmarks.service import CommandLine
 
 console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
@@ -25,23 +26,39 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     be_prompt()  # a thread that waits for the interpreter's lock is as slow as its holder
     records = report.Records(options.log or options.folder / "chaos.jsonl", options.seed)
-    cards = records.remaining(deck(options.seed, options.kills))
-    console.print(f"{len(cards)} kills to do in {options.folder}")
+    of_commands = options.kills // 4 if options.commands is None else min(options.commands, options.kills)
+    of_runs = options.kills - of_commands
+    cards = records.remaining(deck(options.seed, of_runs))
+    console.print(f"{len(cards)} kills in runs and {of_commands} of commands to do in {options.folder}")
     campaign = Campaign(options.folder, console.print)
     try:
         if cards:
             campaign.start()
-        while cards or len(records.mine) < min(options.runs, options.kills):
-            number = len(records.mine)
+        while cards or len(records.mine_of_runs) < min(options.runs, of_runs):
+            number = len(records.mine_of_runs)
             run = attack(campaign, number, _deal(cards, number, options.runs), options.seed)
             records.add(run)
-            cards = records.remaining(deck(options.seed, options.kills))
+            cards = records.remaining(deck(options.seed, of_runs))
     finally:
         campaign.close()
+    left = commands.deck(options.seed, of_commands)[len(records.mine) - len(records.mine_of_runs) :]
+    if left:
+        kill_commands(options.folder / "commands", left, options.seed + len(records.mine), records)
     console.print(report.tables(records))
     if options.out:
         report.write_section(options.out, report.markdown(records))
     return 0 if records.all_well else 1
+
+
+def kill_commands(folder: Path, kinds: list[str], seed: int, records: report.Records) -> None:
+    """Commands beside the runs, and their kills."""
+    environment = CommandLine.apart(folder)
+    attacked = commands.Commands(folder, environment, console.print)
+    try:
+        for run in attacked.attack(kinds, seed):
+            records.add(run)
+    finally:
+        commands.close(environment)
 
 
 def attack(campaign: Campaign, number: int, cards: list[tuple[str, str]], seed: int) -> dict[str, Any]:
@@ -90,6 +107,7 @@ def _deal(cards: list[tuple[str, str]], done: int, runs: int) -> list[tuple[str,
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=10, help="how many; 0: only the table of --log")
+    parser.add_argument("--commands", type=int, help="how many of them of commands beside a run; a quarter if left out")
     parser.add_argument("--runs", type=int, default=2, help="over how many runs at least")
     parser.add_argument("--seed", type=int, default=1, help="of victims, phases and moments")
     parser.add_argument("--out", type=Path, help="a Markdown file that gets the table as a section")

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
+from benchmarks.chaos.commands import COMMAND, KINDS
 from benchmarks.chaos.phases import PHASES
 from benchmarks.chaos.victims import VICTIMS
 
@@ -23,7 +24,10 @@ when the killed process was gone. A kill in a step of the commit came before tha
 hand but what `deployments/zk0.service` does, `zk0 serve` started again five seconds after its death; and some runs are
 a `zk0 run` that is repeated after its death, or left to `zk0 serve`. When a run has ended, its tensors, policy and
 metrics are compared with an undisturbed run's, every result must have been written once and none begun again, no
-process of it may live, and Prefect may believe no flow or task run alive."""
+process of it may live, and Prefect may believe no flow or task run alive. Commands beside a run (`zk0 compare`, `zk0
+export`, `zk0 check-data --fix-to`, `zk0 run` with `continue_from`) are killed at a moment drawn from the time that they
+take, and given again until they end: what they made must be what an undisturbed one makes. Ten seconds after the kill
+nothing of theirs may live but a fit or an evaluation, which is adopted, and ten seconds after the end nothing."""
 Rows = list[tuple[str, list[str]]]
 
 
@@ -41,6 +45,11 @@ class Records:
         return [run for run in self.runs if run["seed"] == self._seed]
 
     @property
+    def mine_of_runs(self) -> list[dict[str, Any]]:
+        """Without the commands beside them."""
+        return [run for run in self.mine if run["way"] != COMMAND]
+
+    @property
     def kills(self) -> list[dict[str, Any]]:
         return [kill for run in self.runs for kill in run["kills"]]
 
@@ -50,7 +59,7 @@ class Records:
 
     def remaining(self, cards: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """The cards that are not played yet."""
-        played = Counter((kill["victim"], kill["aimed_at"]) for run in self.mine for kill in run["kills"])
+        played = Counter((kill["victim"], kill["aimed_at"]) for run in self.mine_of_runs for kill in run["kills"])
         left = []
         for card in cards:
             played[card] -= 1
@@ -137,7 +146,7 @@ def _content(records: Records) -> dict[str, tuple[list[str], Rows]]:
 def _hits(kills: list[dict[str, Any]]) -> tuple[list[str], Rows]:
     count = Counter((kill["phase"], kill["victim"]) for kill in kills)
     rows: Rows = []
-    for phase in (*PHASES, None):
+    for phase in (*PHASES, *KINDS, None):
         cells = [sum(n for (p, v), n in count.items() if v == victim and phase in (p, None)) for victim in VICTIMS]
         rows.append((phase or "all", [*(str(n or "") for n in cells), str(sum(cells))]))
     return ["phase", *VICTIMS, "all"], rows

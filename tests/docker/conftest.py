@@ -1,14 +1,11 @@
 """A real Docker engine, and an image that is empty: the machine's own /usr, Python and checkout are mounted into it."""
 
 import contextlib
-import io
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,15 +17,12 @@ import psutil
 import pytest
 from docker.models.containers import Container
 
+from benchmarks.containers import IMAGE, containers, docker_changes, make_image, mounts
 from benchmarks.service import CLIENTS, CommandLine, small_run
 from tests.integration.conftest import zk0
 from zk0.config import RunConfig, resolve_path, validate_config
 
-__all__ = ["zk0"]  # a fixture
-
-ROOT = Path(__file__).parents[2]
-REPOSITORY = "zk0-test"
-IMAGE = f"{REPOSITORY}:latest"
+__all__ = ["IMAGE", "mounts", "zk0"]  # the last is a fixture
 
 
 @dataclass
@@ -101,10 +95,9 @@ class Engine:
     def containers(self, **labels: str) -> list[Container]:
         """The executor's containers, running or not."""
         client = self.client
-        wanted = ["zk0.key", *(f"zk0.{key}={value}" for key, value in labels.items())]
-        found = client.containers.list(all=True, filters={"label": wanted}, ignore_removed=True)
+        found = containers(client, **labels)
         client.close()
-        return list(found)
+        return found
 
     def until(self, seen: Callable[[], Any], timeout_s: float = 120) -> Any:
         """Wait until something is seen; gives it."""
@@ -130,8 +123,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         if not made.answers():
             pytest.skip("no Docker engine answers, and none can be started here; see scripts/docker_engine.sh")
     client = made.client
-    changes = [f"ENV PATH={sys.prefix}/bin:/usr/bin PYTHONPATH={ROOT}"]
-    client.api.import_image_from_data(_empty_image(), repository=REPOSITORY, tag="latest", changes=changes)
+    make_image(client)
     client.close()
     yield made
     if made.process is not None:
@@ -164,33 +156,6 @@ def docker_config(tmp_path: Path, recordings: Path) -> Callable[..., RunConfig]:
         return validate_config(data)
 
     return make
-
-
-def docker_changes() -> dict[str, Any]:
-    """What makes the small run's config one with the Docker executor."""
-    return {"executor__kind": "docker", "executor__docker": {"image": IMAGE, "mounts": mounts(), "mem_limit": "3g"}}
-
-
-def mounts() -> list[str]:
-    """What the empty image lacks: the system, the interpreter, its packages and zk0."""
-    wanted = [Path("/usr"), Path(sys.base_prefix), Path(sys.prefix), ROOT]
-    return [str(path) for path in wanted if not any(path != other and path.is_relative_to(other) for other in wanted)]
-
-
-def _empty_image() -> bytes:
-    """A root folder as a tar archive: places to mount at, and the links that lead into /usr."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in ("usr", "etc", "tmp", "proc", "sys", "dev", "sbin"):  # the engine puts its init into sbin
-            folder = tarfile.TarInfo(name)
-            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
-            archive.addfile(folder)
-        for name in ("bin", "lib", "lib64"):
-            link = tarfile.TarInfo(name)
-            link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
-            archive.addfile(link)
-        archive.add("/etc/ld.so.cache", "etc/ld.so.cache")  # where libraries lie beside the usual places
-    return buffer.getvalue()
 
 
 def command_line_config(zk0: CommandLine, **changes: Any) -> Path:

@@ -17,7 +17,7 @@ from zk0.errors import ClientError
 from zk0.executors.docker.executor import DockerExecutor
 from zk0.executors.process import ProcessExecutor
 from zk0.federation.guard import run_guarded
-from zk0.files.atomic import file_sha256
+from zk0.files.atomic import file_digest
 from zk0.memory import client_limits
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
@@ -76,7 +76,7 @@ def in_training(task: ClientTask) -> Callable[[], bool]:
 
 def update(task: ClientTask, result: ClientResult) -> str:
     assert result.tensors is not None
-    return file_sha256(Path(task.run_dir) / result.tensors.path)
+    return file_digest(Path(task.run_dir) / result.tensors.path).sha256
 
 
 def starts(task: ClientTask) -> int:

@@ -1,32 +1,18 @@
 """Pages as a person sees them, in headless Chromium; tests that use it are skipped where Chromium is missing."""
 
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+from benchmarks.browser import CHROMIUM, PATIENCE_MS, WIDTHS, browser
+
+__all__ = ["WIDTHS", "browser", "keep", "needs_chromium", "sees"]
+
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-PATIENCE_MS = 60_000
 PICTURES = os.environ.get("ZK0_TEST_PICTURES")
 """Folder in which the pages that tests open are kept as PNG; how the pictures in docs/ were made."""
-
-
-@contextmanager
-def browser() -> Iterator[Page]:
-    """One window, 1400 x 1000 pixels."""
-    with sync_playwright() as playwright:
-        window = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        try:
-            page = window.new_page(viewport={"width": 1400, "height": 1000})
-            page.set_default_timeout(PATIENCE_MS)
-            yield page
-        finally:
-            window.close()
 
 
 def sees(page: Page, url: str, *texts: str, picture: str | None = None) -> None:

@@ -1,6 +1,7 @@
 """What a run begins from: built and tried once before anything is written; an adapter is merged into its base."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,17 @@ from safetensors.numpy import load_file
 import zk0
 from benchmarks.service import small_run
 from tests.bases import STATS, WEIGHTS, adapter, base, edit_json, edit_tensors, keyed_by_dataset, spoiled
-from tests.refusals import refused
+from tests.refusals import accepted, refused
 from zk0.client.run import run_task
 from zk0.config import PolicyConfig, RunConfig, resolve_path, validate_config
 from zk0.data.datasets import open_metadata
-from zk0.errors import PolicyError
+from zk0.errors import ConfigError, PolicyError
 from zk0.federation.start import room_needed
-from zk0.files.atomic import file_sha256
+from zk0.files.atomic import file_digest
 from zk0.layout import BASE_FOLDER
 from zk0.learning import build
 from zk0.learning.policy import load_policy_config, source_path
-from zk0.preflight import fetch
+from zk0.preflight import fetch, room
 from zk0.preflight.checks import try_policy
 from zk0.preflight.trial import Trial
 from zk0.runs.records import RoundState
@@ -36,6 +37,14 @@ pytestmark = pytest.mark.slow
 Edit = Callable[[Path], object]
 ACT = {"chunk_size": 8, "n_action_steps": 4, "dim_model": 32, "n_heads": 2, "dim_feedforward": 32}
 ACT |= {"n_encoder_layers": 1, "n_decoder_layers": 1}
+VQBET = {
+    "crop_shape": [48, 48],
+    "pretrained_backbone_weights": "null",
+    "gpt_n_layer": 1,
+    "gpt_n_head": 2,
+    "vqvae_enc_hidden_dim": 16,
+}
+VQBET |= {f"gpt_{name}_dim": 32 for name in ("hidden", "input", "output")}
 ONE_CAMERA = {
     "observation.state": {"type": "STATE", "shape": [6]},
     "observation.images.front": {"type": "VISUAL", "shape": [3, 64, 64]},
@@ -135,8 +144,8 @@ def test_weights_that_lack_some_begin_at_random_and_are_kept_with_the_run(tmp_pa
     folder = base(tmp_path / "base")
     edit_tensors(folder, lambda old: {name: old[name] for name in sorted(old)[1:]})
     wanted = config(tmp_path / "outputs", policy__path=str(folder))
-    (warning,) = tried(wanted).warnings
-    assert "lacks 1 of the policy's tensors (model.action_in_proj.bias, ...)" in warning
+    said = accepted(wanted.model_dump())
+    assert re.search(r"policy +│ warning +│ .*lacks 1 of the policy's tensors \(model\.action_in_proj\.bias", said)
     store, _ = begun(wanted, "random")
     assert (
         load_file(store.folder / BASE_FOLDER / WEIGHTS).keys() == load_file(resolve_path("asset:base") / WEIGHTS).keys()
@@ -153,6 +162,7 @@ def test_weights_that_lack_some_begin_at_random_and_are_kept_with_the_run(tmp_pa
         ("smolvla", {}, r"vlm_model_name = 'HuggingFaceTB/.*neither a folder here nor can it be fetched"),
         ("tdmpc", {}, r"handles at most one image"),
         ("act", {**ACT, "pretrained_backbone_weights": "null", "input_features": ONE_CAMERA}, None),
+        ("vqbet", {**VQBET, "input_features": ONE_CAMERA}, None),
     ],
 )
 def test_a_policy_from_scratch_is_built_before_the_run(
@@ -162,11 +172,31 @@ def test_a_policy_from_scratch_is_built_before_the_run(
     if words is None:
         found = tried(wanted)
         assert list(found.policy.config.input_features) == list(ONE_CAMERA)
-        assert found.exchanged_bytes < found.base_bytes < 1.01 * found.exchanged_bytes
+        assert found.exchanged_bytes < found.base_bytes < 1.05 * found.exchanged_bytes
+        assert any("do not travel" in text for text in found.warnings) == (kind == "vqbet"), (
+            "its codes are no parameters"
+        )
         assert room_needed(wanted, found.exchanged_bytes) < 2 * 2**30
         return
     with pytest.raises(PolicyError, match=words):
         tried(wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "trains", "words"),
+    [
+        ("cpu", True, r"its weights and their gradients are 30\.\d\d"),
+        ("cuda", False, r"its weights are 15\.\d\d"),
+    ],
+)
+def test_a_policy_that_is_larger_than_memory_is_refused_before_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, trains: bool, words: str
+) -> None:
+    """pi0 has four thousand million parameters; which are counted in a second, without any."""
+    monkeypatch.setattr(room, "_rooms", lambda _: [(14 * 2**30, "of this machine", trains)])
+    said = rf"policy\.type = 'pi0' has 4,0\d\d million parameters: {words} GiB, and 14\.00 GiB of this machine are free"
+    with pytest.raises(ConfigError, match=said):
+        tried(from_scratch(tmp_path / "outputs", "pi0"))
 
 
 def test_a_base_with_a_backbone_needs_no_weights_of_it(tmp_path: Path) -> None:
@@ -211,7 +241,7 @@ def test_a_run_begins_from_the_adapter_and_gives_the_same_again(tmp_path: Path, 
     assert initial.tensors is not None
     update = run_task(again.task("train", 1, "mine", RoundState(server_round=0, arrays=initial.tensors)))
     assert update.tensors is not None
-    assert file_sha256(first.path / BASE_FOLDER / WEIGHTS) == file_sha256(again.folder / BASE_FOLDER / WEIGHTS)
+    assert file_digest(first.path / BASE_FOLDER / WEIGHTS) == file_digest(again.folder / BASE_FOLDER / WEIGHTS)
     here, there = load_file(first.path / "rounds/0001/global.safetensors"), load_file(again.path(update.tensors))
     assert all(np.array_equal(value, there[name]) for name, value in here.items())
     theirs = as_lerobot_loads_it(made)

@@ -82,7 +82,7 @@ def test_a_run_over_nodes_has_the_bytes_of_one_at_home_though_courier_and_worker
         lines = ledger(here, name)
         assert [line["event"] for line in lines].count("began") == 1
         (sent,) = {line["sha256"] for line in lines if line.get("what") == "update.safetensors"}
-        assert sent == atomic.file_sha256(box.run_dir / f"rounds/0001/clients/{name}/update.safetensors")
+        assert sent == atomic.file_digest(box.run_dir / f"rounds/0001/clients/{name}/update.safetensors").sha256
 
 
 def test_what_an_owner_does_not_allow_is_said_before_the_run(here):

@@ -2,11 +2,13 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from flows.advance import advanced_run
 from zk0.config import RunConfig, resolve_path
 from zk0.errors import DatasetError, PolicyError
 from zk0.executors.side_by_side import examine_all
@@ -78,6 +80,8 @@ def test_a_run_is_of_its_recordings(config: RunConfig) -> None:
     stats.write_text(stats.read_text() + "\n")
     with pytest.raises(DatasetError, match=r"dataset 'mine': its recordings .* \(changed: meta/stats.json\); put them"):
         begin(config, "mine")
+    with pytest.raises(DatasetError, match="its recordings are not those"), ExitStack() as served:
+        served.enter_context(advanced_run(str(store.folder), []))
     assert (store.folder / "run.json").read_bytes() == before
     assert begin(config, "other").info.data != store.info.data
 

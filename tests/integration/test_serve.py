@@ -3,11 +3,20 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
+from prefect import flow, get_client
+from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Crashed, Pending
 
 from benchmarks.service import CommandLine, ServedCommandLine, state_of
+from flows import FLOW
+from flows.history import History
+from flows.rows import RUN_DIR_LABEL
 from tests.integration.browser import browser, needs_chromium, sees
 
 pytestmark = pytest.mark.slow
@@ -58,6 +67,8 @@ def test_a_start_while_a_run_is_under_way_waits_and_then_starts_the_next(served:
     served.until(lambda: state_of(served.flow_run(second)) == "AwaitingConcurrencySlot", 60)
     assert len(list(served.outputs.glob("*/run.json"))) == 1
     served.until(lambda: len(list(served.outputs.glob("*/rounds/0000/manifest.json"))) == 2, 400)
+    asked = [item["name"] for item in served.states(second)]
+    assert asked.count("AwaitingConcurrencySlot") <= 3, "it asks seldom, and is told when its turn has come"
     first_run, second_run = sorted(path.parent.name for path in served.outputs.glob("*/run.json"))
     assert {item["name"]: state_of(item) for item in served.flow_runs()} == {
         first_run: "Completed",
@@ -65,6 +76,30 @@ def test_a_start_while_a_run_is_under_way_waits_and_then_starts_the_next(served:
     }
     # The second one began where the first one ended.
     assert served.digest(second_run, 0) == served.digest(first_run, 2)
+
+
+def test_what_ended_long_ago_is_forgotten_but_for_runs_that_may_go_on(served: ServedCommandLine) -> None:
+    """Rounds, logs and artifacts with it; the run directories stay."""
+    first, second = sorted(path.parent for path in served.outputs.glob("*/run.json"))
+    artifacts = {"artifacts": {"key": {"like_": f"{first.name}%"}}}
+    assert served.post("/artifacts/filter", artifacts)
+    rounds = {"flow_runs": {"tags": {"all_": [f"run:{first.name}"]}}}
+    assert len(served.post("/flow_runs/filter", rounds)) == 1 + 3
+    with temporary_settings({PREFECT_API_URL: served.api}), get_client(sync_client=True) as client:
+        rests = client.create_flow_run(flow(name=FLOW)(lambda: None), name="rests", state=Pending())
+        client.update_flow_run_labels(rests.id, {RUN_DIR_LABEL: str(second)})
+        crashed: State[Any] = Crashed()
+        client.set_flow_run_state(rests.id, crashed, force=True)
+        assert History(timedelta(0)).prune(client) == History(timedelta(hours=1)).prune(client) == 0
+        history = History(timedelta(milliseconds=1))
+        assert history.prune(client) == 1
+        history.next_look = 0
+        assert history.prune(client) == 0
+        client.delete_flow_run(rests.id)
+    assert [item["name"] for item in served.flow_runs()] == [second.name]
+    assert served.post("/flow_runs/filter", rounds) == []
+    assert served.post("/artifacts/filter", artifacts) == []
+    assert (first / "final").is_dir()
 
 
 def test_a_second_serve_is_refused(served: ServedCommandLine) -> None:

@@ -1,22 +1,15 @@
 """What a person does to a run ends its work at once, and nothing automatic takes the run up again."""
 
-import contextlib
-import json
 import time
 from collections.abc import Iterator
 from functools import partial
 
-import psutil
 import pytest
 
+from benchmarks.acts.left import QUIET_S, Left, under_way, will
 from benchmarks.service import ServedCommandLine, state_of
 
 pytestmark = pytest.mark.slow
-
-SECONDS = 15
-"""From a person's act to the end of the last process of the run."""
-QUIET_S = 30
-"""Longer than recovery needs: a deleted flow run was taken up again in 12 s."""
 
 
 @pytest.fixture(scope="module")
@@ -29,91 +22,59 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedCommandLi
     service.close()
 
 
-def of_runs(served: ServedCommandLine, before: set[psutil.Process]) -> list[str]:
-    """Everything that lives of runs: flow, fork server, its tracker, clients."""
-    found = []
-    for process in served.processes():
-        with contextlib.suppress(psutil.Error):  # it has just ended
-            if process not in before:
-                found.append(f"{process} {process.cmdline()[:8]}")
-    return found
+@pytest.fixture
+def left(served: ServedCommandLine) -> Left:
+    return Left(served)
 
 
-def under_way(served: ServedCommandLine, run: str, server_round: int = 1) -> float:
-    """Come back when a client of it trains; seconds that it took."""
-    folder = served.outputs / run / "rounds" / f"{server_round:04d}" / "clients"
-    return served.until(lambda: list(folder.glob("*/progress.json")), 240)
-
-
-def will(served: ServedCommandLine, run: str) -> str | None:
-    path = served.outputs / run / "stopped"
-    return str(json.loads(path.read_text())["what"]) if path.is_file() else None
+@pytest.fixture
+def config(served: ServedCommandLine) -> str:
+    return str(served.config(training__steps=3000))
 
 
 def ended_by(served: ServedCommandLine, run: str, what: str) -> bool:
     return will(served, run) == what
 
 
-class Acts:
-    """What a person does, and how long it takes until nothing of the run lives."""
-
-    def __init__(self, served: ServedCommandLine) -> None:
-        self.served = served
-        self.config = str(served.config(training__steps=3000))
-        self.before = set(served.processes())
-
-    def ended(self, act: str) -> None:
-        started = time.monotonic()
-        while (left := of_runs(self.served, self.before)) and time.monotonic() - started < 60:
-            time.sleep(0.2)
-        seconds = time.monotonic() - started
-        print(f"{act}: {left or 'nothing of the run'} is left after {seconds:.1f} s")
-        assert seconds < SECONDS
-
-    def nothing_comes_back(self) -> None:
-        """And nothing looks alive in Prefect."""
-        time.sleep(QUIET_S)
-        assert of_runs(self.served, self.before) == []
-        alive = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
-        # Prefect learns of a killed flow's task runs late; those are closed half a minute after its end.
-        self.served.until(lambda: self.served.post("/task_runs/filter", {"task_runs": alive}) == [], 90)
-        assert of_runs(self.served, self.before) == []
-        assert self.served.post("/flow_runs/filter", {"flow_runs": alive}) == []
+def ended(left: Left, act: str) -> None:
+    came = left.ended(act)
+    assert came.in_time, came
 
 
-@pytest.fixture
-def acts(served: ServedCommandLine) -> Acts:
-    return Acts(served)
-
-
-def test_a_cancelled_run_ends_and_only_a_retry_goes_on_with_it(served: ServedCommandLine, acts: Acts) -> None:
-    flow_run = served.start_nightly(config=acts.config, name="Anna's first try")
+def test_a_cancelled_run_ends_and_only_a_retry_goes_on_with_it(
+    served: ServedCommandLine, left: Left, config: str
+) -> None:
+    flow_run = served.start_nightly(config=config, name="Anna's first try")
     under_way(served, "anna-s-first-try")
     assert served.flow_run(flow_run)["name"] == "Anna's first try"
     served.cancel(flow_run)
-    acts.ended("cancel")
+    ended(left, "cancel")
     served.until(lambda: state_of(served.flow_run(flow_run)) == "Cancelled", 30)
     assert will(served, "anna-s-first-try") == "cancelled"
     assert "cancelled by Prefect at" in served.run("status", "anna-s-first-try")
 
+    # As an earlier version made it; that parameter is gone.
+    served.change(flow_run, parameters={"config": config, "overrides": [], "name": None})
     served.retry(flow_run)
     served.until(lambda: will(served, "anna-s-first-try") is None, 120)
     served.cancel(flow_run)
-    acts.ended("cancel after a retry")
-    acts.nothing_comes_back()
+    ended(left, "cancel after a retry")
+    assert left.comes_back() == []
     assert will(served, "anna-s-first-try") == "cancelled"
     assert state_of(served.flow_run(flow_run)) == "Cancelled"
 
 
-def test_a_suspended_run_waits_for_its_resume_and_a_deleted_one_for_ever(served: ServedCommandLine, acts: Acts) -> None:
+def test_a_suspended_run_waits_for_its_resume_and_a_deleted_one_for_ever(
+    served: ServedCommandLine, left: Left, config: str
+) -> None:
     """Its place was free at once; it is another run than the cancelled one, whose config it has."""
-    flow_run = served.start_nightly(config=acts.config)
+    flow_run = served.start_nightly(config=config)
     served.until(lambda: list(served.outputs.glob("config-*/run.json")), 120)
     (name,) = (path.parent.name for path in served.outputs.glob("config-*/run.json"))
     under_way(served, name)
     assert served.flow_run(flow_run)["name"] == name
     served.suspend(flow_run)
-    acts.ended("suspend")
+    ended(left, "suspend")
     assert will(served, name) == "suspended"
     state = served.flow_run(flow_run)["state"]
     assert state["name"] == "Suspended"
@@ -122,33 +83,33 @@ def test_a_suspended_run_waits_for_its_resume_and_a_deleted_one_for_ever(served:
     served.resume(flow_run)
     print(f"resume: {served.until(lambda: will(served, name) is None, 120):.1f} s")
     served.delete(flow_run)
-    acts.ended("delete")
-    acts.nothing_comes_back()
+    ended(left, "delete")
+    assert left.comes_back() == []
     assert will(served, name) == "deleted"
 
 
-def test_a_cancel_finds_what_a_killed_flow_left_at_work(served: ServedCommandLine, acts: Acts) -> None:
+def test_a_cancel_finds_what_a_killed_flow_left_at_work(served: ServedCommandLine, left: Left, config: str) -> None:
     """Its clients train on, to be adopted by the next process of the flow run, which has no lock yet."""
-    flow_run = served.start_nightly(config=acts.config, name="orphaned")
+    flow_run = served.start_nightly(config=config, name="orphaned")
     under_way(served, "orphaned")
     process = served.flow_process()
     assert process is not None
     process.kill()
     served.until(lambda: state_of(served.flow_run(flow_run)) not in ("Running", "Crashed"), 120)
     served.cancel(flow_run)
-    acts.ended("cancel of a run whose flow was killed")
+    ended(left, "cancel of a run whose flow was killed")
     assert will(served, "orphaned") == "cancelled"
-    acts.nothing_comes_back()
+    assert left.comes_back() == []
 
 
 @pytest.mark.exhaustive
-def test_one_at_a_time_and_who_is_killed_goes_first(served: ServedCommandLine, acts: Acts) -> None:
+def test_one_at_a_time_and_who_is_killed_goes_first(served: ServedCommandLine, left: Left, config: str) -> None:
     def begun(name: str) -> bool:
         return (served.outputs / name / "run.json").exists()
 
-    flow_runs = {"one": served.start_nightly(config=acts.config, name="one")}
+    flow_runs = {"one": served.start_nightly(config=config, name="one")}
     under_way(served, "one")
-    flow_runs["two"] = served.start_nightly(config=acts.config, name="two")
+    flow_runs["two"] = served.start_nightly(config=config, name="two")
     served.until(lambda: state_of(served.flow_run(flow_runs["two"])) == "AwaitingConcurrencySlot", 60)
     process = served.flow_process()
     assert process is not None
@@ -162,18 +123,18 @@ def test_one_at_a_time_and_who_is_killed_goes_first(served: ServedCommandLine, a
     # After a cancel Prefect's own count is wrong for minutes: two more would be let in.
     for name, following in (("one", "two"), ("two", "three")):
         if following not in flow_runs:
-            flow_runs[following] = served.start_nightly(config=acts.config, name=following)
+            flow_runs[following] = served.start_nightly(config=config, name=following)
         served.cancel(flow_runs[name])
         served.until(partial(ended_by, served, name, "cancelled"), 60)
         seconds = under_way(served, following)
         print(f"cancelled with another in the queue: that one trains after {seconds:.1f} s")
-    flow_runs["four"] = served.start_nightly(config=acts.config, name="four")
+    flow_runs["four"] = served.start_nightly(config=config, name="four")
     time.sleep(2 * QUIET_S)
     assert not begun("four")
     for name in ("four", "three"):
         served.cancel(flow_runs[name])
-    acts.ended("cancel of the one that trains and the one that waits")
-    acts.nothing_comes_back()
+    ended(left, "cancel of the one that trains and the one that waits")
+    assert left.comes_back() == []
     assert not begun("four")
 
 

@@ -98,15 +98,15 @@ ROOMS: dict[str, set[str]] = {
 """Room of zk0 -> what it may import of ours."""
 
 OUTSIDE: dict[str, set[str]] = {
-    "tasks": {"aggregation", "errors", "federation", "logs", "metrics", "report", "runs", "work"},
-    "flows": {"aggregation", "errors", "executors", "federation", "layout", "logs", "runs", "tasks", "work"},
+    "tasks": {"aggregation", "errors", "federation", "layout", "logs", "metrics", "report", "runs", "work"},
+    "flows": {"aggregation", "errors", "executors", "federation", "layout", "logs", "report", "runs", "tasks", "work"},
     "deployments": set(),
 }
 """The same for what stands around the core, which may import nothing of one another but this either."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "flwr": ("zk0/aggregation/", "zk0/link/", "zk0/node/"),
-    "docker": ("zk0/executors/docker/",),
+    "flwr": ("zk0/aggregation/", "zk0/link/", "zk0/node/", "benchmarks/"),
+    "docker": ("zk0/executors/docker/", "benchmarks/"),
     "prefect": ("tasks/", "flows/", "zk0/cli.py", "benchmarks/", "scripts/"),
     "loguru._file_sink": ("zk0/logs/files.py",),
     "matplotlib": ("zk0/report/", "benchmarks/"),

@@ -24,7 +24,7 @@ def service(name: str) -> dict[str, Any]:
 def test_composes_server_is_set_as_our_own() -> None:
     environment = service("server")["environment"]
     wanted = {key: value for key, value in DEFAULTS.items() if key.startswith("PREFECT_SERVER_")}
-    assert len(wanted) == 3
+    assert len(wanted) == 4
     assert {key: environment.get(key) for key in wanted} == wanted
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from zk0.aggregation.flower import lazy_record
 from zk0.aggregation.norms import square
 from zk0.config import AdmissionConfig
-from zk0.errors import ClientError, StorageError
+from zk0.errors import ClientError, DamageError
 from zk0.files import atomic
 from zk0.work.records import ClientResult
 
@@ -99,10 +99,10 @@ def check_update(
         _refuse(result, f"num_examples = {result.num_examples}, and {examples} were counted before the run")
     path = run_dir / result.tensors.path
     atomic.verify(path, result.tensors.sha256, result.tensors.size)
-    there = lazy_record(arrays, frozen)
+    there = lazy_record(arrays, frozen, follow=True)
     try:
         here = lazy_record(path)
-    except StorageError as error:  # just what the fit wrote: no damage, and the same whenever it is read
+    except DamageError as error:  # just what the fit wrote: no damage, and the same whenever it is read
         _refuse(result, str(error))
     if odd := sorted(there.keys() ^ here.keys()):
         fault = "missing" if odd[0] in there else "frozen" if odd[0] in frozen else "not one of the global tensors"

@@ -1,6 +1,7 @@
 """What comes in at a round: whole updates of a usual size, clipped where that is asked for, and failures by name."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from flwr.app import ArrayRecord
 from loguru import logger
 
 from zk0.aggregation.admission import History, check_update, judge
+from zk0.aggregation.by_piece import THREADS
 from zk0.aggregation.norms import LITTLE
 from zk0.aggregation.replies import update_record
 from zk0.config import RunConfig
@@ -94,13 +96,11 @@ class Door:
         known = {failure.client: failure for failure in failures}
         if strangers := sorted((given.keys() | known.keys()) - set(clients)):
             raise ValueError(f"round {self.server_round}: {', '.join(strangers)} was not sampled")
-        norms: dict[str, float] = {}
-        refused: dict[str, str] = {}
-        for client in (name for name in clients if name in given):
-            try:
-                norms[client] = self._norm(given[client], run_dir)
-            except ClientError as error:
-                refused[client] = str(error)
+        came = [given[name] for name in clients if name in given]
+        with ThreadPoolExecutor(THREADS) as threads:  # hashes and sums leave Python to others
+            seen = dict(threads.map(lambda result: (result.client, self._seen(result, run_dir)), came))
+        norms = {client: norm for client, norm in seen.items() if isinstance(norm, float)}
+        refused = {client: why for client, why in seen.items() if isinstance(why, str)}
         verdict = judge(norms, before, self._bounds())
         for client, why in verdict.refused.items():
             refused[client] = f"client {client!r}, round {self.server_round}: {why}"
@@ -119,6 +119,13 @@ class Door:
             scales=scales,
             history=before.after({client: norm * scales[client] for client, norm in admitted.items()}, refused),
         )
+
+    def _seen(self, result: ClientResult, run_dir: Path) -> float | str:
+        """The norm of a client's change, or why it is refused."""
+        try:
+            return self._norm(result, run_dir)
+        except ClientError as error:
+            return str(error)
 
     def _norm(self, result: ClientResult, run_dir: Path) -> float:
         """See `check_update`; where clients clip, their change must be within the bound."""

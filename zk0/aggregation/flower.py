@@ -15,10 +15,10 @@ from flwr.app import Array, ArrayRecord
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
-from safetensors import safe_open
 
 from zk0.aggregation import norms
-from zk0.files import atomic, untrusted
+from zk0.files import atomic
+from zk0.files.tensors import Entry
 
 WEIGHT_KEY = "num-examples"
 
@@ -44,16 +44,21 @@ class NodeGrid(Grid):
 class LazyArray(Array):
     """A tensor that stays in its safetensors file: a strategy then holds one client's tensor at a time, not all."""
 
-    def __init__(self, path: Path, name: str, dtype: str, shape: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, entry: Entry, rows: slice | None = None, *, follow: bool = False) -> None:
         """Say where it lies. Past Array's own __init__ and __setattr__, which want the bytes."""
-        self.__dict__.update(path=path, name=name, dtype=dtype, shape=shape, stype="numpy.ndarray", data=b"")
+        shape = entry.shape if rows is None else (rows.stop - rows.start, *entry.shape[1:])
+        self.__dict__.update(path=path, entry=entry, rows=rows, follow=follow)
+        self.__dict__.update(dtype=entry.dtype, shape=shape, stype="numpy.ndarray", data=b"")
+
+    def part(self, rows: slice) -> "LazyArray":
+        """Some rows of it, along the first axis."""
+        path, entry, follow = (self.__dict__[key] for key in ("path", "entry", "follow"))
+        return LazyArray(path, entry, rows, follow=follow)
 
     def numpy(self) -> NDArray[Any]:
         """Read the tensor."""
-        path, name = self.__dict__["path"], self.__dict__["name"]
-        with _opened(path) as file:
-            tensor: NDArray[Any] = file.get_tensor(name)
-        return tensor
+        path, entry, rows, follow = (self.__dict__[key] for key in ("path", "entry", "rows", "follow"))
+        return atomic.read_tensor(path, entry, rows, follow=follow)
 
 
 class ScaledArray(LazyArray):
@@ -62,6 +67,11 @@ class ScaledArray(LazyArray):
     def __init__(self, own: Array, base: Array, scale: float) -> None:
         """Say where both lie, and the factor, from 0 to 1."""
         self.__dict__.update(own.__dict__, own=own, base=base, scale=scale)
+
+    def part(self, rows: slice) -> LazyArray:
+        """Some rows of it."""
+        own, base, scale = (self.__dict__[key] for key in ("own", "base", "scale"))
+        return ScaledArray(own.part(rows), base.part(rows), scale)
 
     def numpy(self) -> NDArray[Any]:
         """Read both tensors."""
@@ -106,24 +116,18 @@ def seeded(seed: int) -> Iterator[None]:
         np.random.set_state(numpy_state)  # noqa: NPY002
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file whose tensors are read one by one; StorageError where it cannot be."""
-    with (
-        atomic.storage_errors(path, "read"),
-        untrusted.opened(path) as name,
-        safe_open(name, framework="numpy") as file,
-    ):
-        yield file
+def lazy_record(path: Path, without: Collection[str] = (), *, follow: bool = False) -> ArrayRecord:
+    """A record of LazyArrays, by sorted name; filled item by item, as ArrayRecord(dict) would copy them to Arrays.
 
-
-def lazy_record(path: Path, without: Collection[str] = ()) -> ArrayRecord:
-    """A record of LazyArrays, by sorted name; filled item by item, as ArrayRecord(dict) would copy them to Arrays."""
+    Args:
+        path: safetensors file.
+        without: names that are left out.
+        follow: whether it may lie behind a link, as the global tensors may, and no client's.
+    """
     record = ArrayRecord()
-    with _opened(path) as file:
-        for name in sorted({*file.keys()} - {*without}):
-            view = file.get_slice(name)
-            record[name] = LazyArray(path, name, _numpy_dtype(view.get_dtype()), tuple(view.get_shape()))
+    with atomic.opened_tensors(path, follow=follow) as file:
+        for name in sorted({*file.entries} - {*without}):
+            record[name] = LazyArray(path, file.entries[name], follow=follow)
     return record
 
 
@@ -146,8 +150,3 @@ def wide_record(record: ArrayRecord) -> ArrayRecord:
     for name, array in record.items():
         wide[name] = WideArray(array)
     return wide
-
-
-def _numpy_dtype(code: str) -> str:
-    """From safetensors' F32 to numpy's float32; unknown ones (BF16) stay as they are and are refused when read."""
-    return {short: name for name, short in atomic.DTYPES.items()}.get(code, code)

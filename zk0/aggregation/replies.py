@@ -21,7 +21,7 @@ def update_record(result: ClientResult, run_dir: Path, arrays: Path, scale: floa
         scale: what its change is multiplied by.
     """
     assert result.tensors is not None
-    return scaled_record(lazy_record(run_dir / result.tensors.path), lazy_record(arrays), scale)
+    return scaled_record(lazy_record(run_dir / result.tensors.path), lazy_record(arrays, follow=True), scale)
 
 
 def replies(

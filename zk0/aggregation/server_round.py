@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy
 from loguru import logger
 from numpy.typing import NDArray
 
-from zk0.aggregation import lora, privacy
+from zk0.aggregation import by_piece, lora, privacy
 from zk0.aggregation.admission import History
+from zk0.aggregation.by_piece import Piece, elementwise
 from zk0.aggregation.door import Admitted, Door
 from zk0.aggregation.flower import NodeGrid, ensure_task_identity, lazy_record, seeded, wide_record
 from zk0.aggregation.foreign import attributes, forgotten, refuse_strategy
@@ -27,6 +28,8 @@ from zk0.seeding import derive_seed
 from zk0.work.records import ClientFailure, ClientResult
 
 _MU_KEY = "proximal-mu"
+_Made = tuple[dict[str, NDArray[Any]], MetricRecord | None, tuple[dict[str, NDArray[Any]], dict[str, Any]]]
+"""New tensors, mean metrics, and the strategy's state in two halves."""
 
 
 @dataclass(frozen=True)
@@ -130,18 +133,13 @@ class ServerRound:
         self._check_quorum(strategy, len(messages), list(admitted.failed.values()))
         if private is not None:  # the noise is in proportion to what one of those who are there can do
             private.num_sampled_clients = len(admitted.results)
-        given = self._replies(messages, admitted, run_dir, private=private is not None)
         with seeded(derive_seed(self.config.seed, self.server_round, "", "aggregation")):
-            known = attributes(strategy)
-            record, metrics = strategy.aggregate_train(self.server_round, given)
-        self._warn_of_what_is_forgotten(strategy, known)
-        before = lazy_record(self.arrays)
-        self._check_shapes(record or ArrayRecord(), before)
-        tensors = {name: _cast(array.numpy(), np.dtype(before[name].dtype)) for name, array in (record or {}).items()}
+            made = (self._by_piece if elementwise(strategy) else self._at_once)(strategy, messages, admitted, run_dir)
+        tensors, metrics, state = made
+        before = lazy_record(self.arrays, follow=True)
         tensors |= {name: before[name].numpy() for name in self._frozen()}
         means = {key: float(value) for key, value in (metrics or {}).items() if isinstance(value, float | int)}
         factors, figures = self._adapters(admitted, run_dir)
-        state = saved_state(strategy, self.config.federation)
         self._check_finite(tensors | factors, *state)
         return Aggregate(
             *(tensors | factors, means, *state),
@@ -151,6 +149,33 @@ class ServerRound:
             history=admitted.history,
             privacy={} if bound is None else privacy.figures(strategy, bound),
         )
+
+    def _by_piece(
+        self, strategy: Strategy, messages: Mapping[str, Message], admitted: Admitted, run_dir: Path
+    ) -> _Made:
+        """Piece by piece; see `zk0.aggregation.by_piece`."""
+        before = lazy_record(self.arrays, self._frozen(), follow=True)
+        records = admitted.records(run_dir, self.arrays)
+        metrics = reply_metrics(admitted.results, self.config.federation)
+
+        def given(piece: Piece) -> list[Message]:
+            own = {client: by_piece.part(record, piece) for client, record in records.items()}
+            return replies(messages, own, metrics, admitted.failed)
+
+        state = (self.strategy_tensors, self.strategy_scalars)
+        made = by_piece.aggregate(strategy, self.server_round, given, before, state, _cast)
+        return made.record, made.metrics, (made.tensors, made.scalars)
+
+    def _at_once(self, strategy: Strategy, messages: Mapping[str, Message], admitted: Admitted, run_dir: Path) -> _Made:
+        """All tensors in one call, as strategies want it that compare whole updates, wrap others, or are foreign."""
+        given = self._replies(messages, admitted, run_dir, private=isinstance(strategy, Private))
+        known = attributes(strategy)
+        record, metrics = strategy.aggregate_train(self.server_round, given)
+        self._warn_of_what_is_forgotten(strategy, known)
+        before = lazy_record(self.arrays, follow=True)
+        self._check_shapes(record or ArrayRecord(), before)
+        tensors = {name: _cast(array.numpy(), np.dtype(before[name].dtype)) for name, array in (record or {}).items()}
+        return tensors, metrics, saved_state(strategy, self.config.federation)
 
     def _replies(
         self, messages: Mapping[str, Message], admitted: Admitted, run_dir: Path, *, private: bool
@@ -202,14 +227,14 @@ class ServerRound:
         """Names of the global tensors that no client trains or sends: FFA-LoRA's A."""
         if self.config.peft.aggregation != "ffa":
             return frozenset()
-        return frozenset(name for name in lazy_record(self.arrays) if lora.is_factor_a(name))
+        return frozenset(name for name in lazy_record(self.arrays, follow=True) if lora.is_factor_a(name))
 
     def _adapters(self, admitted: Admitted, run_dir: Path) -> tuple[Tensors, dict[str, float]]:
         """The factors that stand in for those that the strategy averaged apart, and `Aggregate.lora`.
 
         Holds one adapter's factors of all clients at a time.
         """
-        names = lora.pairs(lazy_record(self.arrays)) if self.config.peft.enabled else []
+        names = lora.pairs(lazy_record(self.arrays, follow=True)) if self.config.peft.enabled else []
         if not names or self._frozen() or self.config.federation.privacy.active:  # figures of what is private
             return {}, {}
         weights = weights_of(admitted.results.values(), self.config.federation)
@@ -233,12 +258,12 @@ class ServerRound:
         names = [client.name for client in self.config.clients]
         with seeded(derive_seed(self.config.seed, self.server_round, "", "sampling")):
             strategy = make_strategy(self.config.federation, len(names))
-            load_strategy_state(strategy, self.strategy_tensors, self.strategy_scalars)
-            messages = list(
-                strategy.configure_train(
-                    self.server_round, lazy_record(self.arrays, self._frozen()), ConfigRecord(), NodeGrid(len(names))
-                )
-            )
+            record = ArrayRecord()
+            if not elementwise(strategy):  # else each tensor's strategy is given its own part
+                load_strategy_state(strategy, self.strategy_tensors, self.strategy_scalars)
+                record = lazy_record(self.arrays, self._frozen(), follow=True)
+            grid = NodeGrid(len(names))
+            messages = list(strategy.configure_train(self.server_round, record, ConfigRecord(), grid))
         messages.sort(key=lambda message: message.metadata.dst_node_id)
         nodes = [message.metadata.dst_node_id for message in messages]
         if not nodes or len({*nodes} & {*range(1, len(names) + 1)}) < len(nodes):

@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.serverapp.strategy.fedopt import FedOpt
 from numpy.typing import NDArray
 
-from zk0.files.atomic import DTYPES
+from zk0.files.tensors import DTYPES
 
 ATTRIBUTES = ("m_t", "v_t", "momentum_vector", "current_arrays", "clipping_norm")
 """What Flower's strategies keep between rounds; `strategy` besides, the inner one of differential privacy."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zk0.errors import ClientError, StorageError
+from zk0.errors import ClientError, DamageError
 from zk0.files import atomic, untrusted
 
 MOMENTS = ("mean", "std", "min", "max")
@@ -38,7 +38,7 @@ def refused(files: Mapping[str, Path], examples: Mapping[str, int]) -> dict[str,
             known[client] = _read(path)
             for feature, values in known[client].items():
                 _check(feature, values, examples.get(client))
-        except (ClientError, StorageError) as error:
+        except (ClientError, DamageError) as error:
             why[client] = str(error)
     whole = {client: features for client, features in known.items() if client not in why}
     return why | {client: fault for client in whole if (fault := _out_of_proportion(client, whole))}

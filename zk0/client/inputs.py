@@ -8,15 +8,13 @@ from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.random_utils import set_seed
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from zk0.config import DatasetConfig, EnvironmentConfig, RunConfig, validate_config
 from zk0.data.datasets import build_dataset, open_metadata, split_episodes
 from zk0.data.pooled import PooledDataset
 from zk0.data.statistics import training_statistics, unflatten_stats
-from zk0.errors import ClientError, ConfigError
+from zk0.errors import ConfigError
 from zk0.files import atomic
-from zk0.files.atomic import file_sha256
 from zk0.layout import BASE_FOLDER, RUN_FILE
 from zk0.learning.build import build_policy, missing_weights, plain_policy, with_adapters
 from zk0.learning.exchange import load_exchanged_tensors
@@ -45,16 +43,14 @@ def read_config(run_dir: Path) -> RunConfig:
 
 
 def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:
-    """Read a safetensors file of the run after checking its digest.
+    """Read a safetensors file of the run, wherever it lies, after checking its digest.
 
     Raises:
-        ClientError: the file is not what the task names (cause `lost`).
+        StorageError: it is not what the task names, or cannot be read.
     """
     path = run_dir / ref.path
-    if file_sha256(path) != ref.sha256:
-        raise ClientError("lost", f"{path}: its SHA-256 is not {ref.sha256[:12]}...; the file was damaged or replaced")
-    tensors: dict[str, NDArray[Any]] = load_file(path)
-    return tensors
+    atomic.verify(path, ref.sha256, follow=True)
+    return atomic.read_tensors(path, follow=True)
 
 
 def load_global(

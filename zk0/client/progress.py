@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import suppress
 
 from loguru import logger
 
@@ -31,8 +32,9 @@ def progress_to(task: ClientTask, steps: int, sampler: MemorySampler) -> trainin
         last = now
         record = {"kind": task.kind, "step": step, "steps": steps, "loss": loss, "pid": os.getpid(), "updated_at": now}
         scratch = path.with_suffix(".tmp")
-        with os.fdopen(untrusted.open_plain(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
-            file.write(json.dumps(record).encode())
-        scratch.replace(path)
+        with suppress(OSError):  # what only shows ends no fit
+            with os.fdopen(untrusted.open_plain(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+                file.write(json.dumps(record).encode())
+            scratch.replace(path)
 
     return on_step

@@ -68,8 +68,9 @@ def check_metadata(dataset: DatasetConfig, root: Path) -> None:
     """
     if not (root / "meta" / "info.json").exists():
         refuse_v1(dataset, root)
+        blanks = " (it has blanks at its end)" if root.name != root.name.strip() else ""
         raise DatasetError(
-            f"dataset {dataset.name!r}: root = {dataset.root!r} holds no LeRobot dataset (no meta/info.json); "
+            f"dataset {dataset.name!r}: root = {dataset.root!r} holds no LeRobot dataset (no meta/info.json){blanks}; "
             "give the folder that contains meta/, data/ and videos/"
         )
     info = check_info(dataset, root)

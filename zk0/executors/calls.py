@@ -7,6 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from zk0.config import DatasetConfig, RunConfig
+from zk0.data.findings import DataFinding
 from zk0.executors.call import of_input
 from zk0.executors.worker import die_first, quiet
 from zk0.files import atomic
@@ -87,13 +88,23 @@ def preflight_over_link(config: RunConfig, examined: list[Examined]) -> Prefligh
 
 
 @of_input
-def try_policy(config: RunConfig) -> None:
-    """`checks.try_policy` in a worker process, for what it refuses."""
+def digests(config: RunConfig) -> dict[str, dict[str, str]]:
+    """`datasets.files_of` in a worker process."""
+    die_first()
+    quiet()
+    from zk0.preflight.datasets import files_of
+
+    return files_of(config)
+
+
+@of_input
+def try_policy(config: RunConfig) -> list[DataFinding]:
+    """`checks.try_policy` in a worker process, for what it refuses and warns of."""
     die_first()
     quiet()
     from zk0.preflight import checks
 
-    checks.try_policy(config)
+    return checks.try_policy(config).findings()
 
 
 @of_input

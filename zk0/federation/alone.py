@@ -4,6 +4,7 @@ from pathlib import Path
 
 from zk0.config import RunConfig
 from zk0.executors.choice import warm_up
+from zk0.executors.stopping import end_fork_server
 from zk0.federation import before_run
 from zk0.federation.before_run import strictly
 from zk0.federation.round import federate
@@ -27,6 +28,14 @@ def run_alone(what: RunConfig | RunStore, name: str | None = None, stem: str = "
     Raises:
         Zk0Error: as `zk0.run`.
     """
+    try:
+        return _run(what, name, stem, strict=strict)
+    except KeyboardInterrupt:
+        end_fork_server()  # a notebook lives on, and with it what it has started
+        raise
+
+
+def _run(what: RunConfig | RunStore, name: str | None, stem: str, *, strict: bool) -> Path:
     config = what.config if isinstance(what, RunStore) else what
     warm_up(config)
     check = strictly(before_run.check) if strict else before_run.check

@@ -38,9 +38,11 @@ def check(config: RunConfig, watch: Watch = nobody) -> Preflight:
 
 
 def strictly(check: Callable[[RunConfig], Preflight]) -> Callable[[RunConfig], Preflight]:
-    """The same checks, of which a warning is an error."""
+    """The same checks, of which a warning is an error; what lies on the hub is fetched for them."""
 
     def checked(config: RunConfig) -> Preflight:
+        if any(dataset.root is None for dataset in config.datasets):
+            ProcessExecutor(config.executor).call(calls.ready, config, None)
         found = check(config)
         if found.warnings:
             raise DatasetError("\n".join([*found.warnings, f"--strict: {len(found.warnings)} warnings are errors"]))
@@ -68,7 +70,8 @@ def check_data(
     watch("fetching what lies on the hub" if fix_to is None else "writing copies")
     config = ProcessExecutor(config.executor).call(calls.ready, config, fix_to)
     found = together(config, examine_all(config, every_frame=True, fresh=fresh, watch=watch))
-    if not found.of("error"):
-        watch("trying the policy")
-        ProcessExecutor(config.executor).call(calls.try_policy, config)
-    return found
+    if found.of("error"):
+        return found
+    watch("trying the policy")
+    warned = ProcessExecutor(config.executor).call(calls.try_policy, config)
+    return found.model_copy(update={"findings": [*found.findings, *warned]})

@@ -57,7 +57,7 @@ def commit(
         state = store.commit(
             number,
             arrays=aggregated.arrays,
-            strategy_tensors=tensors,
+            strategy_tensors=dict(tensors),
             strategy_scalars=scalars,
             metrics={**with_attempts(store, number, metrics), **costs},
             results=did.results,

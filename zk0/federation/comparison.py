@@ -19,6 +19,7 @@ from zk0.federation.outcomes import Outcomes
 from zk0.federation.round import evaluation_work, federate
 from zk0.federation.server import Aggregated
 from zk0.federation.steps import Round, Steps
+from zk0.files.atomic import is_folder
 from zk0.layout import BASE_FOLDER, COMPARE_FOLDER
 from zk0.metrics import units
 from zk0.metrics.arms import FEDERATED, ArmResult, Comparison
@@ -110,7 +111,7 @@ class Arm(Steps):
 
     def _begin(self) -> RoundState:
         first = self._run.state(0)
-        if (base := self._run.folder / BASE_FOLDER).is_dir():  # of a policy made from scratch
+        if is_folder(base := self._run.folder / BASE_FOLDER):  # of a policy made from scratch
             shutil.copytree(base, self.store.folder / BASE_FOLDER, dirs_exist_ok=True)
         arrays = self.store.place(0, "global", self._run.path(first.arrays))
         return RoundState(server_round=0, arrays=arrays, stats=self._statistics())

@@ -33,7 +33,7 @@ def export_round(
     if client is not None and client not in (known := [item.name for item in store.config.clients]):
         raise RunNameError(f"client {client!r}: run {name!r} has no such client; it has {', '.join(known)}")
     target = check_target("out", out)
-    if target.exists():
+    if atomic.is_there(target):
         raise RunNameError(f"out = {str(out)!r}: exists; choose a folder that does not")
     with atomic.storage_errors(target, "written"):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def export(store: RunStore, number: int, folder: Path, *, merge: bool, client: s
     shutil.rmtree(scratch, ignore_errors=True)
     work = store.task("evaluate", number, client or store.config.clients[0].name, store.state(number))
     export_policy(work, store.config, scratch, merge=merge, own=client is not None)
-    if folder.exists():
+    if atomic.is_there(folder):
         atomic.remove_folder(folder)
     atomic.move(scratch, folder)
     return folder

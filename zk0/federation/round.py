@@ -19,6 +19,8 @@ SERVER = "server"
 def federate(run: Steps) -> RoundState:
     """Make the rounds of a run that are left; whoever calls it holds the run's lock.
 
+    Each is shown beside the next one: a run that goes on trains before it shows.
+
     Returns:
         The last round.
 
@@ -27,11 +29,10 @@ def federate(run: Steps) -> RoundState:
         ClientError: round 0 needs everybody, and one failed.
         StorageError: the run directory cannot be written or read.
     """
-    state = run.resume_point() or run.one_round(make_round, 0, None)
-    run.show(state.server_round)
-    for server_round in range(state.server_round + 1, run.config.federation.num_rounds + 1):
-        state = run.one_round(make_round, server_round, state)
-        run.show(server_round)
+    with run.shown():
+        state = run.resume_point() or run.one_round(make_round, 0, None)
+        for server_round in range(state.server_round + 1, run.config.federation.num_rounds + 1):
+            state = run.one_round(make_round, server_round, state)
     return state
 
 

@@ -12,6 +12,8 @@ from loguru import logger
 from zk0.config import RunConfig, load_config
 from zk0.config.paths import absolute_path, check_target
 from zk0.errors import RunNameError
+from zk0.executors import calls
+from zk0.executors.process import ProcessExecutor
 from zk0.federation import before_run, identity
 from zk0.logs.setup import setup_orchestrator
 from zk0.memory import client_limits
@@ -50,6 +52,7 @@ def begin(
     check: Check = before_run.check,
     going_on: GoingOn = lambda _: None,
     wait: bool = False,
+    suggested: str | None = None,
 ) -> RunStore:
     """The run directory that a start means: a new one, or that of an unfinished run of just this config.
 
@@ -63,10 +66,13 @@ def begin(
         going_on: told of an unfinished run that is taken up because no name was given.
         wait: where another process has that run under way, wait for its end and then start the next, so that a start is
             neither doubled nor lost; else start the next now. What was ended by Ctrl-C is then left alone, too.
+        suggested: names a run that there is, and else a new one where none goes on; a name with the time when None.
 
     Raises:
         BadInputError: config, data, policy or name cannot be used; nothing was created.
     """
+    if name is None and suggested is not None and RunStore.exists(config.outputs_dir, suggested):
+        name = suggested
     if name is not None:
         check_name(name)
         if (done := _finished(config, name)) is not None:
@@ -77,7 +83,7 @@ def begin(
         going_on(found)
         check_again(found, check)
         return found
-    return _new(config, name or new_name(stem), check)
+    return _new(config, name or suggested or new_name(stem), check)
 
 
 def check_again(store: RunStore, check: Check = before_run.check) -> None:
@@ -88,6 +94,16 @@ def check_again(store: RunStore, check: Check = before_run.check) -> None:
     """
     if not is_finished(store):
         identity.check(store, _warned(check(_without_probe(store.config))).files)
+
+
+def check_recordings(store: RunStore) -> None:
+    """What is checked before a run is taken up without a person: its recordings are those that it was begun with.
+
+    Raises:
+        DatasetError: they are not; or one cannot be read.
+    """
+    if not is_finished(store):
+        identity.check(store, ProcessExecutor(store.config.executor).call(calls.digests, store.config))
 
 
 def _finished(config: RunConfig, name: str) -> RunStore | None:
@@ -185,7 +201,7 @@ def unfinished(config: RunConfig, *, interrupted: bool = True) -> RunStore | Non
         config: the wanted config.
         interrupted: whether one that was ended by Ctrl-C goes on.
     """
-    for store in RunStore.list_runs(config.outputs_dir):
+    for store in RunStore.list_runs(config.outputs_dir, all_needed=True):
         if store.info.config_digest != settled_like(config, store.config).digest or is_finished(store):
             continue
         will = store.stopped
@@ -207,7 +223,9 @@ def stem_of(config: str | Path | None) -> str:
     return Path(config or "sim").stem
 
 
-def choose_run(config: str, overrides: list[str], name: str | None, *, by_hand: bool = True) -> RunStore:
+def choose_run(
+    config: str, overrides: list[str], name: str | None, *, by_hand: bool = True, suggested: str | None = None
+) -> RunStore:
     """The run that a start by words means: a run directory, or what `begin` makes of a config; it waits its turn.
 
     Args:
@@ -215,6 +233,8 @@ def choose_run(config: str, overrides: list[str], name: str | None, *, by_hand: 
         overrides: single keys of the config.
         name: see `begin`.
         by_hand: whether a person starts it, who may go on with what a person stopped.
+        suggested: a name that a form filled in, which a person may have left as it was: an unfinished run of the config
+            goes on before a new one of that name begins.
 
     Raises:
         RunNameError: a person stopped that run, and a schedule starts it.
@@ -225,7 +245,7 @@ def choose_run(config: str, overrides: list[str], name: str | None, *, by_hand: 
     wanted = load_config(config, overrides)
     if name is not None and not by_hand and RunStore.exists(wanted.outputs_dir, name):
         _not_stopped(RunStore.open(wanted.outputs_dir, name))
-    return begin(wanted, name, stem_of(config), wait=True)
+    return begin(wanted, name, stem_of(config), wait=True, suggested=suggested)
 
 
 def folder_of(config: str, overrides: Sequence[str]) -> str:

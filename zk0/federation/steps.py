@@ -1,8 +1,9 @@
 """The steps of a round as plain calls; whoever does them otherwise, as Prefect tasks, takes their place."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -10,7 +11,7 @@ from loguru import logger
 
 from zk0.aggregation.server_round import RoundPlan
 from zk0.config import RunConfig
-from zk0.errors import ClientError, QuarantineError
+from zk0.errors import ClientError, QuarantineError, Zk0Error
 from zk0.executors.choice import make_executor, stop_work
 from zk0.federation import attendance, commit, server
 from zk0.federation.export import export
@@ -19,12 +20,16 @@ from zk0.federation.outcomes import Outcomes, sorted_out
 from zk0.federation.server import Aggregated, AggregatedStatistics
 from zk0.layout import FINAL
 from zk0.memory.sampler import phase
+from zk0.report.beside import Beside
 from zk0.report.pictures import draw_all
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.work import attempts
 from zk0.work.executor import STOPPED
 from zk0.work.records import ClientResult, ClientTask
+
+SHOWN_WITHIN_S = 30.0
+"""A run that is over waits so long for its last charts."""
 
 type Round[S] = Callable[[S, int, RoundState | None], RoundState]
 """Makes a round by given steps: its number, and the round before it; None for round 0."""
@@ -42,6 +47,8 @@ class Steps:
 
     def __init__(self, store: RunStore) -> None:
         self.store = store
+        self._beside = Beside(self.draw)
+        self._showing = False
 
     @property
     def config(self) -> RunConfig:
@@ -53,8 +60,10 @@ class Steps:
         return self.store.resume_point()
 
     def one_round(self, make: "Round[Self]", server_round: int, before: RoundState | None) -> RoundState:
-        """Make one round."""
-        return make(self, server_round, before)
+        """Make one round, and have it shown."""
+        made = make(self, server_round, before)
+        self.show(server_round)
+        return made
 
     def sample(self, server_round: int, before: RoundState) -> RoundPlan:
         """See `server.sample`."""
@@ -108,11 +117,26 @@ class Steps:
         return commit.commit(self.store, before, after, aggregated, did, duration_s)
 
     def show(self, server_round: int) -> None:
-        """Draw the charts of a committed round."""
+        """Have a committed round shown beside the next ones; comes back at once."""
+        self._beside.show(server_round)
+        self._showing = True
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Wait at the end, within bounds, for what shows the rounds; not where a person ends the run."""
         try:
-            draw_all(self.store.folder, self.config, self.store.read_metrics())
-        except Exception as error:  # noqa: BLE001 - what only shows must not end a run
-            logger.warning("round {} is not drawn: {}: {}", server_round, type(error).__name__, error)
+            yield
+        except Zk0Error:
+            self._beside.wait(SHOWN_WITHIN_S)
+            raise
+        if not self._showing and (rounds := self.store.committed_rounds()):
+            self.show(rounds[-1])  # nothing was left to do, and what shows it may have been cut short
+        if not self._beside.wait(SHOWN_WITHIN_S):
+            logger.warning("the run goes on without its last charts: they take more than {:.0f} s", SHOWN_WITHIN_S)
+
+    def draw(self, server_round: int) -> None:  # noqa: ARG002 - for those who show more than the charts
+        """Draw the charts of a committed round; done beside the training."""
+        draw_all(self.store.folder, self.config, self.store.read_metrics())
 
     def export_final(self) -> Path:
         """Write `final/`, a LeRobot `pretrained_model` folder of the newest round."""

@@ -7,21 +7,19 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from zk0.errors import StorageError
+from zk0.errors import DamageError, StorageError
 from zk0.files import untrusted
+from zk0.files.tensors import Entry, TensorFile, Tensors, read_entry, serialised
 
-Tensors = Mapping[str, NDArray[Any]]
-"""Name -> array, of any shape and of a plain bool, integer or float dtype."""
 CHECKSUM = "checksum"
 """Key of a sealed record: SHA-256 of all its other keys as JSON."""
 DEEPEST = 5
@@ -35,13 +33,14 @@ _REMEDIES = {
     errno.ENOLCK: "choose a folder on a file system that keeps locks, or mount this one with locks",
     errno.EROFS: "make that file system writable or choose another outputs_dir",
     errno.EIO: "check that disk (the kernel log names the fault), then resume the run",
-    errno.ENOENT: "put the file back or resume the run, which goes on from the newest whole round",
+    errno.ESTALE: "mount that file system again, then resume the run",
+    errno.ETIMEDOUT: "see that its server answers, then resume the run",
+    errno.ENOMEM: "free some memory, then resume the run",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`), then resume the run",
+    errno.ENFILE: "raise the system's limit of open files, then resume the run",
+    errno.ENOLINK: "bring back what it leads to, such as a disk, then resume the run",
 }
-DTYPES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bool": "BOOL",
-    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
-    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8",
-}  # fmt: skip
+_GONE = {errno.ENOENT, errno.ENOTDIR}
 
 
 class Digest(NamedTuple):
@@ -57,6 +56,9 @@ class Digest(NamedTuple):
 def storage_errors(path: Path, action: str) -> Iterator[None]:
     """Turn what can go wrong with a file into one StorageError: path, reason, remedy.
 
+    A DamageError, where the file is gone, no plain file, or not what was written; all else that a disk answers may
+    pass, and says nothing of what lies on it.
+
     Args:
         path: the file or folder.
         action: past participle of what was tried, such as "written".
@@ -64,12 +66,31 @@ def storage_errors(path: Path, action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "check that path, then resume the run")
-        raise StorageError(f"{path}: cannot be {action}: {error.strerror or error}; {remedy}") from error
-    except (SafetensorError, ValueError, RecursionError) as error:  # not JSON, or too deep; not UTF-8, not the record
+        raise _fault(path, action, error) from error
+    except MemoryError as error:
+        if action != "read":  # a piece of work that has too little is done again in smaller parts
+            raise
+        raise _fault(path, action, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))) from error
+    except (ValueError, RecursionError) as error:  # not JSON, or too deep; not UTF-8, not the record, no tensors
         reason = " ".join(str(error).split())
         remedy = "the file is damaged; resume the run, which goes on from the newest whole round"
-        raise StorageError(f"{path}: cannot be {action}: {reason}; {remedy}") from error
+        raise DamageError(f"{path}: cannot be {action}: {reason}; {remedy}") from error
+
+
+def _fault(path: Path, action: str, error: OSError) -> StorageError:
+    said = f"{path}: cannot be {action}: {error.strerror or error}"
+    if isinstance(error, untrusted.OddFileError):
+        return DamageError(f"{said}; move it away, then resume the run")
+    if error.errno in _GONE:
+        try:
+            link = untrusted.leads_nowhere(path)
+        except OSError as fault:
+            return _fault(path, action, fault)
+        if link is None:
+            remedy = "put the file back or resume the run, which goes on from the newest whole round"
+            return DamageError(f"{said}; {remedy}")
+        return StorageError(f"{said}: {link} is a link that leads nowhere; {_REMEDIES[errno.ENOLINK]}")
+    return StorageError(f"{said}; {_REMEDIES.get(error.errno or 0, 'check that path, then resume the run')}")
 
 
 def write_bytes(path: Path, data: bytes) -> Digest:
@@ -97,18 +118,19 @@ def write_tensors(path: Path, tensors: Tensors) -> Digest:
         KeyError: a dtype that safetensors does not know.
         StorageError: the file cannot be written.
     """
-    return _write(path, _safetensors(tensors))
+    return _write(path, serialised(tensors))
 
 
-def copy_file(source: Path, target: Path, sha256: str | None = None) -> Digest:
+def copy_file(source: Path, target: Path, sha256: str | None = None, *, follow: bool = False) -> Digest:
     """Replace `target` by a durable copy of `source`; StorageError, and no copy, where that has not this SHA-256."""
-    return _write(target, _chunks(source), lambda digest: _hold_against(source, digest, sha256))
+    return _write(target, _chunks(source, follow=follow), lambda digest: _hold_against(source, digest, sha256))
 
 
 def append_line(path: Path, text: str) -> None:
     """Append one line, durably. A crash can tear only the last line, and the next append starts a new one."""
     make_folder(path.parent)
-    with storage_errors(path, "written"), os.fdopen(_open_to_append(path), "rb+") as file:
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+    with storage_errors(path, "written"), os.fdopen(untrusted.open_plain(path, flags), "rb+") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
@@ -118,18 +140,14 @@ def append_line(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def _open_to_append(path: Path) -> int:
-    return untrusted.open_plain(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
-
-
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents, durably; one that exists is left alone."""
     with storage_errors(folder, "created"):
         for path in reversed((folder, *folder.parents)):
-            if not path.exists():
+            if untrusted.status(path) is None:
                 path.mkdir(exist_ok=True)
                 sync_folder(path.parent)
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
 
@@ -149,8 +167,8 @@ def remove_folder(folder: Path) -> None:
 
 def sweep_trash(folder: Path) -> None:
     """Remove what a killed `remove_folder` left in a folder."""
-    with storage_errors(folder, "swept"):
-        for trash in folder.glob(".trash-*"):
+    for trash in listed(folder, ".trash-*"):
+        with storage_errors(trash, "removed"):
             untrusted.remove_tree(trash)
 
 
@@ -163,56 +181,78 @@ def sweep_temporaries(folder: Path) -> None:
                     path.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; StorageError when it is missing or damaged."""
+def read_json(path: Path, *, follow: bool = False) -> Any:
+    """Read a JSON file; StorageError when it is missing or damaged.
+
+    Args:
+        path: the file.
+        follow: whether it may lie behind a link, such as on another disk: in a folder that no client writes.
+    """
     with storage_errors(path, "read"):
-        return json.loads(untrusted.read(path, most=None))
+        return json.loads(untrusted.read(path, most=None, follow=follow))
 
 
-def read_sealed(path: Path, most: int | None = None) -> dict[str, Any]:
+def read_text(path: Path) -> str:
+    """Read a file of lines, behind a link too; nothing where it is not there, StorageError where it cannot be read."""
+    if not exists(path):
+        return ""
+    with storage_errors(path, "read"):
+        return untrusted.read(path, most=None, follow=True).decode(errors="replace")
+
+
+def read_sealed(path: Path, most: int | None = None, *, follow: bool = False) -> dict[str, Any]:
     """Read what `write_sealed` wrote; StorageError when it is missing or damaged, or larger than `most` bytes."""
     with storage_errors(path, "read"):
-        record = json.loads(untrusted.read(path, most))
+        record = json.loads(untrusted.read(path, most, follow=follow))
         if not isinstance(record, dict) or record.pop(CHECKSUM, None) != _checksum(record):
             raise ValueError(f"its {CHECKSUM} does not fit the rest")
         return record
 
 
-def read_tensors(path: Path, most: int | None = None) -> dict[str, NDArray[Any]]:
+def read_tensors(path: Path, most: int | None = None, *, follow: bool = False) -> dict[str, NDArray[Any]]:
     """Read a safetensors file: name -> array; StorageError when it is missing or damaged, or larger than `most`."""
-    with storage_errors(path, "read"), untrusted.opened(path, most) as name:
-        return load_file(name)
+    with opened_tensors(path, most, follow=follow) as file:
+        return {name: file.read(name) for name in file.entries}
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    return file_digest(path).sha256
+@contextmanager
+def opened_tensors(path: Path, most: int | None = None, *, follow: bool = False) -> Iterator[TensorFile]:
+    """A safetensors file whose tensors are read one by one; raises as `read_tensors`, within the statement too."""
+    with storage_errors(path, "read"), untrusted.reader(path, most, follow=follow) as file:
+        yield TensorFile(file)
 
 
-def verify(path: Path, sha256: str | None, size: int | None = None) -> Digest:
+def read_tensor(path: Path, entry: Entry, rows: slice | None = None, *, follow: bool = False) -> NDArray[Any]:
+    """One tensor of a file that was opened before, or some rows of it; raises as `read_tensors`."""
+    with storage_errors(path, "read"), untrusted.reader(path, follow=follow) as file:
+        return read_entry(file, entry, rows)
+
+
+def verify(path: Path, sha256: str | None, size: int | None = None, *, follow: bool = False) -> Digest:
     """What the file contains; StorageError unless it is there and has this SHA-256.
 
     Args:
         path: the file.
         sha256: in hex; None where any will do.
         size: in bytes, where it is to be held first: a file of another size is not read to its end.
+        follow: see `read_json`; safe where the digest is our own, wherever the file lies.
     """
-    digest = file_digest(path, size)
+    digest = file_digest(path, size, follow=follow)
     _hold_against(path, digest, sha256)
     return digest
 
 
 def _hold_against(path: Path, digest: Digest, sha256: str | None) -> None:
     if sha256 not in (None, digest.sha256):
-        raise StorageError(
+        raise DamageError(
             f"{path}: its SHA-256 is not the recorded one; resume the run, which goes on from the newest whole round"
         )
 
 
-def file_digest(path: Path, size: int | None = None) -> Digest:
+def file_digest(path: Path, size: int | None = None, *, follow: bool = False) -> Digest:
     """Digest and size of a file; StorageError where it has not the size that is given, in bytes."""
     hasher, seen = hashlib.sha256(), 0
-    with storage_errors(path, "read"), untrusted.reader(path) as file:
+    with storage_errors(path, "read"), untrusted.reader(path, follow=follow) as file:
         there = os.fstat(file.fileno()).st_size
         while (size is None or max(seen, there) <= size) and (chunk := file.read(_CHUNK_BYTES)):
             hasher.update(chunk)
@@ -272,37 +312,37 @@ def _write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> Digest:
     return Digest(hasher.hexdigest(), size)
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
-    with storage_errors(path, "read"), untrusted.reader(path) as file:
+def _chunks(path: Path, *, follow: bool) -> Iterator[bytes]:
+    with storage_errors(path, "read"), untrusted.reader(path, follow=follow) as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
 
 
-def _safetensors(tensors: Tensors) -> Iterator[bytes | memoryview]:
-    """The safetensors format: length of the header, header as JSON, then the tensors, widest dtype first to align."""
-    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
-    header: dict[str, Any] = {}
-    offset = 0
-    for name in names:
-        tensor = tensors[name]
-        end = offset + tensor.nbytes
-        header[name] = {"dtype": DTYPES[tensor.dtype.name], "shape": tensor.shape, "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for name in names:
-        little_endian = tensors[name].dtype.newbyteorder("<")
-        yield memoryview(np.asarray(tensors[name], little_endian, order="C").reshape(-1).view(np.uint8))
-
-
 def exists(path: Path) -> bool:
-    """Whether something is there; StorageError where that cannot be told."""
+    """Whether something is there, through links; StorageError where that cannot be told, or a link leads nowhere."""
     with storage_errors(path, "read"):
-        return path.exists()
+        return untrusted.status(path) is not None
 
 
-def listdir(folder: Path) -> list[Path]:
-    """What a folder holds; StorageError where it cannot be read."""
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; raises as `exists`."""
+    with storage_errors(path, "read"):
+        found = untrusted.status(path)
+        return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything has this name, a link that leads nowhere included; StorageError where that cannot be told."""
+    with storage_errors(path, "read"):
+        return untrusted.is_there(path)
+
+
+def listed(folder: Path, pattern: str = "*") -> list[Path]:
+    """What of a folder has such a name, in order; nothing where it is not there. StorageError where it cannot be read.
+
+    `Path.glob` says nothing of a folder that it cannot read.
+    """
+    if not is_folder(folder):
+        return []
     with storage_errors(folder, "read"):
-        return list(folder.iterdir())
+        return sorted(path for path in folder.iterdir() if fnmatchcase(path.name, pattern))

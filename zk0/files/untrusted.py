@@ -9,7 +9,7 @@ import os
 import stat
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import IO
@@ -21,69 +21,67 @@ LONGEST_WORDS = 2000
 """Characters of a worker's own words that are passed on."""
 _CAREFULLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_ODD = {errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EINVAL}
-"""What opening a link, a FIFO or socket, or a folder gives; EINVAL is our own for all else that is no plain file."""
+_ODD = {errno.ELOOP, errno.ENXIO, errno.EISDIR}
+"""What opening a link, a FIFO or socket, or a folder gives."""
 _NOT_OURS = {errno.EACCES, errno.EPERM}
 
 
-def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
+class OddFileError(OSError):
+    """What has a file's name is none that is read: a link, a folder, a FIFO, or larger than it may be."""
+
+
+def open_plain(path: Path, flags: int = os.O_RDONLY, *, follow: bool = False) -> int:
     """Open a plain file, following no link in the last component and waiting for nobody; gives the descriptor.
 
     Args:
         path: the file.
         flags: of `os.open`.
+        follow: whether a link may lead to it.
 
     Raises:
-        OSError: it cannot be opened, or is no plain file.
+        OddFileError: it is no plain file.
+        OSError: it cannot be opened.
     """
+    careful = _CAREFULLY & ~os.O_NOFOLLOW if follow else _CAREFULLY
     try:
-        descriptor = os.open(path, flags | _CAREFULLY, 0o666)
+        descriptor = os.open(path, flags | careful, 0o666)
     except OSError as error:
-        if error.errno in _ODD:
+        if error.errno in _ODD and not stat.S_ISREG(os.lstat(path).st_mode):
             raise _no_plain_file(path) from error
         raise
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise _no_plain_file(path)
-
-
-def reader(path: Path) -> IO[bytes]:
-    """Open a plain file to read; raises as `open_plain`."""
-    return os.fdopen(open_plain(path), "rb")
-
-
-@contextmanager
-def opened(path: Path, most: int | None = None) -> Iterator[str]:
-    """A name for libraries that open by name: of just the plain file that `path` is now, whatever it becomes.
-
-    Args:
-        path: the file.
-        most: a file of more bytes is refused.
-
-    Raises:
-        OSError: as `read`.
-    """
-    descriptor = open_plain(path)
     try:
-        if most is not None and os.fstat(descriptor).st_size > most:
-            raise _too_large(path)
-        yield f"/dev/fd/{descriptor}"
-    finally:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _no_plain_file(path)
+    except OSError:
         os.close(descriptor)
+        raise
+    return descriptor
 
 
-def read(path: Path, most: int | None = SMALL_BYTES) -> bytes:
+def reader(path: Path, most: int | None = None, *, follow: bool = False) -> IO[bytes]:
+    """Open a plain file to read; raises as `open_plain`, and where it has more bytes than `most`."""
+    file = os.fdopen(open_plain(path, follow=follow), "rb")
+    try:
+        if most is not None and os.fstat(file.fileno()).st_size > most:
+            raise _too_large(path)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def read(path: Path, most: int | None = SMALL_BYTES, *, follow: bool = False) -> bytes:
     """All bytes of a plain file.
 
     Args:
         path: the file.
         most: a larger file is refused; None for any size.
+        follow: see `open_plain`.
 
     Raises:
         OSError: as `open_plain`, or it is larger.
     """
-    with reader(path) as file:
+    with reader(path, follow=follow) as file:
         content = file.read() if most is None else file.read(most + 1)  # its size is not asked: it may grow meanwhile
     if most is not None and len(content) > most:
         raise _too_large(path)
@@ -116,6 +114,37 @@ def is_there(path: Path) -> bool:
     return True
 
 
+def status(path: Path) -> os.stat_result | None:
+    """What is there, through links; None where nothing is.
+
+    Raises:
+        OSError: that cannot be told, or a link leads nowhere.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if (link := leads_nowhere(path)) is None:
+            return None
+        raise OSError(errno.ENOLINK, f"{link} is a link that leads nowhere", str(path)) from None
+
+
+def leads_nowhere(path: Path) -> Path | None:
+    """The link that leads nowhere and makes a path be none; None where no link is the cause."""
+    for place in (path, *path.parents):
+        try:
+            found = place.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if not stat.S_ISLNK(found.st_mode):
+            return None
+        try:
+            place.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return place
+        return None
+    return None
+
+
 def open_ours(path: Path, flags: int) -> int:
     """As `open_plain`, for a file of our own to write: whatever else has its name is put aside first."""
     make_way(path)
@@ -129,7 +158,7 @@ def make_way(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        if error.errno not in _ODD | _NOT_OURS:
+        if not isinstance(error, OddFileError) and error.errno not in _NOT_OURS:
             raise
         put_aside(path)
 
@@ -189,7 +218,11 @@ def remove_tree(folder: Path) -> None:
     `shutil.rmtree` calls itself for each level, and a tree may be deeper than Python and than a path can be: here what
     lies two levels down is drawn up instead.
     """
-    if folder.is_symlink() or not folder.is_dir():
+    try:
+        mode = folder.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(mode):
         folder.unlink(missing_ok=True)
         return
     _admit(folder)
@@ -238,9 +271,9 @@ def _admit(folder: Path | str, where: int | None = None) -> None:
             os.chmod(folder, 0o700, dir_fd=where)
 
 
-def _too_large(path: Path) -> OSError:
-    return OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+def _too_large(path: Path) -> OddFileError:
+    return OddFileError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
 
 
-def _no_plain_file(path: Path) -> OSError:
-    return OSError(errno.EINVAL, "is no plain file", str(path))
+def _no_plain_file(path: Path) -> OddFileError:
+    return OddFileError(errno.EINVAL, "is no plain file", str(path))

@@ -210,6 +210,8 @@ def _explained(config: PreTrainedConfig, error: Exception) -> PolicyError:
     if weights := _unfetched(config, error, said):
         return PolicyError(f"{named}: {weights}")
     what = "it cannot be built" if config.pretrained_path is None else "its weights cannot be loaded"
+    if error.__cause__ is not None and (cause := first_line(error.__cause__)) not in said:
+        said += f", from {type(error.__cause__).__name__}: {cause}"
     return PolicyError(
         f"{named}: {what} ({type(error).__name__}: {said}); correct policy.overrides or the policy's "
         "folder, or take another policy"

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from loguru import logger
-from safetensors.torch import load_file
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from zk0.errors import StorageError
+from zk0.errors import DamageError, StorageError
 from zk0.files import atomic, untrusted
+from zk0.files.tensors import DTYPES
 from zk0.layout import FIT_CHECKPOINT, MANIFEST
 from zk0.learning import optimizer_state
 from zk0.work.records import ArtifactRef, ClientTask, Record
@@ -111,13 +111,15 @@ class FitCheckpoint:
         """Bring a fresh fit to where its checkpoint is; a checkpoint that cannot serve is named in the log and removed.
 
         torch's, numpy's and Python's global generators are set too, so nothing may draw from them before the next step.
+
+        Raises:
+            StorageError: it cannot be read now; it stays.
         """
+        if not atomic.is_there(self.folder):
+            return
         try:
-            with atomic.storage_errors(self.folder, "read"):
-                if not untrusted.is_there(self.folder):
-                    return
             state, tensors = self._read(fit)
-        except StorageError as error:
+        except DamageError as error:
             logger.warning("The fit starts at its first step, its checkpoint cannot serve: {}", _without_remedy(error))
             self.remove()
             return
@@ -198,23 +200,22 @@ class FitCheckpoint:
         """Read and check everything before anything of the fit is changed.
 
         Raises:
-            StorageError: no manifest, another fit's, a file that is not what it was, or a state that does not fit.
+            DamageError: no manifest, another fit's, a file that is not what it was, or a state that does not fit.
         """
         path = self.folder / MANIFEST
         with atomic.storage_errors(path, "read"):
             manifest = FitManifest.model_validate(atomic.read_sealed(path))
         if manifest.key != self._key:
-            raise StorageError(f"{path}: is of another fit, {manifest.key[:12]}...; this one is {self._key[:12]}...")
+            raise DamageError(f"{path}: is of another fit, {manifest.key[:12]}...; this one is {self._key[:12]}...")
         for ref in (manifest.tensors, manifest.state):
             atomic.verify(self._run_dir / ref.path, ref.sha256)
         with atomic.storage_errors(self._run_dir / manifest.state.path, "read"):
             state = FitState.model_validate(atomic.read_json(self._run_dir / manifest.state.path))
         whole = self._run_dir / manifest.tensors.path
-        with atomic.storage_errors(whole, "read"), untrusted.opened(whole) as name:
-            tensors = load_file(name)
+        tensors = {name: torch.from_numpy(array) for name, array in atomic.read_tensors(whole).items()}
         tensors |= {name: tensors[name].view(getattr(torch, dtype)) for name, dtype in state.dtypes.items()}
         if not _fits(fit, state, tensors):
-            raise StorageError(f"{path}: was saved by a fit of another policy or optimizer")
+            raise DamageError(f"{path}: was saved by a fit of another policy or optimizer")
         self._whole = {Path(ref.path).name for ref in (manifest.tensors, manifest.state)}
         return state, tensors
 
@@ -247,7 +248,7 @@ def _fits(fit: LiveFit, state: FitState, tensors: dict[str, torch.Tensor]) -> bo
 
 
 def _odd(value: torch.Tensor) -> bool:
-    return str(value.dtype).removeprefix("torch.") not in atomic.DTYPES
+    return str(value.dtype).removeprefix("torch.") not in DTYPES
 
 
 def _bits(value: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from zk0.config import DataConfig, EvaluationConfig
 from zk0.data.names import joint_names
-from zk0.learning.micro_batches import divide, predict
+from zk0.learning.micro_batches import divide
 from zk0.learning.policy import Policy, Processor
+from zk0.learning.prediction import chunks, horizon, now
 from zk0.learning.training import prepare_batch
 from zk0.metrics import units
 from zk0.metrics.intervals import Episodes, mean_interval
@@ -65,7 +66,7 @@ def evaluate(
             batch = prepare_batch(dict(raw), preprocessor, dataset)
             loss = _loss(policy, batch, micro_batch_size or len(raw[ACTION]))
             predicted = _predict(policy, postprocessor, batch, micro_batch_size or len(raw[ACTION]))
-            parts.append(_compared(raw, predicted, _horizon(policy), loss))
+            parts.append(_compared(policy, raw, predicted, loss))
     error = np.concatenate([part.errors for part in parts]).astype(np.float64)
     data = data or DataConfig()
     names = joint_names(dataset.meta.features[ACTION], error.shape[1])
@@ -107,7 +108,7 @@ def try_frame(
         raw = next(iter(_loader(dataset, range(1), 1, 0)))
         batch = prepare_batch(dict(raw), preprocessor, dataset)
         loss = _loss(policy, batch, 1)
-        _compared(raw, _predict(policy, postprocessor, batch, 1), _horizon(policy), loss)
+        _compared(policy, raw, _predict(policy, postprocessor, batch, 1), loss)
         if acts and policy.config.n_obs_steps == 1:
             policy.reset()
             postprocessor(policy.select_action({key: batch[key] for key in batch if not key.startswith(ACTION)}))
@@ -131,11 +132,17 @@ class _Batch(NamedTuple):
     """Their number."""
 
 
-def _compared(raw: dict[str, Any], predicted: torch.Tensor, horizon: int, loss: float) -> _Batch:
-    recorded, valid = raw[ACTION][:, :horizon], ~raw[f"{ACTION}_is_pad"][:, :horizon]
+def _compared(policy: Policy, raw: dict[str, Any], predicted: torch.Tensor, loss: float) -> _Batch:
+    recorded, valid = _recorded(policy, raw, horizon(policy))
     owner = raw["episode_index"].reshape(-1, 1).expand_as(valid)
-    errors = (predicted[:, :horizon] - recorded).abs()[valid]
+    errors = (predicted[:, : valid.shape[1]] - recorded).abs()[valid]
     return _Batch(errors.numpy(), owner[valid].numpy(), loss, len(recorded))
+
+
+def _recorded(policy: Policy, raw: dict[str, Any], steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The recorded actions from each frame on, shape (frames, steps, action dimension), and which of them there are."""
+    chunk = slice(now(policy), now(policy) + steps)
+    return raw[ACTION][:, chunk], ~raw[f"{ACTION}_is_pad"][:, chunk]
 
 
 def replay(
@@ -167,14 +174,14 @@ def replay(
     """
     policy.eval()
     first = dataset.episodes[0] if dataset.episodes else 0
-    frames = range(0, int(dataset.meta.episodes["length"][first]), _horizon(policy))
+    frames = range(0, int(dataset.meta.episodes["length"][first]), horizon(policy))
     predicted, recorded = [], []
     with torch.no_grad(), seeded_context(seed):
         for raw in _loader(dataset, frames, batch_size, seed):
-            truth, valid = raw[ACTION][:, : frames.step], ~raw[f"{ACTION}_is_pad"][:, : frames.step]
+            truth, valid = _recorded(policy, raw, frames.step)
             batch = prepare_batch(dict(raw), preprocessor, dataset)
-            chunks = _predict(policy, postprocessor, batch, micro_batch_size or len(truth))[:, : frames.step]
-            predicted.append(chunks[valid].numpy())
+            found = _predict(policy, postprocessor, batch, micro_batch_size or len(truth))[:, : valid.shape[1]]
+            predicted.append(found[valid].numpy())
             recorded.append(truth[valid].numpy())
     return {"predicted": np.concatenate(predicted), "recorded": np.concatenate(recorded)}
 
@@ -187,11 +194,6 @@ def _loader(dataset: LeRobotDataset, frames: range, batch_size: int, seed: int) 
     )
 
 
-def _horizon(policy: Policy) -> int:
-    """Actions that a robot carries out before the policy looks again."""
-    return int(getattr(policy.config, "n_action_steps", 1))
-
-
 def _loss(policy: Policy, batch: dict[str, Any], size: int) -> float:
     if size >= len(batch[ACTION]):
         return float(policy.forward(dict(batch))[0].item())
@@ -201,13 +203,8 @@ def _loss(policy: Policy, batch: dict[str, Any], size: int) -> float:
 
 def _predict(policy: Policy, postprocessor: Processor, batch: dict[str, Any], size: int) -> torch.Tensor:
     """A chunk of actions per frame in the dataset's units: shape (batch, chunk_size, action dimension)."""
-    policy.reset()
-    frames = len(batch[ACTION])
-    observation = {key: value for key, value in batch.items() if not key.startswith(ACTION)}
-    whole = size >= frames
-    chunks = policy.predict_action_chunk(observation) if whole else predict(policy, observation, frames, size)
     joints = batch[ACTION].shape[-1]  # some policies that pad actions do not cut them again
-    return torch.as_tensor(postprocessor(chunks)).to("cpu", torch.float32)[..., :joints]
+    return torch.as_tensor(postprocessor(chunks(policy, batch, size))).to("cpu", torch.float32)[..., :joints]
 
 
 def _by_joint(error: NDArray[Any], joints: Joints) -> dict[str, Any]:

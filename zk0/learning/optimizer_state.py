@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.optim import Optimizer
 
 from zk0.errors import PolicyError
-from zk0.files import atomic
+from zk0.files.tensors import DTYPES
 
 
 def entries(optimizer: Optimizer) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def from_arrays(optimizer: Optimizer, arrays: Mapping[str, NDArray[Any]]) -> Non
 
 
 def _plain(value: torch.Tensor) -> torch.Tensor:
-    known = str(value.dtype).removeprefix("torch.") in atomic.DTYPES
+    known = str(value.dtype).removeprefix("torch.") in DTYPES
     return value.contiguous() if known else value.to(torch.float32).contiguous()
 
 

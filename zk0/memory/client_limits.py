@@ -1,7 +1,7 @@
 """What is known of a client's memory: the micro-batch that it can bear, found by running out, kept for later rounds.
 
 One file per client and kind of work, `limits/<client>.<kind>.json` in the run directory, written by the process that
-holds the run's lock. A file that cannot be read costs the knowledge, which the next out-of-memory brings back.
+holds the run's lock. A file that is damaged costs the knowledge, which the next out-of-memory brings back.
 """
 
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from zk0.errors import StorageError
+from zk0.errors import DamageError
 from zk0.files import atomic
 from zk0.layout import LIMITS_FOLDER
 from zk0.work.records import ClientTask, Record, TaskKind
@@ -59,14 +59,18 @@ def path_of(run_dir: Path, client: str, kind: TaskKind) -> Path:
 
 
 def read(run_dir: Path, client: str, kind: TaskKind) -> Finding | None:
-    """What was found, or None; what cannot be read is named in the log and counts as nothing."""
+    """What was found, or None; what is damaged is named in the log and counts as nothing.
+
+    Raises:
+        StorageError: it cannot be read now.
+    """
     path = path_of(run_dir, client, kind)
     try:
+        if not atomic.is_there(path):
+            return None
         with atomic.storage_errors(path, "read"):
-            if not path.exists():
-                return None
             return Finding.model_validate(atomic.read_sealed(path))
-    except StorageError as error:
+    except DamageError as error:
         logger.warning("What was found of {}'s memory is lost: {}", client, str(error).split(";", maxsplit=1)[0])
         return None
 

@@ -81,9 +81,9 @@ def check_data(config: RunConfig, fix_to: Path | None = None) -> DataReport:
     """
     config = ready(config, fix_to)
     found = report(config, every_frame=True)
-    if not found.of("error"):
-        try_policy(config)
-    return found
+    if found.of("error"):
+        return found
+    return found.model_copy(update={"findings": [*found.findings, *try_policy(config).findings()]})
 
 
 def ready(config: RunConfig, fix_to: Path | None = None) -> RunConfig:

@@ -92,6 +92,16 @@ def examine(
     return found.model_copy(update={"findings": [*found.findings, *against], "files": files})
 
 
+def files_of(config: RunConfig) -> dict[str, dict[str, str]]:
+    """Dataset -> path within it -> SHA-256, of those that are here.
+
+    Raises:
+        DatasetError: the metadata of one on the hub cannot be read.
+    """
+    roots = {dataset.name: folder_of(dataset) for dataset in config.datasets}
+    return {name: file_digests(root) for name, root in roots.items() if (root / "data").is_dir()}
+
+
 def _look(
     config: RunConfig, dataset: DatasetConfig, first: LeRobotDatasetMetadata | None, *, every_frame: bool, say: Say
 ) -> Examined:

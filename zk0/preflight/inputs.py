@@ -14,17 +14,20 @@ from zk0.config import RunConfig
 from zk0.errors import PolicyError
 from zk0.learning.policy import ROOM, Processor, load_policy_config, policy_features, room_for, source_path
 from zk0.learning.processors import build_processors
+from zk0.preflight.needs import unmet
 from zk0.preflight.renames import STATE, VISUAL, proposal, wrong_rename
 
 
 def check_names(config: PreTrainedConfig, meta: LeRobotDatasetMetadata, rename_map: dict[str, str], who: str) -> None:
-    """Refuse a dataset that lacks a camera or another feature that the policy needs, or whose rename_map loses one.
+    """Refuse a dataset that lacks a camera or another thing that the policy needs, or whose rename_map loses one.
 
     Raises:
         PolicyError: names the dataset, the feature, both sides and the key to change.
     """
     given = {key: _kind(key, value["dtype"]) for key, value in meta.features.items() if key not in DEFAULT_FEATURES}
     if why := wrong_rename(rename_map, given, config):
+        raise PolicyError(f"dataset {who!r}: {why}")
+    if why := unmet(config, given, rename_map):
         raise PolicyError(f"dataset {who!r}: {why}")
     features = policy_features(meta, rename_map)
     for key in missing_inputs(config, features):

@@ -17,6 +17,7 @@ from peft import PeftModel
 
 from zk0.config import DatasetConfig, RunConfig
 from zk0.data.datasets import build_dataset, open_metadata
+from zk0.data.findings import DataFinding
 from zk0.data.statistics import Stats, training_statistics
 from zk0.errors import BadInputError, PolicyError
 from zk0.layout import BASE_FOLDER, FINAL
@@ -25,6 +26,7 @@ from zk0.learning.evaluation import try_frame
 from zk0.learning.exchange import exchanged_bytes
 from zk0.learning.policy import Policy, Processor, base_config
 from zk0.learning.processors import build_processors, saved_processors
+from zk0.preflight.room import check_room
 from zk0.seeding import derive_seed
 
 
@@ -50,6 +52,15 @@ class Trial:
     """The base that the run must keep in its own directory; 0 where it is policy.path as it is."""
     warnings: list[str] = field(default_factory=list)
 
+    def findings(self) -> list[DataFinding]:
+        """The warnings as what was found with the first client's recordings, on which the policy was tried."""
+        who = self.first.dataset.name
+        parts = [text.rpartition("; ") for text in self.warnings]
+        return [
+            DataFinding(dataset=who, check="policy", verdict="warning", seen=seen, remedy=remedy)
+            for seen, _, remedy in parts
+        ]
+
 
 def tried(config: RunConfig) -> Trial:
     """Build the policy, and do with it once what a run does: look at frames, learn, predict, be saved and loaded again.
@@ -58,11 +69,13 @@ def tried(config: RunConfig) -> Trial:
         config: whose datasets have passed their own checks.
 
     Raises:
+        ConfigError: its weights are more than memory holds.
         PolicyError: the first thing that would fail, with its remedy.
     """
     metas = {item.name: open_metadata(item) for item in [*config.clients, *config.evaluation.datasets]}
     client = config.clients[0]
     base = base_config(config, metas[client.name])
+    check_room(base, metas[client.name], client.rename_map, adapters=config.peft.enabled)
     set_seed(derive_seed(config.seed, 0, "", "base"))
     plain = plain_policy(base, metas[client.name], client.rename_map)
     check_finite(plain, named_policy(base))
@@ -77,8 +90,11 @@ def tried(config: RunConfig) -> Trial:
         if made:
             base = _saved_base(base, Path(scratch) / BASE_FOLDER)
         pieces = [_piece(config, item, metas[item.name], policy, base) for item in _kinds(config, metas)]
+        before = {name: value.clone() for name, value in policy.named_buffers()}
         for piece in pieces:
             _look(policy, piece, learns=piece is pieces[0], acts=bool(config.evaluation.environments))
+        if stays := _stays_behind(policy, before):
+            warnings.append(_stays_warning(base, stays))
         _leave(config, policy, base, pieces[0], Path(scratch) / FINAL)
     return Trial(policy, pieces[0], size, base_bytes, warnings)
 
@@ -134,6 +150,24 @@ def _look(policy: Policy, piece: Piece, *, learns: bool, acts: bool) -> None:
         )
 
 
+def _stays_behind(policy: Policy, before: dict[str, torch.Tensor]) -> list[str]:
+    """What learning changes in a policy beside its trained parameters, and so does not travel.
+
+    Args:
+        policy: which has just had a batch to learn from.
+        before: its buffers before that.
+    """
+    now = dict(policy.named_buffers())
+    changed = [name for name, old in before.items() if name in now and not _same(old, now[name])]
+    if callable(getattr(policy, "update", None)):  # LeRobot calls it after each step: a slower copy of the weights
+        changed += [name for name, value in policy.named_parameters() if not value.requires_grad]
+    return changed
+
+
+def _same(old: torch.Tensor, new: torch.Tensor) -> bool:
+    return old.shape == new.shape and torch.allclose(old.double(), new.double(), rtol=0, atol=0, equal_nan=True)
+
+
 def _failed(item: DatasetConfig, policy: Policy, error: Exception) -> PolicyError:
     said = " ".join(str(error).split())[:500]
     return PolicyError(
@@ -183,8 +217,17 @@ def _save_all(config: PreTrainedConfig, processors: tuple[Processor, Processor],
         pipeline.save_pretrained(folder)
 
 
+def _stays_warning(base: PreTrainedConfig, names: list[str]) -> str:
+    return (
+        f"{named_policy(base)}: learning changes {len(names)} of its tensors that are no trained parameters "
+        f"({names[0]}, ...) and do not travel: every round, and the final policy, has them as they were at first; take "
+        "another policy, or another setting of it, if that matters"
+    )
+
+
 def _missing_warning(base: PreTrainedConfig, missing: list[str]) -> str:
     return (
         f"{named_policy(base)}: model.safetensors lacks {len(missing)} of the policy's tensors ({missing[0]}, ...); "
-        "they begin at random, as in lerobot-train, the same for all clients; the run keeps that base in its own base/"
+        "they begin at random, as in lerobot-train, the same for all clients, and the run keeps that base in base/; "
+        "give the whole weights, if that was not meant"
     )

@@ -8,7 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from zk0.report.charts import COLOURS, DPI, SIZE_INCHES
+from zk0.report.charts import COLOURS, DPI
+
+SIZE_INCHES = (8.0, 4.5)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from zk0.metrics import units
 from zk0.metrics.units import ACTION_ERROR
 from zk0.metrics.values import Json, mapping
 
-SIZE_INCHES = (8.0, 4.5)
+SIZE_INCHES = (6.4, 3.6)
 DPI = 100
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555", "#b8a800")
 """Okabe and Ito's, told apart by colour-blind readers too; also told apart by the markers."""

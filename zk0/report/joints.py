@@ -13,13 +13,14 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from zk0.errors import StorageError
-from zk0.files import atomic, untrusted
+from zk0.files import atomic
 from zk0.layout import CHARTS_FOLDER, client_folder, tensors_file
 from zk0.metrics import units
 from zk0.metrics.values import Json, mapping
 
 COLUMNS = 2
-PANEL_INCHES = (5.0, 2.1)
+PANEL_INCHES = (3.2, 1.8)
+"""Two beside each other are as wide as the other charts: they stand below one another on the sheet."""
 DPI = 100
 COURSES = ("recorded", "predicted")
 MOST_JOINTS, MOST_FRAMES = 32, 20_000
@@ -87,9 +88,8 @@ def draw_joint_charts(run_dir: str | Path, rounds: Sequence[Json], datasets: Seq
 def _read(folder: Path, server_round: int, name: str) -> Tensors | None:
     """A round's evaluation of a dataset; None where there is none, or what a client left is no such thing."""
     path = client_folder(folder, server_round, name) / tensors_file("evaluate")
-    with atomic.storage_errors(path, "read"):
-        if not untrusted.is_there(path):
-            return None
+    if not atomic.is_there(path):
+        return None
     try:
         tensors = atomic.read_tensors(path, MOST_BYTES)
     except StorageError as error:

@@ -9,7 +9,7 @@ from zk0.metrics import units
 from zk0.metrics.scores import QUICK, best_round, comparable
 from zk0.metrics.units import ACTION_ERROR, OPENING, WORDS, headed
 from zk0.metrics.values import Json, mapping, number
-from zk0.report.text import change_of, error_text, figure, in_brackets, shared_unit, success_text
+from zk0.report.text import change_of, error_text, figure, in_brackets, shared_unit, significant, success_text
 from zk0.runs.progress import failures, videos
 from zk0.runs.store import RunStore
 
@@ -19,73 +19,87 @@ NOTHING = ""
 
 
 def round_table(config: RunConfig, server_round: int, rounds: Sequence[Json]) -> list[dict[str, Any]]:
-    """One row per client, then one per unseen setting: attempts, examples, losses, errors before and after, costs.
+    """One row per client, unseen setting and simulated environment: what the round made of it first, then what it took.
 
     The error before and after are of the same frames: of the quick ones, where one of the two rounds has no others.
-    Where there are simulated environments they have rows, too, and success a column.
+    A column that has nothing in any row is left out, but for those that say what the round came to.
     """
     lines = {line["server_round"]: line for line in rounds}
     line = mapping(lines.get(server_round))
     (before, evaluated), frames = comparable([mapping(lines.get(server_round - 1)), line])
-    why = failures(line)
-    attempts = {item["client"]: item.get("attempts") for item in line.get("failures", ())}
     unit = _unit(before, evaluated)
     rows = []
     for dataset in [*config.clients, *config.evaluation.datasets]:
         name = dataset.name
-        fit = mapping(mapping(line.get("train")).get(name))
         after = mapping(mapping(evaluated.get("evaluate")).get(name))
         earlier = mapping(mapping(before.get("evaluate")).get(name))
         sat_out = [past for past, entry in lines.items() if past <= server_round and _sat_out(entry, name)]
         rows.append(
             {
                 "client": name if dataset in config.clients else f"{name} (unseen)",
-                "attempts": fit.get("attempts") or attempts.get(name) or NOTHING,
-                "retried after": ", ".join(fit.get("failed_attempts", ())) or NOTHING,
-                "failure": why.get(name, NOTHING),
+                headed("error before", unit): _error(earlier, unit),
+                headed("error after", unit): _error(after, unit),
+                headed("change", unit): _difference(earlier, after),
+                "success": NOTHING,
+                **_attempts(line, name),
                 "rounds sat out": ", ".join(map(str, sat_out)) or NOTHING,
-                "examples": fit.get("num_examples", NOTHING),
-                "steps": fit.get("steps", NOTHING),
-                "learning rate": _exponent(fit.get("lr")),
-                "training loss": _figure(fit.get("loss"), 4),
-                headed("action error before", unit): _error(earlier, unit),
-                headed("action error after", unit): _error(after, unit),
                 headed("95 % interval", unit): in_brackets(units.get(after.get("interval_95"), ACTION_ERROR)).strip(),
                 headed("change since round 0", unit): change_of(line, name, ACTION_ERROR),
-                "held-out loss": _figure(after.get("loss"), 4),
                 "frames": frames if after else NOTHING,
-                "duration, s": _figure(fit.get("duration_s"), 1),
-                "peak RAM, MiB": _figure(fit.get("peak_ram_bytes"), 0, MIB),
-                "peak RAM, %": _figure(fit.get("peak_ram_percent"), 1),
-                "peak VRAM, MiB": _figure(fit.get("peak_vram_bytes"), 0, MIB),
-                "peak VRAM, %": _figure(fit.get("peak_vram_percent"), 1),
-                "micro-batch": fit.get("micro_batch_size", NOTHING),
-                "sent, MiB": _figure(fit.get("update_bytes"), 2, MIB),
+                "held-out loss": _figure(after.get("loss"), 4),
+                **_costs(mapping(mapping(line.get("train")).get(name))),
             }
         )
-    return _with_environments(config, line, rows)
+    return _without_empty_columns([*rows, *_environments(config, line, rows[0])])
 
 
-def _with_environments(config: RunConfig, line: Json, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with success as a column, and one more for every simulated environment; as they are without any."""
-    if not config.evaluation.environments:
-        return rows
-    empty, why = dict.fromkeys(rows[0], NOTHING), failures(line)
-    attempts = {item["client"]: item.get("attempts") for item in line.get("failures", ())}
-    table = [{**row, "success": NOTHING} for row in rows]
+def _attempts(line: Json, name: str) -> dict[str, Any]:
+    """How often a client, or an environment, was tried in a round, and what failed."""
+    fit = mapping(mapping(line.get("train")).get(name))
+    of_failures = {item["client"]: item.get("attempts") for item in line.get("failures", ())}
+    return {
+        "attempts": fit.get("attempts") or of_failures.get(name) or NOTHING,
+        "failure": failures(line).get(name, NOTHING),
+        "retried after": ", ".join(fit.get("failed_attempts", ())) or NOTHING,
+    }
+
+
+def _costs(figures: Json) -> dict[str, Any]:
+    """The bookkeeping of a fit, or of a rollout, which has some of it."""
+    return {
+        "training loss": _figure(figures.get("loss"), 4),
+        "examples": figures.get("num_examples", NOTHING),
+        "steps": figures.get("steps", NOTHING),
+        "learning rate": _exponent(figures.get("lr")),
+        "micro-batch": figures.get("micro_batch_size", NOTHING),
+        "duration, s": _figure(figures.get("duration_s"), 1),
+        "peak RAM, MiB": _figure(figures.get("peak_ram_bytes"), 0, MIB),
+        "peak RAM, %": _figure(figures.get("peak_ram_percent"), 1),
+        "peak VRAM, MiB": _figure(figures.get("peak_vram_bytes"), 0, MIB),
+        "peak VRAM, %": _figure(figures.get("peak_vram_percent"), 1),
+        "sent, MiB": _figure(figures.get("update_bytes"), 2, MIB),
+    }
+
+
+def _environments(config: RunConfig, line: Json, like: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for every simulated environment, with the columns of one that is there."""
     for name in (environment.name for environment in config.evaluation.environments):
         figures = mapping(mapping(line.get("rollout")).get(name))
-        row = {
-            "client": f"{name} (simulated)",
-            "attempts": attempts.get(name) or NOTHING,
-            "failure": why.get(name, NOTHING),
-            "duration, s": _figure(figures.get("duration_s"), 1),
-            "peak RAM, MiB": _figure(figures.get("peak_ram_bytes"), 0, MIB),
-            "peak RAM, %": _figure(figures.get("peak_ram_percent"), 1),
-            "success": success_text(figures),
-        }
-        table.append(empty | row)
-    return table
+        own = {"client": f"{name} (simulated)", "success": success_text(figures), **_attempts(line, name)}
+        yield dict.fromkeys(like, NOTHING) | own | _costs(figures)
+
+
+def _without_empty_columns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    first = [*rows[0]][: [*rows[0]].index("attempts") + 1]
+    kept = [column for column in rows[0] if column in first or any(row[column] != NOTHING for row in rows)]
+    return [{column: row[column] for column in kept} for row in rows]
+
+
+def _difference(before: Json, after: Json) -> str:
+    """How far a round moved an error; nothing where that cannot be said."""
+    old, new = units.value(before, ACTION_ERROR), units.value(after, ACTION_ERROR)
+    same = units.unit_of(before, ACTION_ERROR) == units.unit_of(after, ACTION_ERROR)
+    return NOTHING if old is None or new is None or not same else significant(new - old, "+")
 
 
 def summary(store: RunStore, rounds: Sequence[Json]) -> str:
@@ -95,14 +109,14 @@ def summary(store: RunStore, rounds: Sequence[Json]) -> str:
     how = ", on the quick frames" if frames == QUICK else ""
     unit = _unit(base, line)
     words = f" in {WORDS[unit]}" if unit else ", each in its dataset's unit"
-    ends = " | ".join(headed(title, unit) for title in ("round 0 (the base)", f"round {newest}"))
+    ends = " | ".join(headed(title, unit) for title in ("base", f"round {newest}"))
     parts = [
         f"# {store.info.name}",
         f"Round {newest} of {store.config.federation.num_rounds} is committed.{_best(store, rounds)}",
         "",
         f"Action errors are mean absolute errors{words}{how}, with the 95 % interval over held-out episodes.",
         "",
-        f"| held-out episodes of | {ends} | change | loss, 0 | loss, {newest} |",
+        f"| held out | {ends} | change | base loss | loss |",
         "|---|---:|---:|---:|---:|---:|",
         *_summary_rows(store.config, base, line, unit),
         *_joint_rows(store.config, base, line),
@@ -197,7 +211,7 @@ def _joint_rows(config: RunConfig, base: Json, line: Json) -> Iterator[str]:
         grippers = f" (a gripper: {OPENING})" if any(own == OPENING for _, own in named) else ""
         yield from ("", f"## By joint{f', in {WORDS[unit]}' if unit else ''}{grippers}", "")
         names = [headed(name, None if own in (unit, OPENING) else own) for name, own in named]
-        yield f"| held-out episodes of | {' | '.join(names)} |"
+        yield f"| held out | {' | '.join(names)} |"
         yield "|---|" + "---:|" * len(names)
         yield from rows
 

@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from zk0.files import atomic, untrusted
+from zk0.files import atomic
 from zk0.layout import LIMITS_FOLDER
 from zk0.work.records import Record
 
@@ -27,7 +27,7 @@ def keep(run_dir: Path, training: Mapping[str, int]) -> None:
         StorageError: it cannot be written.
     """
     path = run_dir / LIMITS_FOLDER / FRAMES_FILE
-    if training and not untrusted.is_there(path):
+    if training and not atomic.is_there(path):
         atomic.write_sealed(path, Counted(training=dict(training)).model_dump(mode="json"))
 
 
@@ -38,7 +38,7 @@ def read(run_dir: Path) -> dict[str, int]:
         StorageError: the file is there and cannot be read, or is damaged.
     """
     path = run_dir / LIMITS_FOLDER / FRAMES_FILE
+    if not atomic.is_there(path):
+        return {}
     with atomic.storage_errors(path, "read"):
-        if not untrusted.is_there(path):
-            return {}
         return Counted.model_validate(atomic.read_sealed(path)).training

@@ -1,5 +1,6 @@
 """The lock of a run directory: one writer at a time, freed by the kernel however its holder dies."""
 
+import errno
 import fcntl
 import json
 import os
@@ -14,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from zk0.errors import ConfigError, RunNameError, StorageError
-from zk0.files import atomic
-from zk0.files.atomic import exists
+from zk0.files import atomic, untrusted
 from zk0.layout import LOCK_FILE, SERVED_FILE, STOPPED_FILE
 from zk0.metrics.values import Json, mapping
 from zk0.runs.records import now
@@ -58,10 +58,24 @@ def open_lock(folder: Path) -> int:
     """Open the lock's file, made where it is missing, for `hold`.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: it cannot be written, or is no plain file of our own.
     """
-    with atomic.storage_errors(folder / LOCK_FILE, "written"):
-        return os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    path = folder / LOCK_FILE
+    with atomic.storage_errors(path, "written"):
+        descriptor = untrusted.open_plain(path, os.O_RDWR | os.O_CREAT)
+        try:
+            _check_ours(descriptor, path)
+        except OSError:
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
+def _check_ours(descriptor: int, path: Path) -> None:
+    """Take no file that has another name, too, and is no lock: who holds it writes into it."""
+    content = os.pread(descriptor, HOLDER_BYTES, 0) if os.fstat(descriptor).st_nlink > 1 else b""
+    if content and _parse_holder(content)["pid"] is None:
+        raise untrusted.OddFileError(errno.EINVAL, "is another file by a hard link", str(path))
 
 
 @contextmanager
@@ -84,8 +98,9 @@ def hold(folder: Path, descriptor: int, run: str) -> Iterator[None]:
         with atomic.storage_errors(folder / LOCK_FILE, "written"):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(who).encode(), 0)
-            for left in (STOPPED_FILE, SERVED_FILE):  # who goes on wants it to go on
-                (folder / left).unlink(missing_ok=True)
+        for left in (STOPPED_FILE, SERVED_FILE):  # who goes on wants it to go on
+            with atomic.storage_errors(folder / left, "removed"):
+                untrusted.remove(folder / left)
         _of_this_context.set(_of_this_context.get() | {mine})
         yield
     finally:
@@ -111,22 +126,23 @@ def locked(descriptor: int, path: Path) -> bool:
     return True
 
 
-def check_locks(folder: Path) -> None:
+def check_locks(folder: Path, key: str = "outputs_dir") -> None:
     """See that locks can be kept where the runs will lie; leaves nothing there.
 
     Args:
         folder: of the runs; where it is not there yet, the nearest above it is tried.
+        key: how the user gave it, for the message.
 
     Raises:
         ConfigError: its file system keeps none.
     """
-    there = next((path for path in (folder, *folder.parents) if path.is_dir()), folder)
+    there = next((path for path in (folder, *folder.parents) if atomic.is_folder(path)), folder)
     try:
         with tempfile.TemporaryFile(dir=there) as file:
             locked(file.fileno(), there)
     except StorageError as error:
         raise ConfigError(
-            f"outputs_dir = {str(folder)!r}: {error}; without a lock two processes could advance one run"
+            f"{key} = {str(folder)!r}: {error}; without a lock two processes could advance one run"
         ) from error
     except OSError:
         return  # it cannot be written, which is said where that is tried
@@ -139,9 +155,9 @@ def holder(folder: Path) -> dict[str, Any] | None:
         StorageError: the lock's file cannot be read.
     """
     path = folder / LOCK_FILE
-    if not exists(path):
+    if not atomic.is_there(path):
         return None
-    with atomic.storage_errors(path, "read"), path.open("rb") as file:
+    with atomic.storage_errors(path, "read"), untrusted.reader(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back as the file closes
         except BlockingIOError:
@@ -155,6 +171,11 @@ def _acquire(descriptor: int, folder: Path, run: str) -> None:
             return
         time.sleep(LOOK_S)
     who = _parse_holder(os.pread(descriptor, HOLDER_BYTES, 0))
+    if who["pid"] is None:
+        raise RunNameError(
+            f"run {run!r} is being advanced by process ?, which {folder / LOCK_FILE} does not name; wait for it, or "
+            f"find it by `fuser {folder / LOCK_FILE}`, stop it and resume the run"
+        )
     raise RunNameError(
         f"run {run!r} is being advanced by process {who['pid']} on {who['host']} since "
         f"{who['started_at']}; wait for it, or stop that process and resume the run"
@@ -162,8 +183,10 @@ def _acquire(descriptor: int, folder: Path, run: str) -> None:
 
 
 def _parse_holder(content: bytes) -> dict[str, Any]:
+    """What a lock says of its holder; None for each where it says nothing that `hold` would have written."""
     try:
-        said: Json = mapping(json.loads(content))
+        said: Json = mapping(json.loads(content.decode()))
     except (ValueError, RecursionError):  # its holder is just about to write it
         said = {}
-    return {"pid": None, "host": None, "started_at": None, **said}
+    kinds: dict[str, type] = {"pid": int, "host": str, "started_at": str}
+    return {key: said.get(key) if type(said.get(key)) is kind else None for key, kind in kinds.items()}

@@ -3,7 +3,7 @@
 from loguru import logger
 
 from zk0.config import LATEST, RunConfig
-from zk0.errors import ConfigError, RunNameError, StorageError
+from zk0.errors import ConfigError, DamageError, RunNameError
 from zk0.runs.store import RunStore
 from zk0.work.records import ArtifactRef
 
@@ -19,11 +19,12 @@ def settle_origin(config: RunConfig, name: str) -> RunConfig:
 
     Raises:
         ConfigError: the run that `continue_from` names is not there, has no such round, or is of another kind.
+        StorageError: a run there cannot be read now.
     """
     wanted = config.continue_from
     if wanted is None:
         return config
-    known = {store.info.name: store for store in RunStore.list_runs(config.outputs_dir)}
+    known = {store.info.name: store for store in RunStore.list_runs(config.outputs_dir, all_needed=True)}
     if name in known:
         return settled_like(config, known[name].config)
     if wanted == LATEST:
@@ -45,12 +46,13 @@ def origin_tensors(config: RunConfig) -> tuple[RunStore, ArtifactRef]:
 
     Raises:
         ConfigError: they are gone or damaged.
+        StorageError: they cannot be read now.
     """
     name, _, number = str(config.continue_from).partition("@")
     try:
         store = RunStore.open(config.outputs_dir, name)
         return store, store.state(int(number)).arrays
-    except (RunNameError, StorageError) as error:
+    except (RunNameError, DamageError) as error:
         raise ConfigError(f"continue_from = {config.continue_from!r}: {error}; name a round that is whole") from error
 
 

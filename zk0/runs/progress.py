@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zk0.errors import StorageError
-from zk0.files import untrusted
+from zk0.files import atomic, untrusted
 from zk0.layout import (
     FINAL,
     LOCK_FILE,
@@ -58,7 +58,7 @@ def read_progress(run_dir: str | Path) -> RunProgress:
     num_rounds = _whole(mapping(config.get("federation")).get("num_rounds")) or 0
     committed = int(rounds[-1]["server_round"]) if rounds else -1
     complete = committed >= num_rounds > 0
-    finished = complete and (folder / FINAL).is_dir()
+    finished = complete and _is_folder(folder / FINAL)
     holder = None if finished else _holder(folder)
     running = holder is not None
     current = committed if complete else committed + 1
@@ -190,8 +190,8 @@ def _read_environments(
     lost = failures(rounds[-1] if rounds else {})
     for name in _names(mapping(config.get("evaluation")).get("environments")):
         work = client_folder(folder, current, name)
-        begun: Phase = "rolling out" if (work / worker_lock_file("rollout")).exists() else "waiting"
-        phase: Phase = "done" if complete or (work / result_file("rollout")).exists() else begun
+        begun: Phase = "rolling out" if _is_there(work / worker_lock_file("rollout")) else "waiting"
+        phase: Phase = "done" if complete or _is_there(work / result_file("rollout")) else begun
         if name in lost and phase in ("waiting", "done"):
             phase = "failed"
         line = next((line for line in reversed(rounds) if name in mapping(line.get("rollout"))), None)
@@ -211,8 +211,10 @@ def _read_environments(
 
 def videos(folder: Path, server_round: int, environment: str) -> list[Path]:
     """The videos of a rollout, in the order of their episodes; none where the round is pruned or has none."""
-    found = (client_folder(folder, server_round, environment) / VIDEOS_FOLDER).glob("*.mp4")
-    return sorted(found, key=lambda path: (len(path.name), path.name))
+    with suppress(StorageError):
+        found = atomic.listed(client_folder(folder, server_round, environment) / VIDEOS_FOLDER, "*.mp4")
+        return sorted(found, key=lambda path: (len(path.name), path.name))
+    return []
 
 
 def _phase(work: Path, unseen: bool) -> tuple[Phase, Json]:
@@ -227,10 +229,15 @@ def _phase(work: Path, unseen: bool) -> tuple[Phase, Json]:
 
 
 def _is_there(path: Path) -> bool:
-    try:
-        return untrusted.is_there(path)
-    except OSError:
-        return False
+    with suppress(StorageError):
+        return atomic.is_there(path)
+    return False
+
+
+def _is_folder(path: Path) -> bool:
+    with suppress(StorageError):
+        return atomic.is_folder(path)
+    return False
 
 
 def failures(line: Json) -> dict[str, str]:

@@ -10,9 +10,11 @@ from typing import Any, Literal
 from loguru import logger
 from numpy.typing import NDArray
 
-from zk0.errors import StorageError
+from zk0.errors import DamageError, StorageError
 from zk0.files import atomic
-from zk0.files.atomic import exists, listdir
+from zk0.files.atomic import exists, listed
+from zk0.files.stored import StoredTensors
+from zk0.files.tensors import Tensors
 from zk0.layout import (
     CLIENTS_FOLDER,
     DAMAGE_LINES,
@@ -34,7 +36,7 @@ from zk0.work.records import ArtifactRef, ClientResult
 
 KEPT_DAMAGED = 3
 """Damaged rounds, set aside to be looked at, that are kept."""
-TensorSource = ArtifactRef | Path | atomic.Tensors
+TensorSource = ArtifactRef | Path | Tensors
 """A file of the run, a safetensors file anywhere, or name -> array."""
 
 
@@ -65,15 +67,15 @@ class Rounds:
             return self._ref(target, atomic.write_tensors(target, source))
         origin, sha256 = (self.path(source), source.sha256) if isinstance(source, ArtifactRef) else (source, None)
         if origin == target:
-            return self._ref(target, atomic.verify(target, sha256))
-        return self._ref(target, atomic.copy_file(origin, target, sha256))
+            return self._ref(target, atomic.verify(target, sha256, follow=True))
+        return self._ref(target, atomic.copy_file(origin, target, sha256, follow=True))
 
     def commit(
         self,
         server_round: int,
         *,
         arrays: TensorSource,
-        strategy_tensors: atomic.Tensors,
+        strategy_tensors: Tensors,
         strategy_scalars: Mapping[str, Any],
         metrics: Mapping[str, Any],
         results: Sequence[ClientResult] = (),
@@ -116,8 +118,9 @@ class Rounds:
         ):
             files.append(self._ref(path, atomic.write_json(path, content)))
         atomic.sweep_temporaries(folder)
-        for unfinished in folder.glob(f"{CLIENTS_FOLDER}/*/{FIT_CHECKPOINT}"):  # of clients that gave no result
-            atomic.remove_folder(unfinished)
+        for client in listed(folder / CLIENTS_FOLDER):
+            if atomic.is_there(unfinished := client / FIT_CHECKPOINT):  # of a client that gave no result
+                atomic.remove_folder(unfinished)
         manifest = Manifest(
             run_id=self.info.id,
             config_digest=self.info.config_digest,
@@ -136,35 +139,44 @@ class Rounds:
 
         Returns:
             What the next round starts from, None when no round is whole.
+
+        Raises:
+            StorageError: a file cannot be read now, which says nothing of what it is: nothing was changed.
         """
-        state = None
+        state, damaged = None, {}
         for server_round in reversed(self.committed_rounds()):
             try:
                 whole = self._verify(server_round)
                 state = state or whole
-            except StorageError as error:
-                if isinstance(error.__cause__, PermissionError):
-                    raise  # nothing is wrong with the round
-                self._set_aside(server_round, str(error))
+            except DamageError as error:
+                damaged[server_round] = str(error)
+        for server_round, reason in damaged.items():  # only when everything could be read: else nothing changes
+            self._set_aside(server_round, reason)
         self._sync_metrics()
         return state
 
     def committed_rounds(self) -> list[int]:
         """Rounds that have a manifest, ascending; not verified."""
-        rounds = self.folder / ROUNDS_FOLDER
-        names = [path.name for path in listdir(rounds)] if exists(rounds) else []
+        names = [path.name for path in listed(self.folder / ROUNDS_FOLDER)]
         numbers = sorted(int(name) for name in names if re.fullmatch(r"\d{4,}", name))
         return [number for number in numbers if exists(self.round_folder(number) / MANIFEST)]
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """One dict per round that was committed, in order: from its own file, else from its line in metrics.jsonl."""
+        """One dict per round that was committed, in order: from its own file, else from its line in metrics.jsonl.
+
+        Raises:
+            StorageError: a file cannot be read now.
+        """
+        return self._metrics(_metrics_text(self.folder))
+
+    def _metrics(self, lines: str) -> list[dict[str, Any]]:
         committed = self.committed_rounds()
         newest = committed[-1] if committed else -1
-        metrics = {number: line for number, line in metric_lines(self.folder).items() if number <= newest}
+        metrics = {number: line for number, line in _parsed(lines).items() if number <= newest}
         for number in committed:
             try:
-                metrics[number] = atomic.read_json(self.round_folder(number) / METRICS_FILE)
-            except StorageError as error:
+                metrics[number] = atomic.read_json(self.round_folder(number) / METRICS_FILE, follow=True)
+            except DamageError as error:
                 logger.warning("Metrics of round {}: {}", number, error)
         return [metrics[number] for number in sorted(metrics)]
 
@@ -185,30 +197,32 @@ class Rounds:
             atomic.write_tensors(folder / STRATEGY_TENSORS, tensors)
         atomic.write_json(folder / STRATEGY_SCALARS, dict(scalars))
 
-    def load_strategy_state(self, server_round: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Read a committed round's strategy state: tensors by name, and scalars."""
+    def load_strategy_state(self, server_round: int) -> tuple[Tensors, dict[str, Any]]:
+        """A committed round's strategy state: tensors by name, each read when it is asked for, and scalars."""
         folder = self.round_folder(server_round)
         tensors = folder / STRATEGY_TENSORS
-        return atomic.read_tensors(tensors) if exists(tensors) else {}, atomic.read_json(folder / STRATEGY_SCALARS)
+        return (
+            StoredTensors(tensors, follow=True) if exists(tensors) else {},
+            atomic.read_json(folder / STRATEGY_SCALARS, follow=True),
+        )
 
     def prune(self, keep: int, best_round: int | None = None) -> None:
-        """Remove committed rounds but the `keep` newest, round 0 and the best one; and old damaged ones set aside."""
+        """Remove committed rounds but the `keep` newest, round 0 and the best one; and old damaged ones set aside.
+
+        Of these none that is newer than every committed round, and none that proves to be whole.
+        """
         committed = self.committed_rounds()
         atomic.sweep_trash(self.folder / ROUNDS_FOLDER)
         for server_round in set(committed) - {0, best_round, *committed[-keep:]}:
             atomic.remove_folder(self.round_folder(server_round))
-        damaged = sorted((self.folder / ROUNDS_FOLDER).glob("*.damaged-*"), key=lambda path: path.stat().st_mtime)
-        for path in damaged[:-KEPT_DAMAGED]:
-            atomic.remove_folder(path)
+        for path in self._set_aside_before(committed[-1] if committed else -1)[:-KEPT_DAMAGED]:
+            if not self._may_be_whole(path):
+                atomic.remove_folder(path)
 
     @property
     def damage(self) -> list[str]:
         """What was found damaged and set aside so far, one line each, with its time."""
-        path = self.folder / DAMAGE_LINES
-        if not exists(path):
-            return []
-        with atomic.storage_errors(path, "read"):
-            return path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return atomic.read_text(self.folder / DAMAGE_LINES).splitlines()
 
     def _carried(self, server_round: int, client: str, ref: ArtifactRef) -> ArtifactRef:
         """An optimizer's state in a round's own folder: where the fit left it, or a copy of an earlier round's."""
@@ -216,7 +230,7 @@ class Rounds:
         if folder in self.path(ref).parents:
             return ref
         target = folder / OPTIMIZERS_FOLDER / tensors_file(client)
-        return self._ref(target, atomic.copy_file(self.path(ref), target, ref.sha256))
+        return self._ref(target, atomic.copy_file(self.path(ref), target, ref.sha256, follow=True))
 
     def _ref(self, path: Path, digest: atomic.Digest) -> ArtifactRef:
         return ArtifactRef(path=path.relative_to(self.folder).as_posix(), sha256=digest.sha256, size=digest.size)
@@ -228,21 +242,51 @@ class Rounds:
             path = client_folder(self.folder, result.server_round, result.client) / result_file(result.kind)
             yield self._ref(path, atomic.file_digest(path))
 
-    def _verify(self, server_round: int) -> RoundState:
-        """Check a committed round, file by file; StorageError names the first that is not what it was."""
-        path = self.round_folder(server_round) / MANIFEST
+    def _verify(self, server_round: int, folder: Path | None = None) -> RoundState:
+        """Check a committed round, file by file, wherever these lie.
+
+        Args:
+            server_round: the round.
+            folder: where it lies; in its place when None.
+
+        Raises:
+            DamageError: names the first file that is not what it was.
+            StorageError: one cannot be read.
+        """
+        own = self.round_folder(server_round)
+        path = (folder or own) / MANIFEST
         with atomic.storage_errors(path, "read"):
-            manifest = Manifest.model_validate(atomic.read_sealed(path))
+            manifest = Manifest.model_validate(atomic.read_sealed(path, follow=True))
         if (manifest.run_id, manifest.state.server_round) != (self.info.id, server_round):
-            raise StorageError(f"{path}: is of round {manifest.state.server_round} of run {manifest.run_id}")
+            raise DamageError(f"{path}: is of round {manifest.state.server_round} of run {manifest.run_id}")
         for ref in manifest.files:
-            atomic.verify(self.path(ref), ref.sha256)
+            there = self.path(ref)
+            if folder is not None and there.is_relative_to(own):
+                there = folder / there.relative_to(own)
+            atomic.verify(there, ref.sha256, ref.size, follow=True)
         return manifest.state
+
+    def _set_aside_before(self, newest: int) -> list[Path]:
+        """Rounds that were set aside, and made again or followed by others since; the oldest first."""
+        numbers = {path: _damaged_number(path) for path in listed(self.folder / ROUNDS_FOLDER)}
+        found = [path for path, number in numbers.items() if number is not None and number <= newest]
+        with atomic.storage_errors(self.folder / ROUNDS_FOLDER, "read"):
+            return sorted(found, key=lambda path: path.lstat().st_mtime)
+
+    def _may_be_whole(self, folder: Path) -> bool:
+        """Whether a round that was set aside holds after all, or cannot be read now."""
+        try:
+            self._verify(_damaged_number(folder) or 0, folder)
+        except DamageError:
+            return False
+        except StorageError:
+            return True
+        return True
 
     def _set_aside(self, server_round: int, reason: str) -> None:
         folder = self.round_folder(server_round)
         names = (folder.with_name(f"{folder.name}.damaged-{number}") for number in count(1))
-        target = next(name for name in names if not exists(name))
+        target = next(name for name in names if not atomic.is_there(name))
         atomic.move(folder, target)
         text = f"round {server_round} is damaged ({reason}); set aside as {target.name}"
         atomic.append_line(self.folder / DAMAGE_LINES, f"{now()} {text}")
@@ -251,7 +295,7 @@ class Rounds:
     def _sync_metrics(self) -> None:
         """Make metrics.jsonl say one line per committed round: by appending where that does, else written anew."""
         path, present = self.folder / METRICS_LINES, _metrics_text(self.folder)
-        wanted = "".join(json.dumps(line, sort_keys=True) + "\n" for line in self.read_metrics())
+        wanted = "".join(json.dumps(line, sort_keys=True) + "\n" for line in self._metrics(present))
         if wanted == present:
             return
         if wanted.startswith(present) and present.endswith(("\n", "")[not present]):
@@ -266,10 +310,14 @@ def metric_lines(folder: Path) -> dict[int, dict[str, Any]]:
     Raises:
         StorageError: the file is there and cannot be read.
     """
+    return _parsed(_metrics_text(folder))
+
+
+def _parsed(text: str) -> dict[int, dict[str, Any]]:
     lines = {}
-    for text in _metrics_text(folder).splitlines():
+    for written in text.splitlines():
         try:
-            line = json.loads(text)
+            line = json.loads(written)
         except (ValueError, RecursionError):
             continue  # torn by a crash
         if isinstance(line, dict) and isinstance(line.get("server_round"), int):
@@ -278,8 +326,10 @@ def metric_lines(folder: Path) -> dict[int, dict[str, Any]]:
 
 
 def _metrics_text(folder: Path) -> str:
-    path = folder / METRICS_LINES
-    if not exists(path):
-        return ""
-    with atomic.storage_errors(path, "read"):
-        return path.read_text(encoding="utf-8", errors="replace")
+    return atomic.read_text(folder / METRICS_LINES)
+
+
+def _damaged_number(folder: Path) -> int | None:
+    """The number of a round that was set aside; None where a folder is none."""
+    found = re.fullmatch(r"(\d{4,})\.damaged-\d+", folder.name)
+    return int(found[1]) if found else None

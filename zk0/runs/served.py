@@ -1,8 +1,9 @@
 """Which record of a service advances a run: so that one that was deleted is told from a database that was lost."""
 
+import os
 from pathlib import Path
 
-from zk0.errors import StorageError
+from zk0.errors import DamageError
 from zk0.files import atomic
 from zk0.layout import SERVED_FILE
 from zk0.work.records import Record
@@ -17,6 +18,8 @@ class Served(Record):
     """Its id there."""
     database: str
     """What no other database of that service has: the id of the flow."""
+    folder: str = ""
+    """The run directory, as `write` saw it: a copy of that, or where it was moved to, is another run to the service."""
 
 
 def write(folder: Path, served: Served) -> None:
@@ -25,14 +28,20 @@ def write(folder: Path, served: Served) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    atomic.write_sealed(folder / SERVED_FILE, served.model_dump())
+    told = served.model_copy(update={"folder": os.path.realpath(folder)})
+    atomic.write_sealed(folder / SERVED_FILE, told.model_dump())
 
 
 def read(folder: Path) -> Served | None:
-    """Who advances the run, or did last; None where that is not known."""
-    if not atomic.exists(folder / SERVED_FILE):
+    """Who advances the run in this folder, or did last; None where that is not known.
+
+    Raises:
+        StorageError: it cannot be read now.
+    """
+    if not atomic.is_there(folder / SERVED_FILE):
         return None
     try:
-        return Served.model_validate(atomic.read_sealed(folder / SERVED_FILE, MOST_BYTES))
-    except (StorageError, ValueError):
+        served = Served.model_validate(atomic.read_sealed(folder / SERVED_FILE, MOST_BYTES))
+    except (DamageError, ValueError):
         return None
+    return served if served.folder in ("", os.path.realpath(folder)) else None

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from errno import EDQUOT, EIO, ENOSPC
+from errno import EACCES, EEXIST, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, EROFS
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
@@ -13,9 +13,9 @@ from loguru import logger
 
 from zk0.config import NAME_PATTERN, SUPERLINK, WITHOUT_EFFECT, RunConfig, validate_config
 from zk0.config.paths import absolute_path, path_fault
-from zk0.errors import ConfigError, RunNameError, StorageError
-from zk0.files import atomic
-from zk0.files.atomic import exists, listdir
+from zk0.errors import ConfigError, DamageError, RunNameError, StorageError
+from zk0.files import atomic, untrusted
+from zk0.files.atomic import exists, is_folder, is_there, listed
 from zk0.layout import DATA_FILE, FINAL, ROUNDS_FOLDER, RUN_FILE
 from zk0.runs import lock, will
 from zk0.runs.records import RoundState, RunInfo, digest_of, now
@@ -25,6 +25,8 @@ from zk0.work.records import ArtifactRef, ClientTask, TaskKind
 
 KIND = "executor.kind"
 """A run over a link is another than one at home: see RunConfig.digest."""
+NO_PLACE = {EACCES, EEXIST, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, EROFS}
+"""What a disk answers of a place that will never be one for runs; all else may pass."""
 
 
 class RunStore(Rounds):
@@ -55,9 +57,9 @@ class RunStore(Rounds):
         """
         check_name(name)
         folder = absolute_path(config.outputs_dir) / name
-        if exists(folder / RUN_FILE):
+        if is_there(folder / RUN_FILE):
             return cls._reopen(folder, config)
-        if os.path.lexists(folder) and not _is_empty(folder):
+        if is_there(folder) and not _is_empty(folder):
             raise RunNameError(
                 f"{folder}: exists and has no {RUN_FILE}, so it is not a run of zk0; choose another --name or move it "
                 "away"
@@ -78,17 +80,18 @@ class RunStore(Rounds):
         if name and (fault := path_fault(name)) is not None:
             raise RunNameError(f"run name {name[:100]!r}: {fault}")
         folder = absolute_path(where) / name if name else absolute_path(where)
-        if not exists(folder / RUN_FILE) and exists(folder / ROUNDS_FOLDER):
+        if not is_there(folder / RUN_FILE) and exists(folder / ROUNDS_FOLDER):
             raise RunNameError(
                 f"{folder}: its {RUN_FILE} is missing, so nothing says what its rounds are of; put that file back, or "
                 "move the folder away and start anew"
             )
-        if not exists(folder / RUN_FILE):
+        if not is_there(folder / RUN_FILE):
             known = ", ".join(store.info.name for store in cls.list_runs(folder.parent)) or "none"
             raise RunNameError(f"no run {folder.name!r} in {folder.parent}; runs there: {known}")
         info = _read_info(folder / RUN_FILE)
         try:
-            return cls(folder, info, validate_config(info.config))
+            config = validate_config({**info.config, "outputs_dir": str(folder.parent)})
+            return cls(folder, info, config)
         except ConfigError as error:
             made_by = info.versions.get("zk0", "unknown")
             raise RunNameError(f"{folder}: made by zk0 {made_by}, use that version; here: {error}") from error
@@ -96,18 +99,28 @@ class RunStore(Rounds):
     @classmethod
     def exists(cls, outputs_dir: str | Path, name: str) -> bool:
         """Whether a folder of runs has a run of that name."""
-        return exists(absolute_path(outputs_dir) / name / RUN_FILE)
+        return is_there(absolute_path(outputs_dir) / name / RUN_FILE)
 
     @classmethod
-    def list_runs(cls, outputs_dir: str | Path) -> list[Self]:
-        """Every run in a folder, newest first; one that cannot be read is named in the log and left out."""
-        root = absolute_path(outputs_dir)
+    def list_runs(cls, outputs_dir: str | Path, *, all_needed: bool = False) -> list[Self]:
+        """Every run in a folder, newest first; one that cannot be read is named in the log and left out.
+
+        Args:
+            outputs_dir: the folder.
+            all_needed: leave none out that is only out of reach now, for it may be the one that is meant; but those of
+                another user.
+
+        Raises:
+            StorageError: the folder cannot be read; or one of them, and `all_needed`.
+        """
         stores = []
-        for path in sorted(listdir(root)) if root.is_dir() else []:
+        for path in listed(absolute_path(outputs_dir)):
             try:
-                if exists(path / RUN_FILE):
+                if is_there(path / RUN_FILE):
                     stores.append(cls.open(path))
             except (RunNameError, StorageError) as error:
+                if all_needed and not isinstance(error, RunNameError | DamageError) and not _is_anothers(path):
+                    raise
                 logger.warning("Run left out: {}", error)
         return sorted(stores, key=lambda store: store.info.created_at, reverse=True)
 
@@ -150,7 +163,7 @@ class RunStore(Rounds):
 
         Raises:
             RunNameError: another process, or another thread, holds it; says which, where and since when.
-            ConfigError: the run directory cannot be written.
+            StorageError: the run directory cannot be written.
         """
         with self._held():
             self._take_over()
@@ -172,9 +185,7 @@ class RunStore(Rounds):
     def _held(self) -> AbstractContextManager[None]:
         if lock.is_ours(self.folder):
             return nullcontext()
-        with _writable(self.config.outputs_dir):
-            descriptor = lock.open_lock(self.folder)
-        return lock.hold(self.folder, descriptor, self.info.name)
+        return lock.hold(self.folder, lock.open_lock(self.folder), self.info.name)
 
     def _take_over(self) -> None:
         """Write down what may differ from the start: the config, as far as it has no effect, and what was noted."""
@@ -191,10 +202,14 @@ class RunStore(Rounds):
         self._files = {name: dict(of_it) for name, of_it in files.items()}
 
     def data_files(self) -> dict[str, dict[str, str]]:
-        """Dataset -> path -> SHA-256, as it was written down; empty where that is lost, which only costs the names."""
+        """Dataset -> path -> SHA-256, as it was written down; empty where that is lost, which only costs the names.
+
+        Raises:
+            StorageError: it cannot be read now.
+        """
         try:
             return atomic.read_sealed(self.folder / DATA_FILE)
-        except StorageError:
+        except DamageError:
             return {}
 
     # -- client work ------------------------------------------------------------------------------------------------
@@ -243,15 +258,35 @@ def check_name(name: str) -> None:
 
 
 def is_run(folder: str | Path) -> bool:
-    """Whether a path is a run directory, whatever else it may be."""
-    with suppress(OSError, ValueError):
-        return (Path(folder) / RUN_FILE).is_file()
-    return False
+    """Whether a path is a run directory, whatever else it may be.
+
+    Raises:
+        StorageError: that cannot be told now.
+    """
+    path = Path(folder) / RUN_FILE
+    try:
+        return is_there(path)
+    except ValueError:  # no name of a file
+        return False
+    except StorageError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (ELOOP, ENAMETOOLONG):
+            return False
+        raise
 
 
 def _is_empty(folder: Path) -> bool:
     """Whether nothing but what a killed creation left is there."""
-    return folder.is_dir() and all(path.name.endswith(".tmp") for path in listdir(folder))
+    with atomic.storage_errors(folder, "read"):
+        if untrusted.leads_nowhere(folder) is not None:
+            return False
+    return is_folder(folder) and all(path.name.endswith(".tmp") for path in listed(folder))
+
+
+def _is_anothers(folder: Path) -> bool:
+    """Whether a folder is another user's, who need not let us see what is in it."""
+    with suppress(OSError):
+        return folder.lstat().st_uid != os.geteuid()
+    return False
 
 
 @contextmanager
@@ -260,7 +295,7 @@ def _writable(outputs_dir: str) -> Iterator[None]:
     try:
         yield
     except StorageError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (ENOSPC, EDQUOT, EIO):
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in NO_PLACE:
             raise
         raise ConfigError(
             f"outputs_dir = {outputs_dir!r}: cannot be written ({error}); choose a folder that you can write"
@@ -268,8 +303,10 @@ def _writable(outputs_dir: str) -> Iterator[None]:
 
 
 def _read_info(path: Path) -> RunInfo:
+    """What run.json says; the run's name is its folder's, wherever it was copied or moved to."""
     with atomic.storage_errors(path, "read"):
-        return RunInfo.model_validate(atomic.read_sealed(path))
+        info = RunInfo.model_validate(atomic.read_sealed(path))
+    return info.model_copy(update={"name": path.parent.name})
 
 
 def _differences(there: Mapping[str, Any], config: RunConfig) -> str:
@@ -293,5 +330,9 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def is_finished(store: RunStore) -> bool:
-    """Whether every round is committed and the final policy written."""
-    return store.config.federation.num_rounds in store.committed_rounds() and (store.folder / FINAL).is_dir()
+    """Whether every round is committed and the final policy written.
+
+    Raises:
+        StorageError: that cannot be told now.
+    """
+    return store.config.federation.num_rounds in store.committed_rounds() and is_folder(store.folder / FINAL)

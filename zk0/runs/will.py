@@ -6,9 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from zk0.errors import StorageError
+from zk0.errors import DamageError, StorageError
 from zk0.files import atomic
-from zk0.files.atomic import exists
 from zk0.layout import STOPPED_FILE
 from zk0.runs.records import now
 from zk0.work.records import Record
@@ -58,14 +57,17 @@ def write(folder: Path, what: Want, who: str | None = None, why: str = "") -> Wi
 def read(folder: Path) -> Will | None:
     """What a person wants of a run; None where nobody ended it.
 
-    What cannot be read still says that somebody did: the empty files of earlier versions, too.
+    What is damaged still says that somebody did: the empty files of earlier versions, too.
+
+    Raises:
+        StorageError: it cannot be read now.
     """
     path = folder / STOPPED_FILE
-    if not exists(path):
+    if not atomic.is_there(path):
         return None
     try:
         return Will.model_validate(atomic.read_sealed(path, MOST_BYTES))
-    except (StorageError, ValueError):
+    except (DamageError, ValueError):
         return Will(what="interrupted", who="", at="", why="")
 
 

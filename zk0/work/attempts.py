@@ -8,7 +8,7 @@ from typing import Any
 
 from loguru import logger
 
-from zk0.errors import CAUSES, ClientError, HopelessError
+from zk0.errors import CAUSES, ClientError, DamageError, HopelessError
 from zk0.files import atomic, untrusted
 from zk0.layout import ATTEMPTS_FILE
 from zk0.work.records import ClientTask, TaskKind
@@ -25,7 +25,7 @@ def note_failure(task: ClientTask, error: ClientError) -> ClientError:
         The error; without hope where the attempt before ended by an error of the same words.
 
     Raises:
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be read or written.
     """
     before = [line for line in _lines(task.folder) if line["kind"] == task.kind][-1:]
     message = str(error)
@@ -56,11 +56,13 @@ def _same(old: object, new: str) -> bool:
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
     """What was noted, in order."""
-    try:
-        texts = untrusted.tail(folder / ATTEMPTS_FILE, READ_BYTES).decode(errors="replace").splitlines()
-    except FileNotFoundError:
+    path = folder / ATTEMPTS_FILE
+    if not atomic.is_there(path):
         return []
-    except OSError as error:
+    try:
+        with atomic.storage_errors(path, "read"):
+            texts = untrusted.tail(path, READ_BYTES).decode(errors="replace").splitlines()
+    except DamageError as error:
         logger.warning("failed attempts cannot be read: {}", error)
         return []
     lines = []

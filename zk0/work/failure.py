@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from loguru import logger
 
-from zk0.errors import CAUSES, ClientError, FailureCause, HopelessError, StorageError
+from zk0.errors import CAUSES, ClientError, DamageError, FailureCause, HopelessError, StorageError
 from zk0.files import atomic, untrusted
 from zk0.layout import failure_file
 from zk0.work.log import client_log, what
@@ -67,11 +67,10 @@ def read_failure(task: ClientTask) -> ClientError | StorageError | None:
     """
     path = failure_path(task)
     try:
-        with atomic.storage_errors(path, "read"):
-            if not untrusted.is_there(path):
-                return None
+        if not atomic.is_there(path):
+            return None
         record = atomic.read_sealed(path, untrusted.SMALL_BYTES)
-    except StorageError as error:
+    except DamageError as error:
         logger.warning("{}", error)
         return None
     cause = record.get("cause")
@@ -94,7 +93,7 @@ def leave_failure(task: ClientTask, error: BaseException | Told) -> None:
     """
     told = error if isinstance(error, Told) else tell(error)
     record = {
-        "cause": STORAGE if told.kind == StorageError.__name__ else told.cause,
+        "cause": STORAGE if told.kind in (StorageError.__name__, DamageError.__name__) else told.cause,
         "error": told.name,
         "message": told.words if told.kind else f"{told.words}; see {client_log(task)}",
         "repeats": not told.passes,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from loguru import logger
 
-from zk0.errors import QuarantineError, StorageError
-from zk0.files import atomic, untrusted
+from zk0.errors import DamageError, QuarantineError
+from zk0.files import atomic
 from zk0.layout import LIMITS_FOLDER
 from zk0.work.records import ClientTask, Record
 
@@ -42,14 +42,18 @@ def put(run_dir: Path, client: str, server_round: int, reasons: Sequence[str]) -
 
 
 def read(run_dir: Path, client: str) -> Quarantine | None:
-    """Why a client sits out, or None; what cannot be read is named in the log and counts as nothing."""
+    """Why a client sits out, or None; what is damaged is named in the log and counts as nothing.
+
+    Raises:
+        StorageError: it cannot be read now.
+    """
     path = path_of(run_dir, client)
     try:
+        if not atomic.is_there(path):
+            return None
         with atomic.storage_errors(path, "read"):
-            if not untrusted.is_there(path):
-                return None
             return Quarantine.model_validate(atomic.read_sealed(path))
-    except StorageError as error:
+    except DamageError as error:
         logger.warning("Why {} sits out is lost: {}", client, str(error).split(";", maxsplit=1)[0])
         return None
 

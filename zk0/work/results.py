@@ -7,8 +7,9 @@ from typing import Any
 
 from loguru import logger
 
-from zk0.errors import ClientError, StorageError
+from zk0.errors import ClientError, DamageError
 from zk0.files import atomic, untrusted
+from zk0.files.tensors import Tensors
 from zk0.layout import result_file, tensors_file, tensors_stem
 from zk0.work.log import what
 from zk0.work.metrics_schema import check
@@ -25,8 +26,8 @@ MOST = {"num_examples": 2**53, "duration_s": 1e9, "peak_rss_bytes": 2**60, "pid"
 def write_result(
     task: ClientTask,
     *,
-    tensors: atomic.Tensors | None,
-    optimizer: atomic.Tensors | None = None,
+    tensors: Tensors | None,
+    optimizer: Tensors | None = None,
     num_examples: int,
     metrics: Mapping[str, Any],
     duration_s: float,
@@ -63,7 +64,7 @@ def write_result(
     return result
 
 
-def _write(task: ClientTask, stem: str, tensors: atomic.Tensors | None) -> ArtifactRef | None:
+def _write(task: ClientTask, stem: str, tensors: Tensors | None) -> ArtifactRef | None:
     if tensors is None:
         return None
     path = _path(task, stem)
@@ -83,12 +84,11 @@ def find_finished(task: ClientTask) -> ClientResult | None:
 
     Raises:
         ClientError: bad_data: such a one.
-        StorageError: the folder cannot be read.
+        StorageError: it cannot be read now, which says nothing of what it is.
     """
     path = task.folder / result_file(task.kind)
-    with atomic.storage_errors(path, "read"):
-        if not untrusted.is_there(path):
-            return None
+    if not atomic.is_there(path):
+        return None
     try:
         with atomic.storage_errors(path, "read"):
             result = ClientResult.model_validate(atomic.read_sealed(path, untrusted.SMALL_BYTES))
@@ -98,7 +98,7 @@ def find_finished(task: ClientTask) -> ClientResult | None:
         for stem, ref in ((tensors_stem(task.kind), result.tensors), ("optimizer", result.optimizer)):
             if ref is not None:
                 _check_file(task, stem, ref)
-    except StorageError as error:
+    except DamageError as error:
         logger.warning("Finished {} of {} is damaged and will be done again: {}", task.kind, task.client, error)
         return None
     return result

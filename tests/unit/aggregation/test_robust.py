@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.unit.aggregation.made import Tensors, all_honest, make_config, moved, norm, one_round, result, start
-from zk0.aggregation.flower import LazyArray, WideArray
+from zk0.aggregation.flower import WideArray, lazy_record
 from zk0.aggregation.server_round import ServerRound
 from zk0.aggregation.strategies import make_strategy
 from zk0.config import STRATEGY_KEYS, FederationConfig
@@ -138,7 +138,7 @@ def test_krum_tells_near_updates_of_large_tensors_apart(tmp_path: Path) -> None:
 
 def test_a_wide_array_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
     atomic.write_tensors(tmp_path / "t.safetensors", {"w": np.array([0.1], np.float32)})
-    wide = WideArray(LazyArray(tmp_path / "t.safetensors", "w", "float32", (1,)))
+    wide = WideArray(lazy_record(tmp_path / "t.safetensors")["w"])
     assert wide.data == b""
     assert wide.numpy().dtype == np.float64
     assert wide.numpy()[0] == np.float32(0.1)

@@ -22,7 +22,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
 from zk0.aggregation.admission import check_update
-from zk0.aggregation.flower import LazyArray, NodeGrid, ensure_task_identity, seeded
+from zk0.aggregation.flower import NodeGrid, ensure_task_identity, lazy_record, seeded
 from zk0.aggregation.server_round import ServerRound
 from zk0.aggregation.state import load_strategy_state, strategy_state
 from zk0.aggregation.strategies import make_strategy
@@ -257,8 +257,11 @@ def test_an_update_changed_on_disk_is_a_storage_error(arrays: Path, tmp_path: Pa
 
 
 def test_lazy_array_names_a_file_that_went_away(tmp_path: Path) -> None:
+    atomic.write_tensors(tmp_path / "gone", {"w": np.zeros(1, np.float32)})
+    array = lazy_record(tmp_path / "gone")["w"]
+    (tmp_path / "gone").unlink()
     with pytest.raises(StorageError, match=r"gone: cannot be read"):
-        LazyArray(tmp_path / "gone", "w", "float32", (1,)).numpy()
+        array.numpy()
 
 
 # -- the strategies' state

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.runs.test_origin import committed, config_of
+from zk0 import cli
 from zk0.config import RunConfig
 from zk0.errors import BadInputError, ConfigError, RunNameError, StorageError
 from zk0.federation.start import begin, choose_run, new_name, unfinished
@@ -65,6 +66,16 @@ def test_an_unfinished_run_goes_on_from_where_it_was_settled_to_begin(tmp_path: 
     assert begin(wanted, first.info.name, "nightly", check=check).info == first.info
 
 
+def test_a_name_that_a_form_filled_in_is_a_new_runs_unless_one_goes_on(tmp_path: Path) -> None:
+    start = partial(begin, config_of(tmp_path), None, "nightly", check=check, wait=True)
+    first = start(suggested="pi2-skat")
+    assert first.info.name == "pi2-skat"
+    assert start(suggested="mu126-torii").info == first.info
+    first.mark_stopped("cancelled", "Prefect")
+    assert start(suggested="mu126-torii").info.name == "mu126-torii"
+    assert start(suggested="pi2-skat").info == first.info, "it is named"
+
+
 def test_what_a_person_stopped_goes_on_by_a_person_alone(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     store = begin(config, "mine", check=check)
@@ -100,6 +111,8 @@ def test_without_locks_no_run_begins_or_goes_on_and_no_folder_is_left(
     with pytest.raises(ConfigError, match=r"outputs_dir = .*No locks available; choose a folder on a file system that"):
         begin(config_of(tmp_path / "none"), "mine", check=check)
     assert not (tmp_path / "none").exists()
+    with pytest.raises(ConfigError, match=r"^--outputs = .*No locks available; choose a folder on a file system that"):
+        cli.serve(outputs=tmp_path / "none")
     with pytest.raises(StorageError, match=r"run.lock: cannot be locked: No locks available"), there.lock():
         pass
 

@@ -367,7 +367,7 @@ def test_an_update_that_is_no_safetensors_file_is_the_clients_fault(task: Client
 @pytest.mark.parametrize("kind", ["fifo", "link", "folder"])
 def test_a_named_file_is_opened_as_a_plain_one_by_name_too(task: ClientTask, outside: Path, kind: str) -> None:
     put(task.folder / "x.safetensors", kind, outside)
-    for read in (atomic.read_tensors, atomic.file_sha256, atomic.read_json, atomic.read_sealed):
+    for read in (atomic.read_tensors, atomic.file_digest, atomic.read_json, atomic.read_sealed):
         with pytest.raises(StorageError, match="is no plain file"):
             read(task.folder / "x.safetensors")
 

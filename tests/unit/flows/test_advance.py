@@ -5,13 +5,21 @@ import re
 import pytest
 from prefect.utilities.names import generate_slug
 
-from flows.advance import run_name, settings
+from flows.advance import FILLED_IN, run_name, settings
 from zk0.config import load_config
 from zk0.config.part import NAME_PATTERN
 
 
 def test_a_name_that_prefect_invented_names_no_run() -> None:
     assert {run_name(generate_slug(2)) for _ in range(1000)} == {None}
+
+
+def test_what_the_form_fills_in_may_be_meant() -> None:
+    """As Prefect's pages made them."""
+    made = ["kappa4-kraepelin", "delta945-tolfalas", "pi2-skat-quadrant", "nu2-solosos-b", "alpha-centauri", "sigma7"]
+    assert [run_name(name) for name in made] == made
+    assert all(FILLED_IN.fullmatch(name) for name in made)
+    assert not any(FILLED_IN.fullmatch(name) for name in ("anna-s-try", "alphabet", "pi2-lr1e-3", "beta_2"))
 
 
 @pytest.mark.parametrize(

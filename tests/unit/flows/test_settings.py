@@ -1,8 +1,11 @@
 """flows.settings: what of the user's environment would stand in the way of a server on this machine."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from flows.settings import set_defaults
@@ -25,6 +28,22 @@ def test_loopback_is_never_proxied(monkeypatch: pytest.MonkeyPatch, given: dict[
     assert {os.environ["NO_PROXY"], os.environ["no_proxy"]} == {wanted}
 
 
+@pytest.mark.parametrize("key", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
+def test_a_proxy_that_prefects_client_cannot_use_is_one_sentence(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    for known in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        for name in (known, known.lower()):
+            monkeypatch.delenv(name, raising=False)
+    for good in ("http://127.0.0.1:9", "127.0.0.1:9", "socks5h://127.0.0.1:9"):
+        monkeypatch.setenv(key, good)
+        set_defaults()
+        httpx.Client()
+    monkeypatch.setenv(key, "socks4://127.0.0.1:9")
+    with pytest.raises(ValueError, match="Unknown scheme"):
+        httpx.Client()
+    with pytest.raises(BadInputError, match=rf"^{key.upper()} = 'socks4://127.0.0.1:9': .*; give one of http, .*unset"):
+        set_defaults()
+
+
 def test_a_home_that_cannot_be_written_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.touch()
@@ -37,3 +56,34 @@ def test_a_home_that_cannot_be_written_is_one_sentence(monkeypatch: pytest.Monke
         set_defaults()
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     set_defaults()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("PREFECT_SERVER_API_PORT", "abc"), ("PREFECT_CLIENT_MAX_RETRIES", "many"), ("PREFECT_API_URL", "")],
+)
+def test_a_setting_that_prefect_cannot_use_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, key: str, value: str
+) -> None:
+    monkeypatch.setenv(key, value)
+    if value:
+        with pytest.raises(BadInputError, match=rf"^{key} = '{value}': .* valid integer.*; correct or unset it$"):
+            set_defaults()
+    else:
+        set_defaults()
+
+
+def test_profiles_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
+    """In a process of its own: Prefect reads them as it is imported."""
+    (tmp_path / "profiles.toml").write_text("active = [broken")
+    said = subprocess.run(
+        [sys.executable, "-m", "zk0.cli", "serve"],
+        env=os.environ | {"PREFECT_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 2
+    assert said.stderr.splitlines()[-1].startswith(
+        "error: Prefect's settings cannot be read (Invalid value (at line 1, column 11))"
+    )

@@ -2,20 +2,23 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import constants
+from huggingface_hub.constants import CONFIG_NAME
 
 from zk0.config import ASSET_PREFIX, DatasetConfig, RunConfig, resolve_path
 from zk0.errors import ClientError
 from zk0.layout import BASE_FOLDER, RUN_FILE, round_folder
-from zk0.preflight.pretrained import ADAPTER_CONFIG, adapter_base
+from zk0.preflight.pretrained import ADAPTER_CONFIG, adapter_base, read_json
 from zk0.work.records import ClientTask
 
 LEROBOT_HOME = "/data/lerobot"
 """HF_LEROBOT_HOME inside a container: it holds the one dataset that the work is about."""
+VLM = "vlm_model_name"
+"""The field of LeRobot's configs that names a vision-language model, of the hub or in a folder."""
 LEROBOT_REVISION = "v3.0"
 """The hub revision that LeRobot takes where none is given."""
 
@@ -48,12 +51,13 @@ def binds(task: ClientTask, config: RunConfig) -> list[Bind]:
 
 
 def read_only_inputs(config: RunConfig) -> Iterator[Path]:
-    """The folders of the user that the work needs as a whole: datasets with a root, a base on the disk."""
+    """The folders of the user that the work needs as a whole: datasets with a root, a base and what it builds on."""
     for dataset in [*config.clients, *config.evaluation.datasets]:
         if dataset.root is not None and not dataset.root.startswith(ASSET_PREFIX):
             yield resolve_path(dataset.root)
-    if (base := _local_base(config)) is not None:
-        yield base
+    bases = _bases(config)
+    yield from bases
+    yield from _models(config, bases)
 
 
 def unseen_mounts(folder: Path, config: RunConfig) -> list[Path]:
@@ -123,10 +127,25 @@ def _policy(task: ClientTask, config: RunConfig) -> list[Bind]:
     found += [_same(folder) for folder in sorted(_hub_cache().glob("models--*"))]
     if scratch and makes and (weights := _torch_home() / "hub" / "checkpoints").is_dir():
         found.append(_same(weights))  # where torchvision keeps the backbones that it has fetched
-    if (base := _local_base(config)) is not None:
-        found.append(_same(base))
-        found += [_same(folder) for folder in _adapter_base(base)]
-    return found
+    bases = _bases(config)
+    return [*found, *map(_same, bases), *map(_same, _models(config, [own, *bases]))]
+
+
+def _bases(config: RunConfig) -> list[Path]:
+    """The folders that a run begins from: that of policy.path, and where it is an adapter what that was trained on."""
+    base = _local_base(config)
+    return [] if base is None else [base, *_adapter_base(base)]
+
+
+def _models(config: RunConfig, bases: Iterable[Path]) -> list[Path]:
+    """The folders of other models that a policy builds on, as the config's overrides and its own config name them."""
+    named = [value for value in config.policy.overrides.values() if isinstance(value, str) and os.sep in value]
+    for base in bases:
+        file = base / CONFIG_NAME
+        if file.is_file():
+            model = read_json(file, f"policy.path = {str(base)!r}").get(VLM)
+            named += [model] if isinstance(model, str) and (Path(model) / CONFIG_NAME).is_file() else []
+    return [Path(name).absolute() for name in dict.fromkeys(named) if Path(name).is_dir()]
 
 
 def _adapter_base(base: Path) -> list[Path]:

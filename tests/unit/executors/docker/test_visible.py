@@ -1,5 +1,6 @@
 """What a container sees of this machine, by kind of work."""
 
+import json
 import os
 import subprocess
 import sys
@@ -42,6 +43,38 @@ def test_init_sees_the_round_it_continues_from_and_may_write_a_new_base(tmp_path
     assert found[str(outputs / "earlier" / "run.json")] is False
     assert seen(task(settings), settings)[str(outputs / "a-run" / "base")] is False
     assert str(tmp_path / "workshop") not in found
+
+
+def test_a_policy_is_seen_with_what_it_builds_on(tmp_path: Path) -> None:
+    """An adapter, its base, and the models that the base's config and the overrides name."""
+    for name in ("adapter", "base", "vlm", "clip", "private"):
+        (tmp_path / name).mkdir()
+    here = {name: str(tmp_path / name) for name in ("adapter", "base", "vlm", "clip", "private")}
+    write(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=here["base"])
+    write(tmp_path / "adapter" / "config.json", type="smolvla", use_peft=True, vlm_model_name=here["private"])
+    write(tmp_path / "base" / "config.json", type="smolvla", vlm_model_name=here["vlm"])
+    write(tmp_path / "vlm" / "config.json", model_type="smolvlm")
+    overrides = {"text_encoder_name": here["clip"], "freeze": "auto", "num_steps": 3}
+    settings = config(tmp_path, policy={"path": here["adapter"], "overrides": overrides})
+    wanted = {here[name]: False for name in ("adapter", "base", "vlm", "clip")}
+    for kind in ("init", "train"):
+        found = seen(task(settings, kind, "server" if kind == "init" else "kitchen"), settings)
+        assert wanted.items() <= found.items()
+        assert here["private"] not in found, "a config may not name any folder that it likes"
+    assert {str(path) for path in visible.read_only_inputs(settings)} >= wanted.keys()
+
+
+def test_only_who_makes_a_base_sees_the_backbones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch/hub/checkpoints").mkdir(parents=True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    scratch = config(tmp_path, policy={"type": "act"}, peft={"enabled": False}, data={"normalization": "federated"})
+    backbones = str(tmp_path / "torch/hub/checkpoints")
+    assert seen(task(scratch, "init", "server"), scratch)[backbones] is False
+    assert backbones not in seen(task(scratch), scratch), "the run's own base has them"
+
+
+def write(file: Path, **content: object) -> None:
+    file.write_text(json.dumps(content))
 
 
 @pytest.mark.slow

@@ -1,0 +1,90 @@
+"""Flow runs before they have a run, after their parent is gone, and of versions before: against a real server."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect import flow, get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.exceptions import Abort, Pause
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Running, Suspended
+
+from flows import ROUND, early, older
+from flows.closing import close_left_over
+from flows.federated_training import federated_training
+from flows.register import PRIMARY, register
+from flows.rows import RUN_DIR_LABEL
+from flows.will import LOOK_S
+
+pytestmark = pytest.mark.slow
+PATIENCE_S = 60
+
+
+@pytest.fixture(scope="module")
+def client(prefect_environment: dict[str, str]) -> Iterator[SyncPrefectClient]:
+    with (
+        temporary_settings({PREFECT_API_URL: prefect_environment["PREFECT_API_URL"]}),
+        get_client(sync_client=True) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def flow_run(client: SyncPrefectClient, tmp_path: Path) -> FlowRun:
+    register(client, "sim", tmp_path)
+    return client.create_flow_run_from_deployment(client.read_deployment_by_name(PRIMARY).id, state=Running())
+
+
+def test_a_deletion_is_heard_before_there_is_a_run(client: SyncPrefectClient, flow_run: FlowRun) -> None:
+    def deleted() -> None:
+        client.delete_flow_run(flow_run.id)
+        time.sleep(PATIENCE_S)
+
+    with pytest.raises(Abort, match="deleted before there was a run"), early.heard(flow_run):
+        deleted()
+
+
+def test_a_suspension_is_heard_too_and_prefect_does_not_fail_it(client: SyncPrefectClient, flow_run: FlowRun) -> None:
+    def suspended() -> None:
+        client.set_flow_run_state(flow_run.id, Suspended(timeout_seconds=300), force=True)
+        time.sleep(PATIENCE_S)
+
+    with pytest.raises(Pause), early.heard(flow_run):
+        suspended()
+    state = client.read_flow_run(flow_run.id).state
+    assert state.type == StateType.PAUSED
+    assert state.state_details.pause_timeout.year > 2030
+
+
+def test_a_run_hears_by_itself_afterwards(client: SyncPrefectClient, flow_run: FlowRun) -> None:
+    with early.heard(flow_run) as enough:
+        enough()
+        client.delete_flow_run(flow_run.id)
+        time.sleep(3 * LOOK_S)
+
+
+def test_a_round_whose_parent_was_deleted_is_closed(client: SyncPrefectClient) -> None:
+    def nothing() -> None:
+        pass
+
+    orphan = client.create_flow_run(flow(name=ROUND)(nothing), state=Running())
+    close_left_over(client)
+    assert client.read_flow_run(orphan.id).state_type == StateType.CANCELLED
+
+
+@pytest.mark.parametrize(("name", "label"), [("mine", None), ("mine", "/runs/mine"), (None, None)])
+def test_a_flow_run_of_an_earlier_version_goes_on(
+    client: SyncPrefectClient, flow_run: FlowRun, monkeypatch: pytest.MonkeyPatch, name: str | None, label: str | None
+) -> None:
+    parameters = {"config": "so100", "overrides": ["training.steps=3"]}
+    client.update_flow_run(flow_run.id, parameters=parameters | {"name": name}, name="page")
+    if label:
+        client.update_flow_run_labels(flow_run.id, {RUN_DIR_LABEL: label})
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(flow_run.id))
+    older.bring_up_to_date(federated_training)
+    found = client.read_flow_run(flow_run.id)
+    assert found.parameters == parameters
+    assert found.name == (name if name and not label else "page")
