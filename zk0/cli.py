@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.text import Text
 
 from zk0.errors import AbsentClientsError, DatasetError, RunNameError, Zk0Error
+from zk0.link.commands import app as link_app
+from zk0.node.commands import app as node_app
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,12 +30,17 @@ OUTER = ("tasks", "flows")
 """Our packages beside `zk0`, under names that others use too."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(link_app, name="link", help="The coordinator's side of a federation: keys, SuperLink, gate, nodes.")
+app.add_typer(node_app, name="node", help="An owner's side of a federation: key, rules, checks, the node itself.")
 console = Console()
 
 ConfigArgument = Annotated[str | None, typer.Argument(help="A TOML file, or a shipped config: sim (default), so100.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one key: training.steps=20.")]
 OutputsOption = Annotated[Path, typer.Option("--outputs", help="The folder of the runs.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="A warning of the checks is an error, too.")]
+HistoryOption = Annotated[
+    float, typer.Option(help="Days that Prefect knows of ended runs; 0: for ever.", min=0, envvar="ZK0_HISTORY_DAYS")
+]
 NameArgument = Annotated[str | None, typer.Argument(help="The run; the newest when left out.")]
 
 
@@ -67,12 +74,7 @@ def serve(
     auth: Annotated[str | None, typer.Option(help="user:password that the server asks for.", envvar="ZK0_AUTH")] = None,
     outputs: OutputsOption = Path("outputs"),
     notify: Annotated[str | None, typer.Option(help="A Prefect notification block: slack-webhook/team.")] = None,
-    history: Annotated[
-        float,
-        typer.Option(
-            help="Days that Prefect knows of a run that is over; 0: for ever.", min=0, envvar="ZK0_HISTORY_DAYS"
-        ),
-    ] = 30.0,
+    history: HistoryOption = 30.0,
 ) -> None:
     """Watch over runs: Prefect server, worker, schedules, and recovery of what was killed; until Ctrl-C."""
     from zk0.config import load_config
@@ -82,12 +84,9 @@ def serve(
     from flows.settings import set_up_serving
 
     runs = set_up_serving(host, port, auth, outputs)
-    from datetime import timedelta
-
     from flows.serve import Options, Service
 
-    kept = timedelta(days=history)
-    Service(Options(config=config, outputs=runs, host=host, notify=notify, history=kept), _say).run()
+    Service(Options(config, runs, host, notify, history), _say).run()
 
 
 @app.command()

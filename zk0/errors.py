@@ -3,8 +3,9 @@
 from types import TracebackType
 from typing import ClassVar, Literal, Self, get_args
 
-FailureCause = Literal["out_of_memory", "timeout", "bad_data", "lost", "error"]
-"""Why a client's work ended without a result; `lost` is a process, container or node that died without a word."""
+FailureCause = Literal["out_of_memory", "timeout", "bad_data", "lost", "refused", "error"]
+"""Why a client's work ended without a result; `lost` is a process, container or node that died without a word,
+`refused` what a node's owner does not allow."""
 CAUSES: tuple[FailureCause, ...] = get_args(FailureCause)
 
 
@@ -84,6 +85,10 @@ class DamageError(StorageError):
     """A file is gone, or not what was written: what it held must be made anew. Any other fault of a disk may pass."""
 
 
+class LinkError(Zk0Error):
+    """A federation's link does not answer, or is not the one that it should be."""
+
+
 class EndedError(Zk0Error):
     """A person ended the run elsewhere, such as in Prefect's pages; it stands still until a person goes on with it."""
 
@@ -125,6 +130,10 @@ class HopelessError(ClientError):
     def __init__(self, cause: FailureCause, message: str) -> None:
         super().__init__(cause, message)
         self.exit_code = BadInputError.exit_code if cause == "bad_data" else ClientError.exit_code
+
+
+class RefusedError(HopelessError):
+    """What a node's owner does not allow, of cause `refused`: node, rule and what was asked are in the text."""
 
 
 class QuarantineError(HopelessError):

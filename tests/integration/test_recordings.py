@@ -1,5 +1,6 @@
 """Recordings as people bring them: older formats, odd but good ones, and ones that contradict themselves."""
 
+import itertools
 import json
 import logging
 import math
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pandas  # type: ignore[import-untyped]
 import pyarrow as pa
@@ -312,7 +314,52 @@ def stray_rows(root: Path) -> None:
 
 
 FIRST_VIDEO = f"videos/{FRONT}/chunk-000/file-000.mp4"
+MAC = b"\x00\x05\x16\x07"
+"""How the files begin that macOS leaves."""
+
+
+def bom(root: Path) -> None:
+    (root / INFO).write_bytes(b"\xef\xbb\xbf" + (root / INFO).read_bytes())
+
+
+def shorter_video(root: Path) -> None:
+    """Encoded again, and cut."""
+    with av.open(str(root / FIRST_VIDEO)) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in itertools.islice(container.decode(video=0), 40)]
+    video(root / FIRST_VIDEO, np.stack(pictures), 25)
+
+
 CONTRADICTIONS: dict[str, tuple[Change, str]] = {
+    "another fps": (info(fps=29.97), r"a time step is off 1/fps by 0\.006\d+ s, .* fps = 29\.97\)"),
+    "fps true": (info(fps=True), f"{INFO}: fps = True is no number above 0"),
+    "a count with a point": (info(total_episodes=4.0), f"{INFO}: total_episodes = 4.0 is no whole number"),
+    "sizes with a point": (feature(ACTION, shape=[6.0]), f"{INFO}: features.action.shape = .6.0. is no list of sizes"),
+    "a byte order mark": (bom, f"{INFO}: begins with a byte order mark.*; save it as UTF-8 without BOM"),
+    "names of too few groups": (
+        feature(ACTION, names={"left": ["a", "b"], "right": ["c"]}),
+        "'action' has 6 numbers in a row, info.json says 6 and names 3; correct features.action.names",
+    ),
+    "a video that is too short": (shorter_video, rf"episode 3 ends at .* s of .*{FIRST_VIDEO}, which lasts 1\.6"),
+    "a folder for a video": (
+        lambda root: ((root / FIRST_VIDEO).unlink(), (root / FIRST_VIDEO).mkdir()),
+        f"{FIRST_VIDEO} is no file",
+    ),
+    "rows that macOS left": (
+        lambda root: (root / DATA).with_name("._file-000.parquet").write_bytes(MAC),
+        r"a data file cannot be read: .*\._file-000\.parquet .*; remove it: macOS left it",
+    ),
+    "episodes that macOS left": (
+        lambda root: (root / EPISODES / "chunk-000" / "._file-000.parquet").write_bytes(MAC),
+        r"\._file-000\.parquet: cannot be read .*; remove it: macOS left it",
+    ),
+    "episodes in another order": (
+        lambda root: edit_episodes(root, lambda table: table.take([1, 0, 2, 3])),
+        f"{EPISODES}: episode_index is 1 in row 0",
+    ),
+    "a time before the video": (
+        episode(f"videos/{FRONT}/from_timestamp", 1, -1.0),
+        "from_timestamp is -1.0 in row 1, not a time in seconds",
+    ),
     "more episodes": (info(total_episodes=9), f"{EPISODES}: has 4 episodes, but info.json says total_episodes = 9"),
     "fewer episodes": (info(total_episodes=2), f"{EPISODES}: has 4 episodes, but info.json says total_episodes = 2"),
     "no episodes": (info(total_episodes=0), f"{EPISODES}: has 4 episodes, but info.json says total_episodes = 0"),
@@ -578,7 +625,31 @@ def row_groups(root: Path) -> None:
     pq.write_table(pq.read_table(root / DATA), root / DATA, row_group_size=7)
 
 
+def finders(root: Path) -> None:
+    for folder in ("", "meta", "meta/episodes", "data", "data/chunk-000", "videos"):
+        (root / folder / ".DS_Store").write_bytes(MAC)
+
+
+def without_quantiles(root: Path) -> None:
+    def drop(table: pa.Table) -> pa.Table:
+        return table.drop_columns([name for name in table.column_names if re.fullmatch(r"stats/.*/q\d+", name)])
+
+    edit_episodes(root, drop)
+
+
+def two_chunks(root: Path) -> None:
+    rows = pq.read_table(root / DATA)
+    later = pa.array(rows["episode_index"].to_numpy() >= 2)
+    edit_rows(root, lambda rows: rows.filter(pa.array(rows["episode_index"].to_numpy() < 2)))
+    (root / "data" / "chunk-001").mkdir()
+    pq.write_table(rows.filter(later), root / "data" / "chunk-001" / "file-000.parquet")
+    edit_episodes(root, lambda table: with_column(table, "data/chunk_index", [0, 0, 1, 1]))
+
+
 GOOD: dict[str, Change] = {
+    "files that finders leave": finders,
+    "no quantiles": without_quantiles,
+    "rows in two chunks": two_chunks,
     "as shipped": lambda root: None,
     "an episode of one frame": lambda root: shorten(root, 1, 1),
     "h264": encoded("libx264"),

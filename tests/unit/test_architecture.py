@@ -27,7 +27,9 @@ ROOMS: dict[str, set[str]] = {
     "files": {"errors"},
     # 3
     "work": {"config", "errors", "files", "layout", "metrics"},
+    "services": {"config", "errors", "files"},
     # 4
+    "link": {"config", "errors", "files", "layout", "services", "work"},
     "memory": {"config", "errors", "files", "layout", "metrics", "work"},
     "aggregation": {"config", "errors", "files", "layout", "metrics", "seeding", "work"},
     "data": {"config", "errors", "files", "layout", "metrics", "work"},
@@ -61,10 +63,14 @@ ROOMS: dict[str, set[str]] = {
     "report": {"config", "data", "errors", "files", "layout", "memory", "metrics", "runs", "work"},
     # 7
     "executors": {
-        *("client", "config", "data", "errors", "files", "layout", "logs", "memory", "metrics", "preflight", "runs"),
-        "work",
+        *("client", "config", "data", "errors", "files", "layout", "link", "logs", "memory", "metrics", "preflight"),
+        *("runs", "work"),
     },
     # 8
+    "node": {
+        *("config", "data", "errors", "executors", "files", "layout", "link", "logs", "memory", "preflight", "report"),
+        *("runs", "services", "work"),
+    },
     "federation": {
         *("aggregation", "config", "data", "errors", "executors", "files", "layout", "logs", "memory", "metrics"),
         *("preflight", "report", "runs", "seeding", "work"),
@@ -73,7 +79,21 @@ ROOMS: dict[str, set[str]] = {
     "api": {"config", "errors", "federation", "layout", "learning", "metrics", "runs"},
     "__init__": {"api", "config", "errors"},
     # 11: the one door, the only one that may go out of the house, inside a command
-    "cli": {"config", "errors", "executors", "federation", "layout", "logs", "report", "runs", "sim", "flows", "tasks"},
+    "cli": {
+        "config",
+        "errors",
+        "executors",
+        "federation",
+        "layout",
+        "link",
+        "logs",
+        "node",
+        "report",
+        "runs",
+        "sim",
+        "flows",
+        "tasks",
+    },
 }
 """Room of zk0 -> what it may import of ours."""
 
@@ -85,7 +105,7 @@ OUTSIDE: dict[str, set[str]] = {
 """The same for what stands around the core, which may import nothing of one another but this either."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "flwr": ("zk0/aggregation/", "benchmarks/"),
+    "flwr": ("zk0/aggregation/", "zk0/link/", "zk0/node/", "benchmarks/"),
     "docker": ("zk0/executors/docker/", "benchmarks/"),
     "prefect": ("tasks/", "flows/", "zk0/cli.py", "benchmarks/", "scripts/"),
     "loguru._file_sink": ("zk0/logs/files.py",),

@@ -14,7 +14,7 @@ from zk0.config.machine import CheckpointConfig, DockerConfig, ExecutorConfig, L
 from zk0.config.part import NAME_PATTERN, Name, size_in_bytes
 from zk0.config.paths import ASSET_PREFIX, resolve_path
 from zk0.config.recordings import ClientConfig, DataConfig, DatasetConfig, EnvironmentConfig, EvaluationConfig
-from zk0.config.run import CONTINUE_PATTERN, LATER_KEYS, LATEST, WITHOUT_EFFECT, RunConfig
+from zk0.config.run import CONTINUE_PATTERN, LATER_KEYS, LATEST, OF_THE_NODE, SUPERLINK, WITHOUT_EFFECT, RunConfig
 from zk0.config.trust import AdmissionConfig, PrivacyConfig, least_updates
 
 __all__ = [
@@ -23,8 +23,10 @@ __all__ = [
     "LATER_KEYS",
     "LATEST",
     "NAME_PATTERN",
+    "OF_THE_NODE",
     "SCHEDULER_KEYS",
     "STRATEGY_KEYS",
+    "SUPERLINK",
     "WITHOUT_EFFECT",
     "AdaptiveConfig",
     "AdmissionConfig",

@@ -38,8 +38,13 @@ def key_of(location: list[Any]) -> str:
     return ".".join(part if re.fullmatch(rf"[\w-]{{1,{LONGEST_KEY}}}", part) else shown(part) for part in parts)
 
 
-def explain(error: Any) -> str:
-    """One line for one pydantic error: the key, the value, what is wrong, what to do."""
+def explain(error: Any, kind: type[BaseModel] = RunConfig) -> str:
+    """One line for one pydantic error: the key, the value, what is wrong, what to do.
+
+    Args:
+        error: one of `ValidationError.errors()`.
+        kind: the model that was validated.
+    """
     location = [
         part
         for part in error["loc"]
@@ -47,22 +52,21 @@ def explain(error: Any) -> str:
     ]
     key = key_of(location) or "config"
     if error["type"] == "extra_forbidden":
-        return (
-            f"{key} = {shown(error['input'])}: unknown key{_did_you_mean(location)}; remove it or correct its spelling"
-        )
+        near = _did_you_mean(kind, location)
+        return f"{key} = {shown(error['input'])}: unknown key{near}; remove it or correct its spelling"
     if error["type"] == "missing":
-        return f"{key}: missing; {_describe(location) or 'add it'}"
+        return f"{key}: missing; {_describe(kind, location) or 'add it'}"
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "value_error":  # our own validators name key, value and remedy themselves
         return f"{key}: {message}"
-    kind = "list_of_tables" if error["type"] == "list_type" and _model_at(location) else error["type"]
-    message = _FOR_PEOPLE.get(kind, message).format(key=key) if kind in _FOR_PEOPLE else message
-    described = _describe(location)
+    fault = "list_of_tables" if error["type"] == "list_type" and _model_at(kind, location) else error["type"]
+    message = _FOR_PEOPLE[fault].format(key=key) if fault in _FOR_PEOPLE else message
+    described = _describe(kind, location)
     return f"{key} = {shown(error['input'])}: {message}" + (f" ({described})" if described else "")
 
 
-def _model_at(location: list[Any]) -> type[BaseModel] | None:
-    model: type[BaseModel] | None = RunConfig
+def _model_at(kind: type[BaseModel], location: list[Any]) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = kind
     for part in location:
         if isinstance(part, int):
             continue
@@ -75,17 +79,17 @@ def _model_at(location: list[Any]) -> type[BaseModel] | None:
     return model
 
 
-def _did_you_mean(location: list[Any]) -> str:
-    model = _model_at(location[:-1])
+def _did_you_mean(kind: type[BaseModel], location: list[Any]) -> str:
+    model = _model_at(kind, location[:-1])
     if model is None:
         return ""
     close = difflib.get_close_matches(str(location[-1])[:LONGEST_KEY], list(model.model_fields), n=1)
     return f" (did you mean {close[0]!r}?)" if close else f" (known here: {', '.join(model.model_fields)})"
 
 
-def _describe(location: list[Any]) -> str:
+def _describe(kind: type[BaseModel], location: list[Any]) -> str:
     if not location:
         return ""
-    model = _model_at(location[:-1])
+    model = _model_at(kind, location[:-1])
     field = model.model_fields.get(str(location[-1])) if model else None
     return " ".join(field.description.split()) if field and field.description else ""

@@ -43,7 +43,7 @@ def load_config(source: Mapping[str, Any] | str | Path | None = None, overrides:
         data, folder = _copied(source), absolute_path("")
     else:
         path = _config_file(source)
-        data, folder = _copied(_read(path), str(path)), absolute_path(path.parent)
+        data, folder = _copied(read_toml(path), str(path)), absolute_path(path.parent)
     _resolve_relative(data, folder)
     for item in overrides:
         _apply_override(data, item)
@@ -91,7 +91,12 @@ def _no_file(source: str | Path, why: str) -> ConfigError:
     return ConfigError(f"config {str(source)[:300]!r}: {why}")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Raises:
+        ConfigError: it cannot be read, or is no TOML; names the place.
+    """
     text = _text(path)
     try:
         return tomllib.loads(text)

@@ -64,8 +64,9 @@ class ExecutorConfig(Part):
     """Where a client's work runs, and what happens when it dies. None of it changes the result of a run."""
 
     kind: Name = "process"
-    """`process`: each piece of work in a process of its own; `docker`: in a container of its own; or the name of an
-    executor that an installed package gives, see [extending.md](extending.md)."""
+    """`process`: each piece of work in a process of its own; `docker`: in a container of its own; `superlink`: on the
+    node of the client's owner, see [federation.md](federation.md); or the name of an executor that an installed package
+    gives, see [extending.md](extending.md)."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What an executor of another package is told."""
     max_parallel: int | None = Field(default=None, ge=1)
@@ -79,6 +80,10 @@ class ExecutorConfig(Part):
     """Pause before a further attempt, in seconds."""
     docker: DockerConfig = DockerConfig()
     """The containers of `executor.kind = "docker"`; see [docker.md](docker.md)."""
+    link: FilePath | None = None
+    """Folder of the link over which `superlink` reaches the nodes; `zk0 link keys` makes it."""
+    away_s: float = Field(default=600.0, gt=0, le=LONGEST_S)
+    """A client whose node is away for longer than this sits out the round (cause `lost`), in seconds."""
 
     @property
     def places(self) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import product
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -15,6 +16,17 @@ from zk0.config.trust import AdmissionConfig, PrivacyConfig, check_robust
 
 WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "report", "outputs_dir", "federation.may_miss")
 """Keys that do not change a run's result: RunConfig.digest leaves them out, and they may change under way."""
+
+SUPERLINK = "superlink"
+"""Value of executor.kind: clients are at work on their owners' nodes."""
+OF_THE_NODE: dict[str, tuple[str, ...]] = {
+    "clients": ("root", "revision"),
+    "policy": ("device",),
+    "training": ("num_threads", "num_workers"),
+    "data": ("video_backend",),
+}
+"""Keys whose values are each node's own where executor.kind is `superlink`: RunConfig.digest leaves them out then. What
+its recordings are a node says by their digest: see `zk0.runs.records.digest_of`."""
 
 LATEST = "latest"
 """Value of continue_from: the newest run that fits."""
@@ -213,16 +225,23 @@ class RunConfig(Part):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over every key that the result depends on: all but those in WITHOUT_EFFECT."""
+        """SHA-256 over every key that the result depends on: all but those in WITHOUT_EFFECT, and what is a node's."""
         relevant = self.model_dump(mode="json")
         for key in WITHOUT_EFFECT:
             part, _, name = key.partition(".")
             del (relevant[part] if name else relevant)[name or part]
+        for part, names in OF_THE_NODE.items() if self.executor.kind == SUPERLINK else ():
+            for table, name in product(_tables(relevant[part]), names):
+                del table[name]
         for part, keys in LATER_KEYS.items():
-            for node in relevant[part] if isinstance(relevant[part], list) else [relevant[part]]:
-                for key, before in keys.items():
-                    if node[key] == before:
-                        del node[key]
+            for table, (key, before) in product(_tables(relevant[part]), keys.items()):
+                if table[key] == before:
+                    del table[key]
             if not relevant[part]:
                 del relevant[part]
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+
+
+def _tables(part: Any) -> list[dict[str, Any]]:
+    """A part of a dumped config as the tables that it has: one, or one for each of a list."""
+    return part if isinstance(part, list) else [part]

@@ -18,6 +18,7 @@ from zk0.data.faults import fault, read_json, require
 from zk0.data.hub import HUB_ERRORS, patiently
 from zk0.data.info import check_info
 from zk0.data.names import name_axes
+from zk0.data.stand_in import is_stand_in, open_stand_in
 from zk0.data.tables import check_episodes_table, check_tasks
 from zk0.data.versions import check_version, hub_fault, refuse_v1
 from zk0.errors import DatasetError, first_line
@@ -36,6 +37,8 @@ def open_metadata(dataset: DatasetConfig) -> LeRobotDatasetMetadata:
         DatasetError: there is no such dataset, or its metadata cannot be read or contradict one another.
     """
     root = _root(dataset)
+    if root is not None and is_stand_in(root):
+        return open_stand_in(dataset.repo_id, root)
     if root is not None:
         check_metadata(dataset, root)
     else:
@@ -65,8 +68,9 @@ def check_metadata(dataset: DatasetConfig, root: Path) -> None:
     """
     if not (root / "meta" / "info.json").exists():
         refuse_v1(dataset, root)
+        blanks = " (it has blanks at its end)" if root.name != root.name.strip() else ""
         raise DatasetError(
-            f"dataset {dataset.name!r}: root = {dataset.root!r} holds no LeRobot dataset (no meta/info.json); "
+            f"dataset {dataset.name!r}: root = {dataset.root!r} holds no LeRobot dataset (no meta/info.json){blanks}; "
             "give the folder that contains meta/, data/ and videos/"
         )
     info = check_info(dataset, root)

@@ -1,5 +1,6 @@
 """How a fault in a dataset's files is said: dataset, file, key, value and remedy, in one line."""
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from zk0.errors import DatasetError, first_line
 LFS = b"version https://git-lfs.github.com/spec/"
 """How the text begins that git leaves in place of a large file."""
 LFS_REMEDY = "fetch the recordings themselves: `git lfs install && git lfs pull` in that folder, or `hf download`"
+NO_BOM = "save it as UTF-8 without BOM"
+MAC_LEFT = "._"
+"""How a file's name begins that macOS leaves beside the file itself, on disks that are not its own."""
 RECORD_AGAIN = "restore the file, or record or convert the dataset again"
 LONGEST_VALUE = 80
 """Characters of a value that are shown."""
@@ -37,6 +41,11 @@ def unreadable(file: Path) -> tuple[str, str] | None:
     return None if first else ("is missing or empty", RECORD_AGAIN)
 
 
+def to_restore(file: Path) -> str:
+    """What to do about a file that is there and cannot be read."""
+    return "remove it: macOS left it beside the file itself" if file.name.startswith(MAC_LEFT) else RECORD_AGAIN
+
+
 def require(dataset: DatasetConfig, file: Path) -> None:
     """Refuse a file that is missing, empty or a git-lfs pointer.
 
@@ -55,6 +64,9 @@ def read_json(dataset: DatasetConfig, file: Path) -> Any:
     """
     require(dataset, file)
     try:
+        with file.open("rb") as content:
+            if content.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8:
+                raise fault(dataset, file, "begins with a byte order mark, which LeRobot cannot read", NO_BOM)
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise fault(dataset, file, f"is damaged ({first_line(error)})") from error

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from zk0.config import DatasetConfig, RunConfig
 from zk0.data.columns import ColumnError, read_rows
 from zk0.data.datasets import files_of, open_metadata
-from zk0.data.faults import RECORD_AGAIN, unreadable
+from zk0.data.faults import RECORD_AGAIN, to_restore, unreadable
 from zk0.data.findings import DataFinding
 from zk0.data.names import given_names
 from zk0.data.videos import video_fault
@@ -126,7 +126,7 @@ def _with_rows(subject: Subject, named: list[Path]) -> tuple[Subject, DataFindin
             return subject, subject.error(error.check, error.seen, error.remedy)
         except (OSError, ValueError, pa.ArrowException) as error:
             seen = f"a data file cannot be read: {file} ({first_line(error)})"
-            return subject, subject.error("files", seen, RECORD_AGAIN)
+            return subject, subject.error("files", seen, to_restore(file))
     for file, table in rows.items():
         if file not in named and len(table):
             seen = f"{file} has {len(table)} rows, but no episode names it: LeRobot reads it all the same"

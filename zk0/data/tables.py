@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zk0.config import DatasetConfig
-from zk0.data.faults import RECORD_AGAIN, fault, require, shown
+from zk0.data.faults import RECORD_AGAIN, fault, require, shown, to_restore
 from zk0.errors import first_line
 
 COUNTED = ("episode_index", "length", "dataset_from_index", "dataset_to_index", "data/chunk_index", "data/file_index")
@@ -31,7 +31,7 @@ def read_table(dataset: DatasetConfig, file: Path, columns: Sequence[str] | None
     try:
         return pq.read_table(file, columns=list(columns) if columns is not None else None)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise fault(dataset, file, f"cannot be read ({first_line(error)})") from error
+        raise fault(dataset, file, f"cannot be read ({first_line(error)})", to_restore(file)) from error
 
 
 def check_tasks(dataset: DatasetConfig, root: Path, info: dict[str, Any]) -> None:
@@ -82,7 +82,7 @@ def check_episodes_table(dataset: DatasetConfig, root: Path, info: dict[str, Any
         try:
             there = pq.read_schema(file)
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise fault(dataset, file, f"cannot be read ({first_line(error)})") from error
+            raise fault(dataset, file, f"cannot be read ({first_line(error)})", to_restore(file)) from error
         if lacking := [name for name in columns if name not in there.names]:
             raise fault(dataset, file, f"has no column {lacking[0]!r}", CONVERT)
         table = read_table(dataset, file, list(columns))

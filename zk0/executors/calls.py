@@ -12,7 +12,7 @@ from zk0.executors.call import of_input
 from zk0.executors.worker import die_first, quiet
 from zk0.files import atomic
 from zk0.metrics.success import Success
-from zk0.preflight.records import Examined, Preflight
+from zk0.preflight.records import Described, Examined, Leaf, Preflight
 from zk0.work.records import ClientTask
 
 
@@ -79,6 +79,25 @@ def digests(config: RunConfig) -> dict[str, dict[str, str]]:
 
 
 @of_input
+def describe(found: Preflight) -> Described:
+    """`described.describe` in a worker process: what a node says of its client, whose checks have passed."""
+    quiet()
+    from zk0.preflight import described
+
+    return described.describe(found)
+
+
+@of_input
+def preflight_over_link(config: RunConfig, examined: list[Examined]) -> Preflight:
+    """`described.preflight` in a worker process: the coordinator's own part of the checks."""
+    die_first()
+    quiet()
+    from zk0.preflight import described
+
+    return described.preflight(config, examined)
+
+
+@of_input
 def try_policy(config: RunConfig) -> list[DataFinding]:
     """`checks.try_policy` in a worker process, for what it refuses and warns of."""
     die_first()
@@ -86,6 +105,16 @@ def try_policy(config: RunConfig) -> list[DataFinding]:
     from zk0.preflight import checks
 
     return checks.try_policy(config).findings()
+
+
+@of_input
+def leaves(config: RunConfig) -> list[Leaf]:
+    """`preflight.leaves` in a worker process."""
+    die_first()
+    quiet()
+    from zk0.preflight import leaves as preflight
+
+    return preflight.leaves(config)
 
 
 @of_input

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from zk0.config import RunConfig
+from zk0.config import SUPERLINK, RunConfig
 from zk0.errors import ConfigError
 from zk0.executors import calls
 from zk0.executors.plugged import plugged
@@ -28,8 +28,14 @@ def _containers(config: RunConfig) -> Executor:
     return DockerExecutor(config)
 
 
+def _nodes(config: RunConfig) -> Executor:
+    from zk0.executors.superlink import SuperlinkExecutor
+
+    return SuperlinkExecutor(config)
+
+
 PROCESS, DOCKER = "process", "docker"
-OURS: dict[str, Factory] = {PROCESS: _processes, DOCKER: _containers}
+OURS: dict[str, Factory] = {PROCESS: _processes, DOCKER: _containers, SUPERLINK: _nodes}
 """executor.kind -> what makes the executor; every other one is an installed package's."""
 
 
@@ -72,6 +78,10 @@ def check_clients(config: RunConfig, watch: Watch = nobody) -> Preflight:
         raise ConfigError(f"executor.options = {options!r}: executor.kind = {kind!r} reads none; leave them out")
     if kind == DOCKER:
         return _check_containers(config, watch)
+    if kind == SUPERLINK:
+        from zk0.executors.link_check import check_over_link
+
+        return check_over_link(config, watch)
     executor = executor_of(config)
     if isinstance(executor, Checked):
         executor.check()

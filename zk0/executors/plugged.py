@@ -103,7 +103,7 @@ def _make(config: RunConfig) -> Executor:
     kind = config.executor.kind
     points = {point.value: point for point in entry_points(group=GROUP, name=kind)}
     if not points:
-        there = ", ".join(repr(name) for name in sorted({"process", "docker", *names()}))
+        there = ", ".join(repr(name) for name in sorted({"process", "docker", "superlink", *names()}))
         raise ConfigError(
             f"executor.kind = {kind!r}: no such executor; there are {there}; correct it, or install the package that "
             f"gives it, as an entry point of the group {GROUP}"

@@ -25,7 +25,14 @@ def nobody(_: str) -> None:
     """A Watch where nobody looks on."""
 
 
-def examine_all(config: RunConfig, *, every_frame: bool, fresh: bool = False, watch: Watch = nobody) -> list[Examined]:
+def examine_all(
+    config: RunConfig,
+    *,
+    every_frame: bool,
+    fresh: bool = False,
+    watch: Watch = nobody,
+    datasets: list[DatasetConfig] | None = None,
+) -> list[Examined]:
     """Check every dataset, as many at the same time as there are cores; see `preflight.datasets.examine`.
 
     Args:
@@ -33,6 +40,7 @@ def examine_all(config: RunConfig, *, every_frame: bool, fresh: bool = False, wa
         every_frame: decode all of the videos.
         fresh: look again at what was found before.
         watch: told what is being done.
+        datasets: of the config, those that are to be looked at; all of them where None.
 
     Returns:
         What was found, in the order of the datasets.
@@ -41,7 +49,7 @@ def examine_all(config: RunConfig, *, every_frame: bool, fresh: bool = False, wa
         BadInputError: the base cannot be read.
         ClientError: a process was killed.
     """
-    datasets = config.datasets
+    datasets = config.datasets if datasets is None else datasets
     executor = ProcessExecutor(config.executor)
     executor.warm_up()
     waiting, done = queue.SimpleQueue[int](), queue.SimpleQueue[tuple[int, Examined | BaseException]]()

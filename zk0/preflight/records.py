@@ -1,11 +1,16 @@
 """What the checks before a run found."""
 
+from typing import Any
+
 from pydantic import Field
 
 from zk0.config import RunConfig
 from zk0.data.findings import DataFinding
 from zk0.memory.estimate import MemoryEstimate
 from zk0.work.records import Record
+
+MOST_FEATURES = 256
+"""Of a dataset on a node."""
 
 
 class Ranges(Record):
@@ -62,6 +67,35 @@ class Examined(Record):
     """Path within the dataset -> SHA-256; empty where its recordings are not here."""
 
 
+class Described(Record):
+    """What a node says of its client before a run: figures, names and a digest; no recording, and no folder."""
+
+    recordings: str
+    """Digest of the files' names and contents."""
+    frames: int
+    """All frames."""
+    training_frames: int
+    """Those of the episodes that are trained on."""
+    fps: float
+    robot_type: str | None
+    features: dict[str, Any] = Field(max_length=MOST_FEATURES)
+    """As LeRobot's info.json has them: type, shape and names of each."""
+    traits: Traits | None
+    """For comparison with the others; without what its rows are."""
+    exchanged_bytes: int
+    """One set of exchanged tensors, in bytes."""
+    base_bytes: int
+    """The base that the run must keep in its own directory."""
+    memory: MemoryEstimate | None
+    """Of a fit on the node."""
+    warnings: list[str]
+    """What a person should look at in the data."""
+    versions: dict[str, str]
+    """Of the node's packages."""
+    device: str
+    """What it trains on."""
+
+
 class Preflight(Record):
     """What the checks before a run found."""
 
@@ -81,3 +115,16 @@ class Preflight(Record):
     """Estimate of a fit's memory; None where none was made."""
     warnings: list[str] = Field(default_factory=list)
     """What a person should look at in the data; the run goes on."""
+
+
+class Leaf(Record):
+    """One thing that leaves."""
+
+    when: str
+    """Before the first round, or in each."""
+    what: str
+    """Its name."""
+    shape: str = ""
+    """Of a tensor."""
+    size: int = 0
+    """Bytes of a tensor; 0 for figures."""

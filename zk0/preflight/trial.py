@@ -90,8 +90,11 @@ def tried(config: RunConfig) -> Trial:
         if made:
             base = _saved_base(base, Path(scratch) / BASE_FOLDER)
         pieces = [_piece(config, item, metas[item.name], policy, base) for item in _kinds(config, metas)]
+        before = {name: value.clone() for name, value in policy.named_buffers()}
         for piece in pieces:
             _look(policy, piece, learns=piece is pieces[0], acts=bool(config.evaluation.environments))
+        if stays := _stays_behind(policy, before):
+            warnings.append(_stays_warning(base, stays))
         _leave(config, policy, base, pieces[0], Path(scratch) / FINAL)
     return Trial(policy, pieces[0], size, base_bytes, warnings)
 
@@ -147,6 +150,24 @@ def _look(policy: Policy, piece: Piece, *, learns: bool, acts: bool) -> None:
         )
 
 
+def _stays_behind(policy: Policy, before: dict[str, torch.Tensor]) -> list[str]:
+    """What learning changes in a policy beside its trained parameters, and so does not travel.
+
+    Args:
+        policy: which has just had a batch to learn from.
+        before: its buffers before that.
+    """
+    now = dict(policy.named_buffers())
+    changed = [name for name, old in before.items() if name in now and not _same(old, now[name])]
+    if callable(getattr(policy, "update", None)):  # LeRobot calls it after each step: a slower copy of the weights
+        changed += [name for name, value in policy.named_parameters() if not value.requires_grad]
+    return changed
+
+
+def _same(old: torch.Tensor, new: torch.Tensor) -> bool:
+    return old.shape == new.shape and torch.allclose(old.double(), new.double(), rtol=0, atol=0, equal_nan=True)
+
+
 def _failed(item: DatasetConfig, policy: Policy, error: Exception) -> PolicyError:
     said = " ".join(str(error).split())[:500]
     return PolicyError(
@@ -194,6 +215,14 @@ def _save_all(config: PreTrainedConfig, processors: tuple[Processor, Processor],
     config.save_pretrained(folder)
     for pipeline in processors:
         pipeline.save_pretrained(folder)
+
+
+def _stays_warning(base: PreTrainedConfig, names: list[str]) -> str:
+    return (
+        f"{named_policy(base)}: learning changes {len(names)} of its tensors that are no trained parameters "
+        f"({names[0]}, ...) and do not travel: every round, and the final policy, has them as they were at first; take "
+        "another policy, or another setting of it, if that matters"
+    )
 
 
 def _missing_warning(base: PreTrainedConfig, missing: list[str]) -> str:

@@ -64,6 +64,19 @@ def digest_of(files: Mapping[str, str]) -> str:
     return sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+RECORDINGS = "recordings"
+"""What stands for all files of a dataset whose node tells no more of them than one digest."""
+
+
+def told_files(recordings: str) -> dict[str, str]:
+    """The files of a dataset that is on a node, as the coordinator knows them.
+
+    Args:
+        recordings: `digest_of` them, as the node says.
+    """
+    return {RECORDINGS: recordings}
+
+
 def now() -> str:
     """The time, ISO 8601 in UTC, as the files of a run have it."""
     return datetime.now(UTC).isoformat(timespec="microseconds")

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from loguru import logger
 
-from zk0.config import NAME_PATTERN, WITHOUT_EFFECT, RunConfig, validate_config
+from zk0.config import NAME_PATTERN, SUPERLINK, WITHOUT_EFFECT, RunConfig, validate_config
 from zk0.config.paths import absolute_path, path_fault
 from zk0.errors import ConfigError, DamageError, RunNameError, StorageError
 from zk0.files import atomic, untrusted
@@ -25,6 +25,8 @@ from zk0.work.records import ArtifactRef, ClientTask, TaskKind
 
 NO_PLACE = {EACCES, EEXIST, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, EROFS}
 """What a disk answers of a place that will never be one for runs; all else may pass."""
+KIND = "executor.kind"
+"""A run over a link is another than one at home: see RunConfig.digest."""
 
 
 class RunStore(Rounds):
@@ -308,10 +310,12 @@ def _read_info(path: Path) -> RunInfo:
 
 
 def _differences(there: Mapping[str, Any], config: RunConfig) -> str:
-    """The keys that the result depends on and that differ, with both values."""
+    """The keys that the result depends on and that differ, with both values; what is a node's is no such key there."""
     old, new = _flatten(there), _flatten(config.model_dump(mode="json"))
     keys = sorted(key for key in old | new if not f"{key}.".startswith(tuple(f"{item}." for item in WITHOUT_EFFECT)))
     differing = [key for key in keys if old.get(key) != new.get(key)]
+    if SUPERLINK in (kinds := (old.get(KIND), new.get(KIND))) and kinds[0] != kinds[1]:
+        differing.insert(0, KIND)
     return ", ".join(f"{key} is {old.get(key)!r} there, {new.get(key)!r} here" for key in differing)
 
 

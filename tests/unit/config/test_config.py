@@ -400,6 +400,34 @@ def test_the_digest_covers_what_the_result_depends_on(path):
     assert (changed.digest == before.digest) == bool(WITHOUT_EFFECT & {path[0], dotted(path)})
 
 
+OF_A_NODE = {
+    *("clients.0.root", "clients.0.revision", "policy.device", "training.num_threads", "training.num_workers"),
+    "data.video_backend",
+}
+
+
+OF_THE_RUN = {"clients.0.repo_id", "policy.path", "training.steps", "data.tolerance_s"}
+
+
+@pytest.mark.parametrize("path", [path for path in LEAVES if dotted(path) in OF_A_NODE | OF_THE_RUN], ids=dotted)
+def test_over_a_link_the_digest_leaves_out_what_is_a_nodes_own(path):
+    linked = {"kind": "superlink", "link": "/link"}
+    changed, before = (
+        validate_config({**data, "executor": linked}) for data in (with_value(path, other_value(path)), base_for(path))
+    )
+    assert value_at(changed, path) != value_at(before, path)
+    assert (changed.digest == before.digest) == (dotted(path) in OF_A_NODE)
+
+
+def test_a_run_over_a_link_has_another_digest_than_one_at_home():
+    linked = {**BASE, "executor": {"kind": "superlink", "link": "/link"}}
+    assert validate_config(linked).digest != validate_config(BASE).digest
+    assert (
+        validate_config({**linked, "executor": {"kind": "superlink", "link": "/other"}}).digest
+        == validate_config(linked).digest
+    )
+
+
 def test_a_config_survives_json():
     config = load_config("so100")
     again = validate_config(config.model_dump(mode="json"))

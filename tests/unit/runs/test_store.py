@@ -47,6 +47,13 @@ def test_another_config_is_refused_and_the_keys_are_named(tmp_path: Path) -> Non
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
+def test_a_run_at_home_does_not_go_on_over_a_link(tmp_path: Path) -> None:
+    """What is a node's stands outside the digest there: the other's finished work would count as another's."""
+    RunStore.create_or_open(make_config(tmp_path), "run")
+    with pytest.raises(RunNameError, match=r"executor\.kind is 'process' there, 'superlink' here"):
+        RunStore.create_or_open(make_config(tmp_path, executor={"kind": "superlink"}), "run")
+
+
 @pytest.mark.parametrize("name", ["", "../up", "Upper", "a b", "a/b", "a" * 64])
 def test_bad_names(tmp_path: Path, name: str) -> None:
     with pytest.raises(RunNameError, match="run name"):

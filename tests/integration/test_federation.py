@@ -1,0 +1,98 @@
+"""A run whose clients are on nodes, over TLS, keys and the gate: the bytes of one at home, whatever is killed."""
+
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import zk0
+from benchmarks.service import CLIENTS, small_run
+from tests.links import Place, place, until
+from zk0.errors import ConfigError
+from zk0.files import atomic
+from zk0.layout import COURIER_FOLDER
+from zk0.link.mailbox import Mailbox
+
+pytestmark = pytest.mark.slow
+ASKED = {
+    "federation__num_rounds": 1,
+    "training__steps": 6,
+    "checkpoint__every_steps": 2,
+    "evaluation__frame_stride": 48,
+}
+
+
+def joined(place_: Place, name: str) -> bool:
+    return "SuperNode ID" in place_.log(name)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with place(tmp_path_factory.mktemp("federation")) as found:
+        for name in CLIENTS:
+            path = found.node(name) / "node.toml"
+            text = path.read_text().replace("datasets/kitchen", f"datasets/{name}")
+            path.write_text(text.replace("[rules]", 'device = "cpu"\n[rules]', 1))
+            found.start_node(name)
+        for name in CLIENTS:
+            until(partial(joined, found, name), 180)
+        yield found
+
+
+def config(here: Place, **changes: Any) -> dict[str, Any]:
+    """The small run's, over the link: whose clients' folders the coordinator does not know."""
+    found = small_run(here.folder / "outputs", **ASKED, **changes)
+    found["executor"] |= {"kind": "superlink", "link": str(here.link)}
+    for client in found["clients"]:
+        del client["root"]
+    return found
+
+
+def digest(outputs: Path, name: str) -> str:
+    return hashlib.sha256((outputs / name / "rounds/0001/global.safetensors").read_bytes()).hexdigest()
+
+
+def ledger(here: Place, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (here.folder / name / "ledger.jsonl").read_text().splitlines()]
+
+
+def test_a_run_over_nodes_has_the_bytes_of_one_at_home_though_courier_and_worker_are_killed(here, tmp_path):
+    zk0.run(small_run(tmp_path / "outputs", **ASKED), name="home")
+    box = Mailbox(here.folder / "outputs/far" / COURIER_FOLDER)
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(zk0.run, config(here), name="far")
+        fit = "work/runs/*/rounds/0001/clients/kitchen/progress.json"
+        until(lambda: run.done() or any((here.folder / "kitchen").glob(fit)), 300)
+        os.kill(box.status().pid, signal.SIGKILL)
+        psutil.Process(here.part("kitchen", "worker")).kill()
+        run.result(500)
+    assert digest(here.folder / "outputs", "far") == digest(tmp_path / "outputs", "home")
+    assert (here.folder / "outputs/far/final/adapter_model.safetensors").is_file()
+    for name in CLIENTS:
+        (log,) = (here.folder / name).glob(f"work/runs/*/rounds/0001/clients/{name}/client.log")
+        assert log.read_text().count("train starts") == 1  # the fit lived on, and was adopted
+        lines = ledger(here, name)
+        assert [line["event"] for line in lines].count("began") == 1
+        (sent,) = {line["sha256"] for line in lines if line.get("what") == "update.safetensors"}
+        assert sent == atomic.file_digest(box.run_dir / f"rounds/0001/clients/{name}/update.safetensors").sha256
+
+
+def test_what_an_owner_does_not_allow_is_said_before_the_run(here):
+    with pytest.raises(ConfigError, match=r"client 'kitchen', on its node: .*rules\.full_fine_tuning = false"):
+        zk0.run(config(here, peft={"enabled": False}), name="too-much")
+    assert not (here.folder / "outputs/too-much").exists()
+
+
+def test_a_client_that_nobody_registered_is_named(here):
+    wanted = config(here)
+    wanted["clients"][1]["name"] = "attic"
+    with pytest.raises(ConfigError, match="client 'attic': no node of that name is registered"):
+        zk0.run(wanted, name="unknown")

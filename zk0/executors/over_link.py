@@ -1,0 +1,123 @@
+"""The way to the nodes of one mailbox: keeps a courier at work, asks, and waits for answers."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from loguru import logger
+
+from zk0.errors import ClientError, HopelessError, PassingError
+from zk0.link import submit
+from zk0.link.folder import Link
+from zk0.link.mailbox import Mailbox, Status
+from zk0.link.wire import Answer, Request
+from zk0.work.executor import STOPPED
+
+LOOK_S = 0.2
+FRESH_S = 20.0
+"""A courier that has not said anything for so long is gone, or the SuperLink is."""
+BEGIN_S = 60.0
+"""What a courier may take from its submission to its first word."""
+PAUSE_S = 5.0
+"""Between two submissions that fail."""
+
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+def new_ask() -> str:
+    """Identity of an asking."""
+    return uuid4().hex
+
+
+class Line:
+    """One mailbox and its courier; any number of threads may ask."""
+
+    def __init__(self, link: Link, box: Mailbox) -> None:
+        """Prepare; nothing is submitted yet.
+
+        Args:
+            link: the link.
+            box: the mailbox.
+        """
+        self.link, self.box = link, box.make()
+        self._keeping = threading.Lock()
+        self._not_before = 0.0
+
+    def wait(
+        self, request: Request, *, limit_s: float, away_s: float, on_progress: OnProgress = lambda _: None
+    ) -> Answer:
+        """Wait for the answer to a request that lies in the mailbox; it stays there.
+
+        Args:
+            request: that.
+            limit_s: longest time to wait, in seconds.
+            away_s: longest time that its node may be away, in seconds.
+            on_progress: told how far it is, where that changes.
+
+        Raises:
+            ClientError: the run was ended; or there is no answer in time.
+            HopelessError: the node is away.
+        """
+        began = seen = time.monotonic()
+        known: dict[str, Any] = {}
+        while (answer := self.box.answer(request)) is None:
+            if STOPPED.is_set():
+                raise ClientError("lost", "the run was ended")
+            now = time.monotonic()
+            if self._is_present(request.client):
+                seen = now
+            if now - seen > away_s:
+                raise HopelessError("lost", f"its node has been away for {away_s:g} s (executor.away_s)")
+            if now - began > limit_s:
+                raise ClientError("timeout", f"no answer of its node in {limit_s:g} s")
+            self.keep()
+            if (progress := self.box.progress(request)) != known:
+                known = progress
+                on_progress(progress)
+            time.sleep(LOOK_S)
+        return answer
+
+    def keep(self) -> None:
+        """See that a courier is at work; one that is gone is submitted again."""
+        if not self._keeping.acquire(blocking=False):
+            return
+        try:
+            status = self.box.status()
+            if _is_fresh(status) or time.monotonic() < self._not_before:
+                return
+            if status is not None:
+                logger.info("no word of the courier: submitting it again")
+                with suppress(PassingError):
+                    submit.end(self.link, status.flower_run)
+            self._not_before = time.monotonic() + BEGIN_S
+            self.box.appoint(submit.submit(self.link, self.box))
+        except PassingError as error:
+            self._not_before = time.monotonic() + PAUSE_S
+            logger.warning("the courier cannot be submitted: {}", error)
+        finally:
+            self._keeping.release()
+
+    def _is_present(self, client: str) -> bool:
+        status = self.box.status()
+        return status is not None and _is_fresh(status) and client in status.present
+
+
+def _is_fresh(status: Status | None) -> bool:
+    return status is not None and time.time() - status.at < FRESH_S
+
+
+_lines: dict[Path, Line] = {}
+_making = threading.Lock()
+
+
+def line(link: Link, box: Mailbox) -> Line:
+    """The line of a mailbox, one in this process."""
+    with _making:
+        if box.folder not in _lines:
+            _lines[box.folder] = Line(link, box)
+        box.make()
+        return _lines[box.folder]

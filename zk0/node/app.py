@@ -1,0 +1,81 @@
+"""The node's Flower ClientApp: a thin messenger between the link and the worker. It imports no torch, and does no work.
+
+A question is answered at once where there is an answer, or after WAIT_S with how far the work is: so Flower's process
+is never at work for long, and one that is killed costs nothing.
+"""
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from zk0.errors import StorageError
+from zk0.files import untrusted
+from zk0.link.parcel import files_of, packed, text_of
+from zk0.link.wire import Answer, Request
+from zk0.node.desk import HOME_VARIABLE, Desk
+from zk0.node.ledger import note
+
+WAIT_S = 25.0
+"""Longest that a question waits for its answer: below Flower's lease of 30 s."""
+LOOK_S = 0.1
+
+app = ClientApp()
+
+
+@app.query()
+def query(message: Message, _context: Context) -> Message:
+    """Take a request to the desk, or a question about one, and bring back what is there."""
+    desk = Desk(Path(os.environ[HOME_VARIABLE]))
+    text = text_of(message.content)
+    if "request" in text:
+        request = Request.model_validate_json(text["request"])
+        try:
+            desk.put(request, files_of(message.content))
+        except (ValueError, StorageError) as error:
+            why = "the node's disk" if isinstance(error, StorageError) else str(error)
+            said = Answer(ask=request.ask, state="failed", cause="error", message=f"it was not taken in: {why}")
+            return Message(_content(said, []), reply_to=message)
+    return Message(reply(desk, request.ask if "request" in text else text["ask"]), reply_to=message)
+
+
+def reply(desk: Desk, ask: str, wait_s: float = WAIT_S) -> RecordDict:
+    """What there is to say to a question.
+
+    Args:
+        desk: the node's.
+        ask: of the request.
+        wait_s: longest time to wait for an end of the work, in seconds.
+    """
+    if (request := desk.request(ask)) is None:
+        return _content(Answer(ask=ask, state="unknown"), [])
+    until = time.monotonic() + wait_s
+    while (said := desk.answer(ask)) is None:
+        if time.monotonic() > until:
+            said = Answer(ask=ask, state="working", progress=desk.progress(request))
+            break
+        time.sleep(LOOK_S)
+    files = [untrusted.read(desk.place(request, ref), None) for ref in said.files]
+    _note(desk, said, files)
+    return _content(said, files)
+
+
+def _note(desk: Desk, said: Answer, files: list[bytes]) -> None:
+    """Write into the ledger what is about to leave.
+
+    Raises:
+        StorageError: it cannot be written: then nothing leaves.
+    """
+    if (asked := desk.asked(said.ask)) is None:
+        return  # nobody has looked at it yet: all that leaves is that it is there
+    leaving = {f"answer: {said.state}": said.model_dump_json().encode()}
+    leaving |= {Path(ref.path).name: content for ref, content in zip(said.files, files, strict=True)}
+    for what, content in leaving.items():
+        note(desk.home, request=asked, what=what, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+
+
+def _content(said: Answer, files: list[bytes]) -> RecordDict:
+    return packed({"answer": said.model_dump_json()}, files)

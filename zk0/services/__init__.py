@@ -1,0 +1,1 @@
+"""Programs of others that are kept running, and files that only their owner may read."""
