@@ -39,7 +39,7 @@ PARTS = {"server": {"server", "start"}, "worker": {"worker", "start"}, "serve": 
 GROWTH = {"database": 0.15, "server_rss": 0.05, "worker_rss": 0.05, "serve_rss": 0.05} | dict.fromkeys(TABLES, 0.15)
 """Field -> how much more of it there may be in the second half of the nights with a full history than in the first."""
 MOST_LOG_PER_NIGHT = 64 * 1024
-"""Bytes of server's and worker's log; before retries were filtered, an idle server wrote 80 KiB a minute."""
+"""Bytes of server's and worker's log; before retries were filtered, an idle server wrote 70 KiB a minute."""
 FEWEST = 6
 """Nights with a full history that say something."""
 VACUUM = "PREFECT_SERVER_SERVICES_DB_VACUUM_"

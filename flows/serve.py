@@ -54,7 +54,7 @@ class Options:
     """Address that a started server listens on."""
     notify: str | None = None
     """A Prefect notification block, `type/name`."""
-    history: timedelta = timedelta(days=30)
+    history_days: float = 30.0
     """How long Prefect knows of a run that is over; zero: for ever."""
 
 
@@ -78,7 +78,7 @@ class Service:
         self._registered = False
         self._pool = ""
         self._memory = recovery.Memory()
-        self._history = History(options.history)
+        self._history = History(timedelta(days=options.history_days))
 
     def run(self) -> None:
         """Serve until SIGTERM or Ctrl-C, then end every process that was started.

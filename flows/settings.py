@@ -10,6 +10,7 @@ from urllib.request import getproxies
 from pydantic import ValidationError
 
 from zk0.errors import BadInputError
+from zk0.runs.lock import usable_folder
 
 DEFAULTS = {
     # The default budget of 62 s kills a flow whose server is away for two minutes.
@@ -105,17 +106,24 @@ def _prefect_home() -> Path:
     return Path(os.path.expanduser(os.environ.get("PREFECT_HOME") or "~/.prefect"))  # noqa: PTH111 - Path's raises
 
 
-def set_up_serving(host: str, port: int | None, auth: str | None) -> None:
+def set_up_serving(host: str, port: int | None, auth: str | None, outputs: Path) -> Path:
     """Set what `zk0 serve` and its children need, before Prefect is imported.
 
     Args:
         host: address of the server.
         port: its port, None for Prefect's own.
         auth: `user:password`, or None for none, which only loopback may have.
+        outputs: the folder of the runs.
+
+    Returns:
+        The absolute path of that folder.
 
     Raises:
-        BadInputError: an open server was asked for, or `auth` is not of the form.
+        BadInputError: runs could not be kept there, an open server was asked for, `auth` is not of the form; or see
+            `set_defaults`.
     """
+    folder = usable_folder(outputs, "--outputs")
+    set_defaults()
     loopback = host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
     if not loopback and auth is None:
         raise BadInputError(
@@ -132,6 +140,7 @@ def set_up_serving(host: str, port: int | None, auth: str | None) -> None:
             raise BadInputError("--auth: give user:password, such as --auth me:secret")
         os.environ["PREFECT_SERVER_API_AUTH_STRING"] = os.environ["PREFECT_API_AUTH_STRING"] = auth
         os.environ["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] = "true"
+    return folder
 
 
 def _is_address(host: str) -> bool:

@@ -38,6 +38,9 @@ ConfigArgument = Annotated[str | None, typer.Argument(help="A TOML file, or a sh
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one key: training.steps=20.")]
 OutputsOption = Annotated[Path, typer.Option("--outputs", help="The folder of the runs.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="A warning of the checks is an error, too.")]
+HistoryOption = Annotated[
+    float, typer.Option(help="Days that Prefect knows of ended runs; 0: for ever.", min=0, envvar="ZK0_HISTORY_DAYS")
+]
 NameArgument = Annotated[str | None, typer.Argument(help="The run; the newest when left out.")]
 
 
@@ -71,32 +74,19 @@ def serve(
     auth: Annotated[str | None, typer.Option(help="user:password that the server asks for.", envvar="ZK0_AUTH")] = None,
     outputs: OutputsOption = Path("outputs"),
     notify: Annotated[str | None, typer.Option(help="A Prefect notification block: slack-webhook/team.")] = None,
-    history: Annotated[
-        float,
-        typer.Option(
-            help="Days that Prefect knows of a run that is over; 0: for ever.", min=0, envvar="ZK0_HISTORY_DAYS"
-        ),
-    ] = 30.0,
+    history: HistoryOption = 30.0,
 ) -> None:
     """Watch over runs: Prefect server, worker, schedules, and recovery of what was killed; until Ctrl-C."""
     from zk0.config import load_config
 
     if config is not None:
         load_config(config)  # a typing error shows here, not at two in the morning
-    from flows.settings import set_defaults, set_up_serving
-    from zk0.config.paths import check_target
-    from zk0.runs.lock import check_locks
+    from flows.settings import set_up_serving
 
-    runs = check_target("--outputs", outputs)
-    check_locks(runs, "--outputs")
-    set_defaults()
-    set_up_serving(host, port, auth)
-    from datetime import timedelta
-
+    runs = set_up_serving(host, port, auth, outputs)
     from flows.serve import Options, Service
 
-    kept = timedelta(days=history)
-    Service(Options(config=config, outputs=runs, host=host, notify=notify, history=kept), _say).run()
+    Service(Options(config, runs, host, notify, history), _say).run()
 
 
 @app.command()

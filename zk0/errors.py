@@ -81,12 +81,12 @@ class StorageError(Zk0Error):
     exit_code = 4
 
 
-class LinkError(Zk0Error):
-    """A federation's link does not answer, or is not the one that it should be."""
-
-
 class DamageError(StorageError):
     """A file is gone, or not what was written: what it held must be made anew. Any other fault of a disk may pass."""
+
+
+class LinkError(Zk0Error):
+    """A federation's link does not answer, or is not the one that it should be."""
 
 
 class EndedError(Zk0Error):

@@ -59,9 +59,7 @@ def main() -> int:
     if not options.folder:
         shutil.rmtree(kept)
     print(table(found))
-    faults = [fault for tallies in found.values() for tally in tallies.values() for fault in tally.faults]
-    print(*faults, sep="\n")
-    return 1 if faults else 0
+    return int(any(tally.faults for tallies in found.values() for tally in tallies.values()))
 
 
 def shaken(shim: Shim, scenario: Scenario, pristine: Path, errnos: list[str], every: int) -> dict[str, Tally]:
@@ -75,15 +73,19 @@ def shaken(shim: Shim, scenario: Scenario, pristine: Path, errnos: list[str], ev
     tallies = {}
     for name in errnos:
         tally = tallies[name] = Tally()
-        number, started = 0, time.monotonic()
+        # With `--every`, each errno has looks of its own: six errnos and every sixth look are each look once.
+        number, started = errnos.index(name) % every + 1 - every, time.monotonic()
         while True:
             number += every
             fresh(pristine, shim.folder)
+            told = len(tally.faults)
             if not one(shim, scenario, outputs, wanted, number, name, tally):
                 break
+            if tally.faults[told:]:
+                print(*tally.faults[told:], flush=True)
         seconds = time.monotonic() - started
         counts = f"{tally.looks} looks: {tally.went_on} went on, {tally.refused} refused, {len(tally.faults)} faults"
-        print(f"{scenario.name}, {name}: {counts} ({seconds:.0f} s)", *tally.faults[:3], sep="\n  ", flush=True)
+        print(f"{scenario.name}, {name}: {counts} ({seconds:.0f} s)", flush=True)
     return tallies
 
 

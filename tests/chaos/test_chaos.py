@@ -16,7 +16,20 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.timeout(1500)  # two minutes on two idle cores
 @pytest.mark.slow  # seed 205: a kill of each part but the worker, in five phases
 def test_killed_runs_end_as_undisturbed_ones(tmp_path: Path) -> None:
-    arguments = ["--kills", "5", "--runs", "1", "--seed", "205", "--folder", str(tmp_path), "--out", "found.md"]
+    arguments = [
+        "--kills",
+        "5",
+        "--commands",
+        "0",
+        "--runs",
+        "1",
+        "--seed",
+        "205",
+        "--folder",
+        str(tmp_path),
+        "--out",
+        "found.md",
+    ]
     with (tmp_path / "output.txt").open("w") as output:
         command = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.chaos", *arguments[:-1], str(tmp_path / arguments[-1])],

@@ -640,9 +640,9 @@ def without_quantiles(root: Path) -> None:
 def two_chunks(root: Path) -> None:
     rows = pq.read_table(root / DATA)
     later = pa.array(rows["episode_index"].to_numpy() >= 2)
+    edit_rows(root, lambda rows: rows.filter(pa.array(rows["episode_index"].to_numpy() < 2)))
     (root / "data" / "chunk-001").mkdir()
     pq.write_table(rows.filter(later), root / "data" / "chunk-001" / "file-000.parquet")
-    edit_rows(root, lambda rows: rows.filter(pa.array(rows["episode_index"].to_numpy() < 2)))
     edit_episodes(root, lambda table: with_column(table, "data/chunk_index", [0, 0, 1, 1]))
 
 

@@ -69,6 +69,16 @@ def preflight(config: RunConfig, in_container: bool = False, examined: list[Exam
 
 
 @of_input
+def digests(config: RunConfig) -> dict[str, dict[str, str]]:
+    """`datasets.files_of` in a worker process."""
+    die_first()
+    quiet()
+    from zk0.preflight.datasets import files_of
+
+    return files_of(config)
+
+
+@of_input
 def describe(found: Preflight) -> Described:
     """`described.describe` in a worker process: what a node says of its client, whose checks have passed."""
     quiet()
@@ -85,16 +95,6 @@ def preflight_over_link(config: RunConfig, examined: list[Examined]) -> Prefligh
     from zk0.preflight import described
 
     return described.preflight(config, examined)
-
-
-@of_input
-def digests(config: RunConfig) -> dict[str, dict[str, str]]:
-    """`datasets.files_of` in a worker process."""
-    die_first()
-    quiet()
-    from zk0.preflight.datasets import files_of
-
-    return files_of(config)
 
 
 @of_input

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zk0.config.paths import check_target
 from zk0.errors import ConfigError, RunNameError, StorageError
 from zk0.files import atomic, untrusted
 from zk0.layout import LOCK_FILE, SERVED_FILE, STOPPED_FILE
@@ -146,6 +147,21 @@ def check_locks(folder: Path, key: str = "outputs_dir") -> None:
         ) from error
     except OSError:
         return  # it cannot be written, which is said where that is tried
+
+
+def usable_folder(folder: Path, key: str) -> Path:
+    """A folder of runs that can be made and written, and keeps locks, as an absolute path; nothing is made yet.
+
+    Args:
+        folder: the folder, there or not.
+        key: how the user gave it, for the message.
+
+    Raises:
+        ConfigError: it cannot serve.
+    """
+    target = check_target(key, folder)
+    check_locks(target, key)
+    return target
 
 
 def holder(folder: Path) -> dict[str, Any] | None:

@@ -23,10 +23,10 @@ from zk0.runs.rounds import Rounds
 from zk0.runs.versions import versions
 from zk0.work.records import ArtifactRef, ClientTask, TaskKind
 
-KIND = "executor.kind"
-"""A run over a link is another than one at home: see RunConfig.digest."""
 NO_PLACE = {EACCES, EEXIST, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, EROFS}
 """What a disk answers of a place that will never be one for runs; all else may pass."""
+KIND = "executor.kind"
+"""A run over a link is another than one at home: see RunConfig.digest."""
 
 
 class RunStore(Rounds):

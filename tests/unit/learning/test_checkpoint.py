@@ -1,5 +1,6 @@
 """zk0.learning.checkpoint: a restored fit ends with the bytes of an undisturbed one, whatever happened to the files."""
 
+import errno
 import hashlib
 import math
 import os
@@ -17,6 +18,8 @@ from loguru import logger
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
+from zk0.errors import StorageError
+from zk0.files import untrusted
 from zk0.layout import MANIFEST
 from zk0.learning.checkpoint import FitCheckpoint, LiveFit
 from zk0.work.records import ClientTask
@@ -248,6 +251,27 @@ def test_a_damaged_file_costs_steps_and_nothing_else(task: ClientTask, suffix: s
     assert cases > 20
     assert len(warnings) >= cases - 3
     assert all("cannot serve" in line for line in warnings)
+
+
+@pytest.mark.parametrize("suffix", ["manifest.json", "00000004.json", ".safetensors"])
+def test_a_file_that_cannot_be_read_now_ends_the_fit_and_costs_nothing(
+    task: ClientTask, suffix: str, monkeypatch: pytest.MonkeyPatch
+):
+    advance(fresh(), 5, FitCheckpoint(task, 2))
+    folder = FitCheckpoint(task).folder
+    before, opened = sorted(path.read_bytes() for path in folder.iterdir()), untrusted.open_plain
+
+    def odd(path: Path, *arguments: int, **options: bool) -> int:
+        if path.name.endswith(suffix):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return opened(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(untrusted, "open_plain", odd)
+        with pytest.raises(StorageError, match="Input/output error; check that disk"):
+            FitCheckpoint(task, 2).restore(fresh())
+    assert sorted(path.read_bytes() for path in folder.iterdir()) == before
+    assert resumed(task)[0] == 4
 
 
 @pytest.mark.parametrize(
