@@ -10,8 +10,8 @@ from benchmarks.service import ROOT
 
 OURS = ("zk0", "tasks", "flows", "benchmarks", "scripts")
 FILES = [path for folder in ("zk0", "tasks", "flows", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
-DOCUMENTED = ("_exit",)
-"""Public by the library's documentation, in spite of their name: os._exit."""
+DOCUMENTED = ("_exit", "_asdict")
+"""Public by the library's documentation, in spite of their name: os._exit, and those of named tuples."""
 PRIVATE_PACKAGES = ("flwr.supercore",)
 """Private by their library's word, not by their name."""
 
