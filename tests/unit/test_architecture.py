@@ -90,6 +90,7 @@ ROOMS: dict[str, set[str]] = {
         "node",
         "report",
         "runs",
+        "services",
         "sim",
         "flows",
         "tasks",

@@ -151,7 +151,7 @@ class Worker:
     def _forget(run_dir: Path, server_round: int) -> None:
         """Remove what nobody asks for any more."""
         rounds = run_dir / ROUNDS_FOLDER
-        for folder in atomic.listdir(rounds) if rounds.is_dir() else []:
+        for folder in atomic.listed(rounds):
             if folder.name.isdigit() and 0 < int(folder.name) < server_round - KEPT_ROUNDS:
                 untrusted.remove_tree(folder)
 

@@ -82,6 +82,8 @@ def test_before_any_work_our_own_words_are_told_and_unforeseen_ones_not(tmp_path
 
 
 def test_a_refusal_is_told_by_its_rule_and_is_final(tmp_path: Path) -> None:
-    answer = said(tmp_path, RefusedError("it asks for 900 steps, and rules.steps_per_fit = 50"), ValueError("my diary"))
+    answer = said(
+        tmp_path, RefusedError("refused", "it asks for 900 steps, and rules.steps_per_fit = 50"), ValueError("my diary")
+    )
     assert (answer.cause, answer.repeats) == ("refused", True)
     assert answer.message == "it asks for 900 steps, and rules.steps_per_fit = 50"
