@@ -265,7 +265,7 @@ def test_what_looks_at_input_is_marked() -> None:
     from zk0.executors.call import _OF_INPUT
 
     before_a_run = {calls.settle, calls.ready, calls.examine, calls.preflight, calls.check_environments, calls.fetch}
-    before_a_run |= {calls.try_policy, calls.describe, calls.leaves, calls.preflight_over_link}
+    before_a_run |= {calls.try_policy, calls.describe, calls.leaves, calls.preflight_over_link, calls.digests}
     assert before_a_run == _OF_INPUT
     assert of_input(calls.fetch) is calls.fetch
 
