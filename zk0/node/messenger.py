@@ -91,15 +91,15 @@ def main(words: list[str]) -> None:
     flwr_clientapp()
 
 
-def serve(home: Path) -> None:
+def serve(home: Path, parent: int) -> None:
     """Fork a messenger whenever one is asked for, for as long as the process lives that started this one.
 
     Args:
         home: of the node.
+        parent: id of that process, which may have died during the imports.
     """
     from zk0.node import app  # noqa: F401 - so that a fork has it
 
-    parent = os.getppid()
     os.chdir(home / WORK_FOLDER)  # the path of a socket may have 107 bytes
     os.umask(0o077)
     with suppress(FileNotFoundError):
@@ -168,6 +168,6 @@ def _script(path: Path, text: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == SERVE:
-        serve(Path(sys.argv[2]))
+        serve(Path(sys.argv[2]), int(sys.argv[3]))
     else:
         main(sys.argv[1:])

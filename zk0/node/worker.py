@@ -71,7 +71,7 @@ class Worker:
     def _keep_messengers(self) -> None:
         """See that messengers can be forked; without that each one does Flower's imports."""
         if self._messengers is None or self._messengers.poll() is not None:
-            command = [sys.executable, "-m", "zk0.node.messenger", "serve", str(self._desk.home)]
+            command = [sys.executable, "-m", "zk0.node.messenger", "serve", str(self._desk.home), str(os.getpid())]
             self._messengers = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # it ends with this process
 
     def _answer(self, request: Request) -> Answer:

@@ -1,5 +1,6 @@
 """A node runs what its owner installed: nothing that comes with a run is installed, loaded or started."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,9 @@ def test_a_messenger_is_forked_from_the_server(tmp_path: Path) -> None:
     command = shims(tmp_path) / CLIENTAPP
     (tmp_path / "work").mkdir()
     server = subprocess.Popen(
-        [sys.executable, "-m", "zk0.node.messenger", "serve", str(tmp_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "zk0.node.messenger", "serve", str(tmp_path), str(os.getpid())],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert subprocess.run([command, "--help"], check=False).returncode == 0  # waits until the server is up
@@ -54,3 +57,11 @@ def test_a_messenger_is_forked_from_the_server(tmp_path: Path) -> None:
     finally:
         server.kill()
         server.communicate()
+
+
+def test_a_server_whose_worker_died_during_its_imports_ends(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    command = [sys.executable, "-m", "zk0.node.messenger", "serve", str(tmp_path), str(gone.pid)]
+    assert subprocess.run(command, check=False, timeout=120).returncode == 0
