@@ -32,7 +32,7 @@ def mounts() -> list[str]:
     return [str(path) for path in wanted if not any(path != other and path.is_relative_to(other) for other in wanted)]
 
 
-def containers(client: docker.DockerClient, **labels: str) -> list[Container]:
+def containers(client: docker.DockerClient, /, **labels: str) -> list[Container]:
     """The executor's containers, running or not."""
     wanted = ["zk0.key", *(f"zk0.{key}={value}" for key, value in labels.items())]
     return list(client.containers.list(all=True, filters={"label": wanted}, ignore_removed=True))
