@@ -32,7 +32,7 @@ from zk0.work import attempts, quarantine
 from zk0.work.failure import leave_failure, read_failure
 from zk0.work.log import client_log, last_line
 from zk0.work.promised import check_promised
-from zk0.work.records import ArtifactRef, ClientResult, ClientTask, TaskKind
+from zk0.work.records import ArtifactRef, ClientResult, ClientTask
 from zk0.work.results import find_finished
 
 DRAWN = ("metrics.jsonl", "metrics.json", "evaluate.safetensors", "evaluate.json", "run.json")
@@ -49,7 +49,8 @@ class Truth:
 
     config: RunConfig
     states: dict[int, RoundState]
-    results: dict[tuple[TaskKind, str], ClientResult]
+    results: dict[tuple[int, str], ClientResult]
+    """Round and client -> its fit."""
     kept: dict[str, str]
     """Of the cache: a record."""
 
@@ -59,11 +60,9 @@ def learn(folder: Path) -> Truth:
     store = RunStore.open(folder)
     with store.lock():
         states = {number: store.state(number) for number in store.committed_rounds()}
-        results = {
-            (task.kind, task.client): result
-            for task in tasks(store, store.resume_point())
-            if (result := find_finished(task))
-        }
+        done = [task for state in (None, *states.values()) for task in tasks(store, state)]
+        found = {(task.server_round, task.client): find_finished(task) for task in done}
+    results = {where: result for where, result in found.items() if result is not None}
     return Truth(store.config, states, results, cache.read("fuzz", "record"))
 
 
@@ -117,7 +116,7 @@ def _finished(task: ClientTask, truth: Truth, *, lied: bool) -> ClientResult | N
         return None
     check_promised(result, truth.config)
     _hold_ref(Path(task.run_dir), result.tensors)
-    if not lied and result != truth.results.get((task.kind, task.client)):
+    if not lied and result != truth.results.get((task.server_round, task.client)):
         raise Corrupt(f"{task.kind} of {task.client} is taken for finished, and is not what was written")
     return result
 

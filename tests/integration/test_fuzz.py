@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 def test_whatever_becomes_of_a_file_nothing_is_taken_for_what_it_is_not(zk0: CommandLine, reference: str) -> None:
     assert "final policy" in reference
-    command = [sys.executable, "-m", "benchmarks.fuzz", "--mutations", "120", "--draw", "0.1", "--run"]
+    command = [sys.executable, "-m", "benchmarks.fuzz", "--mutations", "80", "--draw", "0.1", "--run"]
     done = subprocess.run(
         [*command, str(zk0.outputs / "reference")], cwd=ROOT, capture_output=True, text=True, check=False
     )
