@@ -19,6 +19,14 @@ RAISED = {"ValueError": (0,), "ColumnError": (1,), "PydanticCustomError": (1, 2)
 and what was being done when a library raised."""
 FINDINGS = ("error", "warning")
 """Methods that make a finding of check, what was seen, and remedy; or, of the logger, write a line."""
+SAID = {
+    "DataFinding": (NAMED, "seen"),
+    "Told": (NAMED, "words"),
+    "Finding": (2, "seen"),
+    "turned_away": (1, "why"),
+    "append_line": (1, "text"),
+}
+"""What else is called with a text that is shown: the place of it, and its name."""
 REMEDIES = ("remedy", "hint", "REMEDY", "FIX", "RECORD_AGAIN", "CONVERT", "known", "there", "where", "named")
 """Parameters, variables and constants that say what to do, or where, not what is wrong."""
 THINGS = (
@@ -113,23 +121,20 @@ class Messages:
             for call in self.code.calls[name]:
                 on_logger = ast.unparse(call.func).endswith("logger." + name)
                 self._argument(call, 0 if on_logger else 1, "seen")
-        for call in self.code.calls["DataFinding"]:
-            self._argument(call, NAMED, "seen")
-        for call in self.code.calls["Told"]:
-            self._argument(call, NAMED, "words")
-        for call in self.code.calls["Finding"]:
-            self._argument(call, 2, "seen")
-        for call in self.code.calls["turned_away"]:
-            self._argument(call, 1, "why")
-        for name in ("say", "tell"):
+        for name, (place, key) in SAID.items():
             for call in self.code.calls[name]:
-                self._argument(call, 0 if call.args and isinstance(call.args[0], ast.JoinedStr) else NAMED, "text")
-        for call in self.code.calls["append_line"]:
-            self._argument(call, 1, "line")
-        for call in self.code.calls["write"]:
-            self._argument(call, 0 if ast.unparse(call.func) == "sys.stderr.write" else NAMED, "text")
+                self._argument(call, place, key)
+        self._printed()
         for function in self.code.functions["__str__"]:
             self._returns(function)
+
+    def _printed(self) -> None:
+        """Follow the lines for a log or a terminal that are said outright."""
+        for name in ("say", "tell", "write"):
+            for call in self.code.calls[name]:
+                outright = bool(call.args) and isinstance(call.args[0], ast.JoinedStr)
+                if outright if name != "write" else ast.unparse(call.func) == "sys.stderr.write":
+                    self._follow(call.args[0])
 
     def _argument(self, call: ast.Call, place: int, name: str) -> None:
         if any(isinstance(item, ast.Constant) and item.value == "ok" for item in call.args):
