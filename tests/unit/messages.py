@@ -19,8 +19,22 @@ RAISED = {"ValueError": (0,), "ColumnError": (1,), "PydanticCustomError": (1, 2)
 and what was being done when a library raised."""
 FINDINGS = ("error", "warning")
 """Methods that make a finding of check, what was seen, and remedy; or, of the logger, write a line."""
+SAID = {
+    "DataFinding": (NAMED, "seen"),
+    "Told": (NAMED, "words"),
+    "Finding": (2, "seen"),
+    "turned_away": (1, "why"),
+    "append_line": (1, "text"),
+}
+"""What else is called with a text that is shown: the place of it, and its name."""
 REMEDIES = ("remedy", "hint", "REMEDY", "FIX", "RECORD_AGAIN", "CONVERT", "known", "there", "where", "named")
 """Parameters, variables and constants that say what to do, or where, not what is wrong."""
+THINGS = (
+    *("path", "folder", "home", "config", "client", "clients", "task", "work", "item", "run", "url"),
+    *("request", "node", "store", "process", "content", "model", "ca", "self", "cls", "data", "label"),
+    *("value", "values", "metrics", "record", "num_rounds", "federation"),
+)
+"""Names of what a message is about: they stand in it, and no text of a message is found through them."""
 PASSED_ON = (
     *("join", "format", "get", "removeprefix", "removesuffix", "rstrip", "strip", "encode", "decode", "fromkeys"),
     *("list", "sorted", "tuple", "str", "next", "iter", "printable", "shorten", "first_of"),
@@ -40,6 +54,8 @@ class Code:
     """The function that a node stands in."""
     fields: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
     """Field of a class -> classes, and its place among their fields."""
+    modules: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """File -> the names of modules that it imports."""
 
     def read(self, file: Path, name: str) -> None:
         """Add a module."""
@@ -58,10 +74,23 @@ class Code:
             targets = [item.target for item in node.body if isinstance(item, ast.AnnAssign)]
             for place, field_ in enumerate(item.id for item in targets if isinstance(item, ast.Name)):
                 self.fields[field_].append((node.name, place))
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            self.modules[file] |= {item.asname or item.name for item in node.names if item.name.islower()}
         if isinstance(node, ast.Call) and (name := called(node)):
             self.calls[name].append(node)
         for child in ast.iter_child_nodes(node):
             self._visit(child, owner, file)
+
+    def may_call(self, call: ast.Call, function: ast.FunctionDef) -> bool:
+        """Whether a call may be one of a function of that name: a private one is called in its own module, and what
+        is called on a module stands in it (`os.write` is none of ours)."""
+        mine, theirs = self.files[call], self.files[function]
+        if function.name.startswith("_") and mine != theirs:
+            return not any(self.files[item] == mine for item in self.functions[function.name])
+        on = call.func.value if isinstance(call.func, ast.Attribute) else None
+        if isinstance(on, ast.Name) and on.id in self.modules[mine]:
+            return on.id in Path(theirs).with_suffix("").parts
+        return True
 
 
 def called(node: ast.Call) -> str | None:
@@ -92,14 +121,24 @@ class Messages:
             for call in self.code.calls[name]:
                 on_logger = ast.unparse(call.func).endswith("logger." + name)
                 self._argument(call, 0 if on_logger else 1, "seen")
-        for call in self.code.calls["DataFinding"]:
-            self._argument(call, NAMED, "seen")
-        for call in self.code.calls["Told"]:
-            self._argument(call, NAMED, "words")
+        for name, (place, key) in SAID.items():
+            for call in self.code.calls[name]:
+                self._argument(call, place, key)
+        self._printed()
         for function in self.code.functions["__str__"]:
             self._returns(function)
 
+    def _printed(self) -> None:
+        """Follow the lines for a log or a terminal that are said outright."""
+        for name in ("say", "tell", "write"):
+            for call in self.code.calls[name]:
+                outright = bool(call.args) and isinstance(call.args[0], ast.JoinedStr)
+                if outright if name != "write" else ast.unparse(call.func) == "sys.stderr.write":
+                    self._follow(call.args[0])
+
     def _argument(self, call: ast.Call, place: int, name: str) -> None:
+        if any(isinstance(item, ast.Constant) and item.value == "ok" for item in call.args):
+            return  # a finding where all is well
         given = [item.value for item in call.keywords if item.arg == name]
         if place < len(call.args) and not any(isinstance(item, ast.Starred) for item in call.args[: place + 1]):
             given.append(call.args[place])
@@ -120,6 +159,8 @@ class Messages:
                 self._call(node, place)
             case ast.Name(id=name):
                 self._name(name, node, place)
+            case ast.Attribute(value=ast.Name(id="request" | "task" | "config" | "client")):
+                pass
             case ast.Attribute(attr=name):
                 self._attribute(name)
             case ast.Tuple(elts=values) if place is not None and place < len(values):
@@ -130,11 +171,18 @@ class Messages:
 
     def _attribute(self, name: str) -> None:
         """What classes with such a field are made with, and what is put into it later."""
+        if name in THINGS:
+            return
         for kind, at in self.code.fields[name]:
+            if kind == "Leaf":  # what leaves a client is described, not complained of
+                continue
             for call in self.code.calls[kind]:
                 self._argument(call, at, name)
         for value in _added(self.code, name):
             self._follow(value)
+        for function in self.code.functions.get(name, ()):
+            if any(ast.unparse(item) == "property" for item in function.decorator_list):
+                self._returns(function)
 
     def _joined(self, values: list[ast.expr], node: ast.expr) -> None:
         """A text with holes; what comes after the last semicolon is the remedy, and is not followed."""
@@ -156,10 +204,21 @@ class Messages:
                 self._follow(item, place)
         if name == "partial" and isinstance(node.args[0], ast.Name):
             name = node.args[0].id
-        elif isinstance(node.func, ast.Name) and name not in self.code.functions:
+        elif isinstance(node.func, ast.Name) and (name not in self.code.functions or self._is_local(node.func)):
             self._follow(node.func, place)
+            return
         for function in self.code.functions.get(name or "", ()):
-            self._returns(function, place)
+            if name != called(node) or self.code.may_call(node, function):
+                self._returns(function, place)
+
+    def _is_local(self, name: ast.Name) -> bool:
+        """Whether a name is a parameter or a variable, and thus no function of that name elsewhere."""
+        owner = self.code.owner[name]
+        while owner is not None:
+            if name.id in _parameters(owner) or any(_assigned(owner, name.id)):
+                return True
+            owner = self.code.owner[owner]
+        return False
 
     def _returns(self, function: ast.FunctionDef, place: int | None = None) -> None:
         for inner in ast.walk(function):
@@ -168,31 +227,42 @@ class Messages:
 
     def _name(self, name: str, node: ast.AST, place: int | None) -> None:
         owner = self.code.owner[node]
-        if name in REMEDIES:
+        if name in REMEDIES or name in THINGS:
             return
         while owner is not None:
             for value, at in _assigned(owner, name):
                 self._follow(value, place if at is None else at)
-            names = [item.arg for item in (*owner.args.posonlyargs, *owner.args.args, *owner.args.kwonlyargs)]
+            names = _parameters(owner)
             if name in names:
                 self._given(owner, names.index(name), name)
             owner = self.code.owner[owner]
         for value in self.code.constants.get(name, ()):
             self._follow(value, place)
+        if isinstance(node, ast.Name) and not self._is_local(node):  # a function that is called later, from a table
+            for function in self.code.functions.get(name, ()):
+                if self.code.files[function] == self.code.files[node]:
+                    self._returns(function, place)
 
     def _given(self, function: ast.FunctionDef, place: int, name: str) -> None:
         """What callers give for a parameter that ends in a message."""
-        if (function.name, place) in self._done or function.name == "__init__":
+        if (function, place) in self._done or function.name == "__init__":
             return
-        self._done.add((function.name, place))
+        self._done.add((function, place))
         bound = bool(function.args.args) and function.args.args[0].arg in ("self", "cls")
         for call in self.code.calls[function.name]:
-            self._argument(call, place - bound, name)
+            if self.code.may_call(call, function):
+                self._argument(call, place - bound, name)
+
+
+def _parameters(function: ast.FunctionDef) -> list[str]:
+    return [item.arg for item in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
 
 
 def _inside(node: ast.expr) -> list[ast.expr]:
     """What an expression gives on, as it is."""
     match node:
+        case ast.BinOp(op=ast.Div()):  # a path
+            inside = []
         case ast.BinOp(left=left, right=right):  # what is added after a semicolon is the remedy
             inside = [left] if ast.unparse(left).rstrip("'\"").endswith("; ") else [left, right]
         case ast.IfExp(body=body, orelse=other):

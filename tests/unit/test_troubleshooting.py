@@ -47,6 +47,7 @@ GOOD = (
     "off 1/... s by at most ... s",
     "... repeated in motion",
     "... to train on, ... held out",
+    "the gate listens on ...:...",
     "rates, cameras, units and ranges are alike, no recording is twice",
 )
 """What a check says where all is well."""
@@ -64,19 +65,13 @@ REMEDIES = (
     "see its permissions and its disk",
     'HfApi().create_tag("...", tag="...", repo_type="dataset")',
     "; choose another data.normalization, or convert the datasets again with LeRobot's own tools",
-    "evaluate on recordings that no client has: these say nothing of what is unseen",
-    "leave one of the two out",
-    "leave one of the two out: what one holds out the other trains on, and they count twice in the average",
     "copy it there from the checkpoint, or give another folder",
     "LeRobot before 0.4 saved it, with the statistics among the weights; migrate a copy by `...` and give that",
     "copy all policy_*processor* files there from the checkpoint; where there never were any, LeRobot makes them: `...`",  # noqa: E501
     "check that path, then resume the run",
-    "write how many frames were recorded in a second",
-    "write how many numbers a row has",
-    "restore it from the original, or record the dataset again",
-    "restore it, or record or convert the dataset again",
     "...: ... (...: ...); correct policy.overrides or the policy's folder, or take another policy",
     "...; lower training.lr or check its data",
+    "...: ...; ask the coordinator for the right address",
 )
 """What stands for itself in the code, and says what to do."""
 
