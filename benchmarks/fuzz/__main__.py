@@ -21,6 +21,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from types import FrameType
 
@@ -68,7 +69,8 @@ def fuzz(options: argparse.Namespace, scratch: Path) -> int:
     doors.furnish(folder, random.Random(options.seed))  # `learn` took the lock, which ends what a person wanted
     shutil.copytree(outputs, pristine, symlinks=True)
     files = sorted(path.relative_to(outputs) for path in outputs.rglob("*") if path.is_file())
-    print(f"{len(files)} files, {options.mutations} mutations, seed {options.seed}", flush=True)
+    chosen = [file for file in files if fnmatch(file.name, options.files)]
+    print(f"{len(chosen)} files, {options.mutations} mutations, seed {options.seed}", flush=True)
     tally: Counter[str] = Counter()
     faults: list[str] = []
     signal.signal(signal.SIGALRM, _hang)
@@ -77,7 +79,7 @@ def fuzz(options: argparse.Namespace, scratch: Path) -> int:
         rng = random.Random(f"{options.seed}-{number}")
         shutil.rmtree(outputs)
         shutil.copytree(pristine, outputs, symlinks=True)
-        path = outputs / rng.choice(files)
+        path = outputs / rng.choice(chosen)
         how = mutate(path, rng)
         case = f"mutation {number}, {path.relative_to(outputs)}, {how}"
         lied = how.startswith("lie")
@@ -150,6 +152,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="number of the first mutation, to do one again")
     parser.add_argument("--run", type=Path, help="a finished run with charts of the joints; else one is trained")
+    parser.add_argument("--files", default="*", help="the names of those that are mutated, such as 'metrics.json*'")
     parser.add_argument("--draw", type=float, default=0.3, help="share of the mutations that concern charts, drawn")
     return parser.parse_args()
 
