@@ -27,6 +27,8 @@ from types import FrameType
 
 from loguru import logger
 
+from benchmarks.hiccups.scenarios import trained
+
 LIMIT_S = 120.0
 MEMORY = "/dev/shm"  # noqa: S108 - a folder of our own is made there
 
@@ -52,17 +54,10 @@ def main() -> int:
 def fuzz(options: argparse.Namespace, scratch: Path) -> int:
     from benchmarks.fuzz import doors
     from benchmarks.fuzz.mutations import mutate
-    from benchmarks.hiccups.scenarios import trained
 
     outputs, pristine = scratch / "outputs", scratch / "pristine"
-    if options.run is None:
-        trained(outputs)
-    else:
-        shutil.copytree(options.run, outputs / "shaken")
-        (max((outputs / "shaken" / "rounds").iterdir()) / "manifest.json").unlink(missing_ok=True)
-    logger.remove()  # a run has set up its own
-    logging.disable()
     folder = outputs / "shaken"
+    make_run(options.run, outputs)
     doors.furnish(folder, random.Random(options.seed))
     checkpoint = doors.Checkpoint(folder)
     truth = doors.learn(folder)
@@ -102,6 +97,17 @@ def fuzz(options: argparse.Namespace, scratch: Path) -> int:
         print(f"{name}: {count}")
     print(f"{options.mutations} mutations: {len(faults)} faults")
     return 1 if faults else 0
+
+
+def make_run(given: Path | None, outputs: Path) -> None:
+    """The run that is mutated: a copy of the one that was given, before its last commit, or a new one."""
+    if given is None:
+        trained(outputs)
+    else:
+        folder = Path(shutil.copytree(given, outputs / "shaken"))
+        (max((folder / "rounds").iterdir()) / "manifest.json").unlink(missing_ok=True)
+    logger.remove()  # a run has set up its own
+    logging.disable()
 
 
 def through(door: Callable[[], None], case: str, name: str, faults: list[str]) -> str:

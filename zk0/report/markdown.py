@@ -56,11 +56,12 @@ def round_table(config: RunConfig, server_round: int, rounds: Sequence[Json]) ->
 def _attempts(line: Json, name: str) -> dict[str, Any]:
     """How often a client, or an environment, was tried in a round, and what failed."""
     fit = mapping(mapping(line.get("train")).get(name))
+    before = fit.get("failed_attempts")
     of_failures = {str(item.get("client")): item.get("attempts") for item in mappings(line.get("failures"))}
     return {
         "attempts": fit.get("attempts") or of_failures.get(name) or NOTHING,
         "failure": failures(line).get(name, NOTHING),
-        "retried after": ", ".join(fit.get("failed_attempts", ())) or NOTHING,
+        "retried after": ", ".join(map(str, before if isinstance(before, list) else ())) or NOTHING,
     }
 
 
