@@ -101,7 +101,7 @@ def go_on(folder: Path, truth: Truth, *, lied: bool) -> None:
                 results.append(result)
         if state is None:
             return
-        store.load_strategy_state(state.server_round)
+        dict(store.load_strategy_state(state.server_round)[0])
         if len(results) + len(failures) == len(store.config.clients):
             _aggregate(store, state, results)
         store.prune(1)

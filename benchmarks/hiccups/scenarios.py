@@ -117,7 +117,8 @@ def take_up(outputs: Path) -> str:
             if result is None or result.tensors is None:
                 raise AssertionError(f"the fit of {client} would be done again")
             found += [result.tensors.sha256, read_failure(task), attempts.failed_causes(task.folder, "train")]
-        strategy = store.load_strategy_state(state.server_round)
+        tensors, scalars = store.load_strategy_state(state.server_round)
+        strategy = (dict(tensors), scalars)  # all of them are read
         read = [counted.read(store.folder), quarantine.read(store.folder, "office"), store.read_metrics(), strategy]
         return repr((state, found, read, store.damage))
 
