@@ -21,10 +21,13 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from types import FrameType
 
 from loguru import logger
+
+from benchmarks.hiccups.scenarios import trained
 
 LIMIT_S = 120.0
 MEMORY = "/dev/shm"  # noqa: S108 - a folder of our own is made there
@@ -51,24 +54,18 @@ def main() -> int:
 def fuzz(options: argparse.Namespace, scratch: Path) -> int:
     from benchmarks.fuzz import doors
     from benchmarks.fuzz.mutations import mutate
-    from benchmarks.hiccups.scenarios import trained
 
     outputs, pristine = scratch / "outputs", scratch / "pristine"
-    if options.run is None:
-        trained(outputs)
-    else:
-        shutil.copytree(options.run, outputs / "shaken")
-        (max((outputs / "shaken" / "rounds").iterdir()) / "manifest.json").unlink(missing_ok=True)
-    logger.remove()  # a run has set up its own
-    logging.disable()
     folder = outputs / "shaken"
+    make_run(options.run, outputs)
     doors.furnish(folder, random.Random(options.seed))
     checkpoint = doors.Checkpoint(folder)
     truth = doors.learn(folder)
     doors.furnish(folder, random.Random(options.seed))  # `learn` took the lock, which ends what a person wanted
     shutil.copytree(outputs, pristine, symlinks=True)
     files = sorted(path.relative_to(outputs) for path in outputs.rglob("*") if path.is_file())
-    print(f"{len(files)} files, {options.mutations} mutations, seed {options.seed}", flush=True)
+    chosen = [file for file in files if fnmatch(file.name, options.files)]
+    print(f"{len(chosen)} files, {options.mutations} mutations, seed {options.seed}", flush=True)
     tally: Counter[str] = Counter()
     faults: list[str] = []
     signal.signal(signal.SIGALRM, _hang)
@@ -77,7 +74,7 @@ def fuzz(options: argparse.Namespace, scratch: Path) -> int:
         rng = random.Random(f"{options.seed}-{number}")
         shutil.rmtree(outputs)
         shutil.copytree(pristine, outputs, symlinks=True)
-        path = outputs / rng.choice(files)
+        path = outputs / rng.choice(chosen)
         how = mutate(path, rng)
         case = f"mutation {number}, {path.relative_to(outputs)}, {how}"
         lied = how.startswith("lie")
@@ -100,6 +97,17 @@ def fuzz(options: argparse.Namespace, scratch: Path) -> int:
         print(f"{name}: {count}")
     print(f"{options.mutations} mutations: {len(faults)} faults")
     return 1 if faults else 0
+
+
+def make_run(given: Path | None, outputs: Path) -> None:
+    """The run that is mutated: a copy of the one that was given, before its last commit, or a new one."""
+    if given is None:
+        trained(outputs)
+    else:
+        folder = Path(shutil.copytree(given, outputs / "shaken"))
+        (max((folder / "rounds").iterdir()) / "manifest.json").unlink(missing_ok=True)
+    logger.remove()  # a run has set up its own
+    logging.disable()
 
 
 def through(door: Callable[[], None], case: str, name: str, faults: list[str]) -> str:
@@ -150,6 +158,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="number of the first mutation, to do one again")
     parser.add_argument("--run", type=Path, help="a finished run with charts of the joints; else one is trained")
+    parser.add_argument("--files", default="*", help="the names of those that are mutated, such as 'metrics.json*'")
     parser.add_argument("--draw", type=float, default=0.3, help="share of the mutations that concern charts, drawn")
     return parser.parse_args()
 

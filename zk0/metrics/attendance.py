@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from zk0.metrics.values import Json, mapping
+from zk0.metrics.values import Json, mapping, mappings
 
 FIT = "train"
 """The kind of work that gives an update."""
@@ -55,8 +55,7 @@ def unexcused(found: Iterable[Absence], may_miss: int | Sequence[str]) -> list[A
 
 def _failed(line: Json) -> dict[str, str]:
     """Client -> cause and message, of the fits of a round that gave nothing that could be used."""
-    listed = line.get("failures")
-    items = [mapping(item) for item in listed] if isinstance(listed, list) else []
+    items = mappings(line.get("failures"))
     return {
         str(item.get("client")): f"{item.get('cause')}: {item.get('message')}"
         for item in items

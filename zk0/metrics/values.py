@@ -11,6 +11,11 @@ def mapping(value: object) -> Json:
     return value if isinstance(value, Mapping) else {}
 
 
+def mappings(value: object) -> list[Json]:
+    """Take a value for a list of mappings; what is none counts as an empty one."""
+    return [mapping(item) for item in value] if isinstance(value, list) else []
+
+
 def number(value: object) -> float | None:
     """Take a value for a number; anything else counts as none."""
     try:

@@ -8,7 +8,7 @@ from zk0.layout import CHARTS_FOLDER, CLIENT_LOG, CLIENTS_FOLDER, ROUNDS_FOLDER,
 from zk0.metrics import units
 from zk0.metrics.scores import QUICK, best_round, comparable
 from zk0.metrics.units import ACTION_ERROR, OPENING, WORDS, headed
-from zk0.metrics.values import Json, mapping, number
+from zk0.metrics.values import Json, mapping, mappings, number
 from zk0.report.text import change_of, error_text, figure, in_brackets, shared_unit, significant, success_text
 from zk0.runs.progress import failures, videos
 from zk0.runs.store import RunStore
@@ -56,11 +56,12 @@ def round_table(config: RunConfig, server_round: int, rounds: Sequence[Json]) ->
 def _attempts(line: Json, name: str) -> dict[str, Any]:
     """How often a client, or an environment, was tried in a round, and what failed."""
     fit = mapping(mapping(line.get("train")).get(name))
-    of_failures = {item["client"]: item.get("attempts") for item in line.get("failures", ())}
+    before = fit.get("failed_attempts")
+    of_failures = {str(item.get("client")): item.get("attempts") for item in mappings(line.get("failures"))}
     return {
         "attempts": fit.get("attempts") or of_failures.get(name) or NOTHING,
         "failure": failures(line).get(name, NOTHING),
-        "retried after": ", ".join(fit.get("failed_attempts", ())) or NOTHING,
+        "retried after": ", ".join(map(str, before if isinstance(before, list) else ())) or NOTHING,
     }
 
 
@@ -258,7 +259,8 @@ def _lost(line: Json) -> Iterator[tuple[str, str]]:
 
 def _sat_out(line: Json, name: str) -> bool:
     """Whether a client was to train in the round and gave nothing."""
-    return any(item.get("client") == name and item.get("kind") == "train" for item in line.get("failures", ()))
+    failed = mappings(line.get("failures"))
+    return any(item.get("client") == name and item.get("kind") == "train" for item in failed)
 
 
 def _figure(value: object, digits: int, unit: int = 1) -> str:

@@ -26,7 +26,7 @@ from zk0.memory.usage import snapshot
 from zk0.metrics import scores, units
 from zk0.metrics.attendance import absences
 from zk0.metrics.units import ACTION_ERROR
-from zk0.metrics.values import Json, interval, mapping, number
+from zk0.metrics.values import Json, interval, mapping, mappings, number
 from zk0.runs import lock, will
 from zk0.runs.rounds import metric_lines
 from zk0.runs.standing import ClientProgress, EnvironmentProgress, Phase, RunProgress
@@ -242,8 +242,7 @@ def _is_folder(path: Path) -> bool:
 
 def failures(line: Json) -> dict[str, str]:
     """Client -> cause and message, of a line of metrics.jsonl."""
-    listed = line.get("failures")
-    items = [mapping(item) for item in listed] if isinstance(listed, list) else []
+    items = mappings(line.get("failures"))
     return {str(item.get("client")): f"{item.get('cause')}: {item.get('message')}" for item in items}
 
 

@@ -175,10 +175,17 @@ class Rounds:
         metrics = {number: line for number, line in _parsed(lines).items() if number <= newest}
         for number in committed:
             try:
-                metrics[number] = atomic.read_json(self.round_folder(number) / METRICS_FILE, follow=True)
+                metrics[number] = self._metrics_of(number)
             except DamageError as error:
                 logger.warning("Metrics of round {}: {}", number, error)
         return [metrics[number] for number in sorted(metrics)]
+
+    def _metrics_of(self, server_round: int) -> dict[str, Any]:
+        path = self.round_folder(server_round) / METRICS_FILE
+        found = atomic.read_json(path, follow=True)
+        if not isinstance(found, dict) or found.get("server_round") != server_round:
+            raise DamageError(f"{path}: is not of round {server_round}")
+        return found
 
     def state(self, server_round: int) -> RoundState:
         """A committed round, verified file by file.
