@@ -12,16 +12,17 @@ from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import Abort, ExternalSignal, ObjectNotFound
-from prefect.states import AwaitingRetry
+from prefect.states import AwaitingRetry, Scheduled
 
+from flows.queue import WAITS
 from flows.rows import RUN_DIR_LABEL, may_need_help
 from zk0.errors import Zk0Error
 from zk0.runs.store import RunStore
 from zk0.runs.turn import Turn
 
 POLL_S = 2.0
-GIVE_WAY_S = 20.0
-"""One that was killed is put back within this."""
+GIVE_WAY = timedelta(minutes=5)
+"""Whoever gives way is told when its turn has come (flows/queue.py), and looks again after this."""
 
 
 @contextlib.contextmanager
@@ -66,11 +67,14 @@ def _let_first(owner: str | None, flow_run: FlowRun) -> None:
         if first is None:
             return
         logger.info("flow run {} was killed in its turn, and goes first", first.name)
-        again: State[Any] = AwaitingRetry(
-            scheduled_time=datetime.now(UTC) + timedelta(seconds=GIVE_WAY_S),
-            message=f"waits for {first.name}, which was killed in its turn",
+        now = datetime.now(UTC)
+        waits: State[Any] = Scheduled(
+            name=WAITS, scheduled_time=now + GIVE_WAY, message=f"waits for {first.name}, which was killed in its turn"
         )
-        client.set_flow_run_state(flow_run.id, again, force=True)
+        client.set_flow_run_state(flow_run.id, waits, force=True)
+        if first.state_name == WAITS:  # for the place that this one had
+            goes: State[Any] = AwaitingRetry(scheduled_time=now, message="goes first, for it was killed in its turn")
+            client.set_flow_run_state(first.id, goes, force=True)
     raise Abort("another goes first")
 
 

@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from benchmarks.service import free_port, small_run
 from flows.settings import set_defaults
 from zk0.config import RunConfig, validate_config
+from zk0.work.executor import STOPPED
 
 set_defaults()  # before any test imports Prefect
 
@@ -41,6 +42,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("exhaustive") is not None:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def no_stop_stays() -> Iterator[None]:
+    """A stop that a test asked for is of that test alone; in a run's process it is cleared when a run begins."""
+    yield
+    STOPPED.clear()
 
 
 @pytest.fixture

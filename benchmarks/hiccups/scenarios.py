@@ -17,6 +17,7 @@ from zk0.federation import identity
 from zk0.federation.round import federate
 from zk0.federation.start import advancing, check_again, choose_run, unfinished
 from zk0.federation.steps import Steps
+from zk0.files.atomic import read_text
 from zk0.preflight.records import Preflight
 from zk0.runs import counted
 from zk0.runs.origin import settle_origin
@@ -207,7 +208,7 @@ def fit(outputs: Path) -> str:
     result = outcome(task, code)
     if result.tensors is None:
         raise AssertionError("a fit without an update")
-    if "starts at its first step" in (task.folder / "client.log").read_text():
+    if "starts at its first step" in read_text(task.folder / "client.log"):
         raise AssertionError("the fit was begun again")
     return result.tensors.sha256
 

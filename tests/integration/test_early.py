@@ -1,7 +1,8 @@
-"""Flow runs before they have a run, after their parent is gone, and of versions before: against a real server."""
+"""Flow runs before they have a run, in the queue, without a parent, and of versions before: against a real server."""
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,15 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import Abort, Pause
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Running, Suspended
+from prefect.states import Running, Scheduled, Suspended
 
 from flows import ROUND, early, older
 from flows.closing import close_left_over
 from flows.federated_training import federated_training
+from flows.queue import COMES_BACK, SOON, WAITS
 from flows.register import PRIMARY, register
 from flows.rows import RUN_DIR_LABEL
+from flows.turn import _let_first
 from flows.will import LOOK_S
 
 pytestmark = pytest.mark.slow
@@ -64,6 +67,19 @@ def test_a_run_hears_by_itself_afterwards(client: SyncPrefectClient, flow_run: F
         enough()
         client.delete_flow_run(flow_run.id)
         time.sleep(3 * LOOK_S)
+
+
+def test_who_gives_way_does_not_take_the_place_of_who_was_killed(client: SyncPrefectClient, flow_run: FlowRun) -> None:
+    in_five_minutes = datetime.now(UTC) + timedelta(minutes=5)
+    killed = client.create_flow_run_from_deployment(
+        flow_run.deployment_id, state=Scheduled(name=WAITS, scheduled_time=in_five_minutes)
+    )
+    with pytest.raises(Abort):
+        _let_first(str(killed.id), flow_run)
+    first, second = (client.read_flow_run(known.id).state for known in (killed, flow_run))
+    assert (first.name, second.name) == (COMES_BACK, WAITS)
+    assert first.state_details.scheduled_time <= datetime.now(UTC)
+    assert second.state_details.scheduled_time > datetime.now(UTC) + SOON
 
 
 def test_a_round_whose_parent_was_deleted_is_closed(client: SyncPrefectClient) -> None:

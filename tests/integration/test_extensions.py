@@ -56,7 +56,7 @@ REFUSED = {
     "federation.strategy=zk0_example.strategies:Nothing": "strategies there: FedAvg, ServerMomentum; correct the name",
     "federation.strategy_options.momentm=0.5": "'momentm'); correct them",
     "policy.plugin=zk0_example.polices": "No module named 'zk0_example.polices'); install its package",
-    "executor.kind=subproceses": "no such executor; there are 'docker', 'process', 'subprocesses'; correct it",
+    "executor.kind=subproceses": "there are 'docker', 'process', 'subprocesses', 'superlink'; correct it",
 }
 
 

@@ -132,7 +132,7 @@ class Messages:
         """Follow the lines for a log or a terminal that are said outright."""
         for name in ("say", "tell", "write"):
             for call in self.code.calls[name]:
-                outright = bool(call.args) and isinstance(call.args[0], ast.JoinedStr)
+                outright = any(isinstance(item, ast.JoinedStr | ast.BinOp) for item in call.args[:1])
                 if outright if name != "write" else ast.unparse(call.func) == "sys.stderr.write":
                     self._follow(call.args[0])
 

@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from zk0.errors import StorageError
+from zk0.errors import StorageError, Zk0Error
 from zk0.files import atomic, untrusted
 from zk0.layout import FIT_CHECKPOINT, VIDEOS_FOLDER
 from zk0.memory.samples import killed_for_memory
@@ -20,7 +20,7 @@ from zk0.work.lock import worker_lock
 from zk0.work.log import client_log
 from zk0.work.records import ClientTask
 from zk0.work.results import find_finished
-from zk0.work.told import tell
+from zk0.work.told import fault_below, tell
 
 FAILURE_EXIT_CODE = 3
 """Exit code of a worker that wrote a typed failure; any other death is judged from outside."""
@@ -93,6 +93,12 @@ def die_first() -> None:
 
 def _failed(task: ClientTask, error: BaseException) -> int:
     """Leave the reason where the orchestrator, or the next one, finds it; on a full disk, in the exit code alone."""
+    if not isinstance(error, Zk0Error) and (fault := fault_below(error, Path(task.run_dir))) is not None:
+        try:
+            with atomic.storage_errors(Path(str(fault.filename)), "read"):  # by LeRobot, such as the run's own base
+                raise fault
+        except StorageError as of_disk:
+            error = of_disk
     told = tell(error)
     # A DataLoader process that the kernel took shows here as a plain RuntimeError.
     if told.cause == "error" and isinstance(error, RuntimeError) and killed_for_memory(task.folder, ever=True):

@@ -20,10 +20,11 @@ from lerobot.policies import PreTrainedPolicy
 from lerobot.policies.factory import make_policy_config
 from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.feature_utils import dataset_to_policy_features
+from safetensors import SafetensorError
 
 from zk0.config import PolicyConfig, RunConfig, resolve_path
 from zk0.data.hub import HUB_ERRORS, patiently
-from zk0.errors import PolicyError, first_line
+from zk0.errors import PolicyError, StorageError, first_line
 from zk0.layout import BASE_FOLDER
 from zk0.learning.overrides import decoded, refused_by_policy
 from zk0.learning.plugins import check_plugin, load_plugins
@@ -180,11 +181,17 @@ def room_for(config: PreTrainedConfig, kind: FeatureType) -> int | None:
 
 
 def save_pretrained(policy: Policy, preprocessor: Processor, postprocessor: Processor, folder: Path) -> None:
-    """Write a LeRobot `pretrained_model` folder: weights or adapter, config and processors."""
-    policy.save_pretrained(folder)
-    policy.config.save_pretrained(folder)
-    preprocessor.save_pretrained(folder)
-    postprocessor.save_pretrained(folder)
+    """Write a LeRobot `pretrained_model` folder: weights or adapter, config and processors.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        for part in (policy, policy.config, preprocessor, postprocessor):
+            part.save_pretrained(folder)
+    except (OSError, SafetensorError) as error:  # of tensors that can be written it only says what a disk answers
+        remedy = "see that this disk answers and has space, then give the same command again"
+        raise StorageError(f"{folder}: cannot be written: {first_line(error)}; {remedy}") from error
 
 
 def _override(config: PreTrainedConfig, policy: PolicyConfig, overrides: dict[str, Any]) -> PreTrainedConfig:

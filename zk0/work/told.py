@@ -84,6 +84,21 @@ def tell(error: BaseException) -> Told:
     )
 
 
+def fault_below(error: BaseException, folder: Path) -> OSError | None:
+    """What a disk answered of a path below a folder, in what an error came of; None where it did not, or all is gone.
+
+    Args:
+        error: as it was caught, whoever raised it.
+        folder: absolute.
+    """
+    for item in (item for leaf in _leaves(error) for item in _chain(leaf)):
+        named = item.filename if isinstance(item, OSError) else None
+        if isinstance(named, str) and Path(named).is_relative_to(folder) and not isinstance(item, FileNotFoundError):
+            assert isinstance(item, OSError)
+            return item
+    return None
+
+
 def _leaves(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         for member in error.exceptions:

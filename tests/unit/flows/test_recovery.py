@@ -35,7 +35,7 @@ def test_wrong_input_is_never_tried_again() -> None:
     assert {
         *("BadInputError", "ConfigError", "DatasetError", "PolicyError", "RunNameError"),
         *("UnforeseenError", "UnforeseenInputError", "HopelessError", "QuarantineError"),
-        *("AbsentClientsError", "DivergedError"),
+        *("AbsentClientsError", "DivergedError", "RefusedError"),
     } == NEVER_PASSES
 
 

@@ -63,7 +63,7 @@ def what_is_found(folder: Path) -> tuple[RoundState | None, dict[tuple[int, str]
         found = {(task.server_round, task.client): find_finished(task) for task in tasks}
         assert [line["server_round"] for line in store.read_metrics()] == list(range(following))
         if state is not None:
-            store.load_strategy_state(state.server_round)
+            dict(store.load_strategy_state(state.server_round)[0])  # all of them are read
         return state, {where: result for where, result in found.items() if result is not None}
 
 
