@@ -10,8 +10,11 @@ from zk0.work.told import fault_below
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
-    with pytest.raises(type(error)) as caught:
+    def fail() -> None:
         raise error from cause
+
+    with pytest.raises(type(error)) as caught:
+        fail()
     return caught.value
 
 
