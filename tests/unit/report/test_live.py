@@ -38,7 +38,8 @@ def test_the_last_rounds_clients_come_before_its_commit(run):
     before = read_progress(run.folder)
     run.commit(3, (4.0, 6.0, 7.0))
     said = list(events(before, read_progress(run.folder)))
-    assert said[:-1] and all(line.endswith("done") for line in said[:-1])
+    assert said[:-1]
+    assert all(line.endswith("done") for line in said[:-1])
     assert said[-1].startswith("round 3 of 3 committed")
 
 
