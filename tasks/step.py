@@ -1,4 +1,7 @@
-"""How a step of a round is made a Prefect task."""
+"""How a client's piece of work is made a Prefect task.
+
+Nothing is cached or persisted by Prefect: the run directory recognises finished work, and keeps it.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,17 +11,6 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from zk0.federation.steps import may_pass
-
-
-def step[**P, R](run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """A task whose runs are named by its parameters.
-
-    Nothing is cached or persisted by Prefect: the run directory recognises finished work, and keeps it.
-
-    Args:
-        run_name: such as `commit-{server_round:03d}`.
-    """
-    return task(task_run_name=run_name, cache_policy=NO_CACHE, persist_result=False)
 
 
 def client_step[**P, R](name: str) -> Callable[[Callable[P, R]], Task[P, R]]:

@@ -211,7 +211,7 @@ def test_modules_form_no_circle() -> None:
         ("zk0/executors/process.py", "from docker import errors"),
         ("zk0/runs/store.py", "import flwr.app as app"),
         ("zk0/learning/policy.py", "import zk0.preflight.checks"),
-        ("tasks/commit.py", "from flows.server import answers"),
+        ("tasks/client.py", "from flows.server import answers"),
         ("zk0/report/live.py", "from tasks import client"),
         ("zk0/data/new.py", "from zk0 import cli"),
         ("zk0/new.py", "from zk0.cli import main"),

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -93,7 +94,8 @@ class Steps:
         """What came of each piece of work: its result, or the error that it ended with."""
         pool = ThreadPoolExecutor(max(1, self.config.executor.places), thread_name_prefix="zk0-work")
         try:
-            futures: list[Future[ClientResult]] = [pool.submit(retried, item, self.config) for item in work]
+            # In our context, which tells whose log it is.
+            futures = [pool.submit(copy_context().run, retried, item, self.config) for item in work]
             return [future.exception() or future.result() for future in futures]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # who ends the run ends the work that is waited for
