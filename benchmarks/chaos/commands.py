@@ -108,7 +108,7 @@ class Commands:
             process = self._line.start(*self._kinds[kind].arguments(name))
             if not killed:
                 killed = self._kill(process, victim, share * seconds)
-                if killed and victim != CLIENT:
+                if killed and victim in (FLOW, EVERYTHING):  # without another part, the command goes on
                     problems += self._left(f"{ORPHAN_S:.0f} s after the kill", but_workers=True)
             said = process.communicate()[0]
             if process.returncode == 0 or (process.returncode == 2 and "exists" in said):
