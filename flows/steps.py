@@ -20,6 +20,7 @@ from flows.patience import patiently
 from flows.will import obey
 from tasks.artifacts import Pages
 from tasks.client import TASKS
+from tasks.step import patient
 from zk0.federation.round import SERVER, make_round
 from zk0.federation.steps import Round, Steps
 from zk0.report.markdown import round_message
@@ -67,9 +68,8 @@ class PrefectSteps(Steps):
         return ends
 
     def _by_prefect(self, step: str, work: Sequence[ClientTask]) -> list[object]:
-        executor = self.config.executor
-        patient = TASKS[step].with_options(retries=executor.max_retries, retry_delay_seconds=executor.retry_delay_s)
-        futures = [patient.submit(item) for item in work]
+        tried = patient(TASKS[step], self.config)
+        futures = [tried.submit(item) for item in work]
         return [future.result(raise_on_failure=False) for future in futures]
 
     def draw(self, server_round: int) -> None:

@@ -99,8 +99,8 @@ ROOMS: dict[str, set[str]] = {
 """Room of zk0 -> what it may import of ours."""
 
 OUTSIDE: dict[str, set[str]] = {
-    "tasks": {"aggregation", "errors", "federation", "layout", "logs", "metrics", "report", "runs", "work"},
-    "flows": {"aggregation", "errors", "executors", "federation", "layout", "logs", "report", "runs", "tasks", "work"},
+    "tasks": {"config", "errors", "federation", "layout", "logs", "metrics", "report", "runs", "work"},
+    "flows": {"errors", "executors", "federation", "layout", "logs", "report", "runs", "tasks", "work"},
     "deployments": set(),
 }
 """The same for what stands around the core, which may import nothing of one another but this either."""

@@ -1,6 +1,5 @@
 """The steps of a round as plain calls; whoever does them otherwise, as Prefect tasks, takes their place."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -177,18 +176,20 @@ def run_work(work: ClientTask, config: RunConfig) -> ClientResult:
             raise judged from error
 
 
-def may_pass(error: object) -> bool:
-    """Whether another attempt can end otherwise: only a client's own death is retried, and not for bad data."""
-    return isinstance(error, ClientError) and error.retriable and not STOPPED.is_set()
-
-
 def retried(work: ClientTask, config: RunConfig) -> ClientResult:
     """`run_work`, again after a failure that may pass: `executor.max_retries` times, each after a pause."""
     for _ in range(config.executor.max_retries):
         try:
             return run_work(work, config)
         except ClientError as error:
-            if not may_pass(error):
+            if not goes_on(error, config):
                 raise
-        time.sleep(config.executor.retry_delay_s)
     return run_work(work, config)
+
+
+def goes_on(error: object, config: RunConfig) -> bool:
+    """Whether another attempt can end otherwise; comes back when it is due.
+
+    Only a client's own death is retried, not for bad data, and not where a person ends the run, in the pause either.
+    """
+    return isinstance(error, ClientError) and error.retriable and not STOPPED.wait(config.executor.retry_delay_s)
