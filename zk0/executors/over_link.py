@@ -81,8 +81,12 @@ class Line:
             time.sleep(LOOK_S)
         return answer
 
-    def keep(self) -> None:
-        """See that a courier is at work; one that is gone is submitted again."""
+    def keep(self, patience_s: float = submit.PATIENCE_S) -> None:
+        """See that a courier is at work; one that is gone is submitted again.
+
+        Args:
+            patience_s: what the link may take to answer, in seconds.
+        """
         if not self._keeping.acquire(blocking=False):
             return
         try:
@@ -92,9 +96,9 @@ class Line:
             if status is not None:
                 logger.info("no word of the courier: submitting it again")
                 with suppress(PassingError):
-                    submit.end(self.link, status.flower_run)
+                    submit.end(self.link, status.flower_run, patience_s)
             self._not_before = time.monotonic() + BEGIN_S
-            self.box.appoint(submit.submit(self.link, self.box))
+            self.box.appoint(submit.submit(self.link, self.box, patience_s))
         except PassingError as error:
             self._not_before = time.monotonic() + PAUSE_S
             logger.warning("the courier cannot be submitted: {}", error)

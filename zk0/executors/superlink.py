@@ -2,13 +2,14 @@
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
 from zk0.config import RunConfig
-from zk0.errors import ClientError, HopelessError
+from zk0.errors import ClientError, ConfigError, HopelessError
 from zk0.executors.over_link import Line, line, new_ask
 from zk0.executors.process import LATER_S, ProcessExecutor
 from zk0.executors.stopping import go_on
@@ -33,6 +34,8 @@ from zk0.work.results import find_finished
 
 ON_NODES = ("statistics", "train", "evaluate")
 """Kinds of work that read a client's recordings."""
+ENDING_S = 20.0
+"""What a link may take to begin a courier that tells nodes of the end, for a person waits."""
 
 
 class SuperlinkExecutor:
@@ -61,16 +64,22 @@ class SuperlinkExecutor:
             answer = self._answer(way, request, task)
             return _taken(way.box, request, answer, task)
         finally:
-            if not STOPPED.is_set():  # else who goes on with the run finds the work under way, or done
-                way.box.withdraw(request)
+            way.box.withdraw(request)
 
     def stop(self, run_dir: str) -> None:
-        """See `Stoppable.stop`; a node ends what it has begun, and keeps it."""
+        """See `Stoppable.stop`; a node ends what it has begun, and keeps it.
+
+        The courier tells the nodes, and lives on until it has: this process need not.
+        """
         STOPPED.set()
         self._home.stop(run_dir)
         box = Mailbox(Path(run_dir) / COURIER_FOLDER)
-        if box.folder.is_dir():
-            box.stop()
+        if not box.folder.is_dir():
+            return
+        if box.withdraw_all() and box.status() is not None:  # without any word of a courier no node was asked
+            with suppress(ConfigError):  # a link that is gone
+                line(open_link(self._config.executor.link), box).keep(patience_s=ENDING_S)
+        box.stop()
 
     def _is_a_nodes(self, task: ClientTask) -> bool:
         return task.kind in ON_NODES and any(client.name == task.client for client in self._config.clients)

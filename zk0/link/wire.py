@@ -46,8 +46,8 @@ class Answer(Record):
 
     ask: str
     """Request.ask."""
-    state: Literal["done", "failed", "working", "unknown"]
-    """unknown: the node has no such request, and needs it again."""
+    state: Literal["done", "failed", "working", "unknown", "ended"]
+    """unknown: the node has no such request, and needs it again; ended: it was not wanted any more, and is not done."""
     result: str = ""
     """The file that says that the work is done, as it is."""
     files: list[ArtifactRef] = Field(default_factory=list, max_length=MOST_FILES)
@@ -62,6 +62,17 @@ class Answer(Record):
     """Whether it would fail so again."""
     progress: dict[str, float] = Field(default_factory=dict)
     """How far work under way is, and what memory it uses."""
+
+
+class Ending(Record):
+    """That a request is not wanted any more: what its node has begun of it ends, and is kept for the next asking."""
+
+    ask: str
+    """Request.ask."""
+    client: str
+    """Whose node is told."""
+    until: float
+    """When nobody needs to be told any more, in seconds since 1970: the work has its own limit."""
 
 
 def terms(config: RunConfig, client: str) -> RunConfig:

@@ -39,6 +39,9 @@ def query(message: Message, _context: Context) -> Message:
             why = "the node's disk" if isinstance(error, StorageError) else str(error)
             said = Answer(ask=request.ask, state="failed", cause="error", message=f"it was not taken in: {why}")
             return Message(_content(said, []), reply_to=message)
+    if "end" in text:
+        desk.end(text["end"])
+        return Message(reply(desk, text["end"], wait_s=0), reply_to=message)
     return Message(reply(desk, request.ask if "request" in text else text["ask"]), reply_to=message)
 
 
@@ -54,6 +57,9 @@ def reply(desk: Desk, ask: str, wait_s: float = WAIT_S) -> RecordDict:
         return _content(Answer(ask=ask, state="unknown"), [])
     until = time.monotonic() + wait_s
     while (said := desk.answer(ask)) is None:
+        if desk.is_ended(ask):
+            said = Answer(ask=ask, state="ended")
+            break
         if time.monotonic() > until:
             said = Answer(ask=ask, state="working", progress=desk.progress(request))
             break

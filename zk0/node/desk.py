@@ -26,6 +26,8 @@ HOME_VARIABLE = "ZK0_NODE_HOME"
 WORK_FOLDER = "work"
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _ASK = re.compile(r"[0-9a-f]{32}")
+ENDED, SWEPT = "ended", "ended.done"
+"""Beside a request: it is not wanted any more; and nothing of it is at work."""
 KEPT_ASKS = 200
 """Requests that are kept; then the oldest go, whose work lies in its run's folder all the same."""
 FIRST_PARTS = ("rounds", "base")
@@ -42,6 +44,8 @@ class Desk:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.folder = home / WORK_FOLDER
+        self._over: set[str] = set()
+        """Asks that need not be looked at again."""
 
     def put(self, request: Request, files: Sequence[bytes]) -> None:
         """Take a request in; what comes with it is held against its digests and written first.
@@ -105,13 +109,41 @@ class Desk:
         return self._read(ask, "asked.json", WorkRequest)
 
     def waiting(self) -> Iterator[Request]:
-        """Requests without an answer, the oldest first."""
+        """Requests without an answer that are wanted, the oldest first."""
         asks = self.folder / "asks"
         paths = list(asks.glob("*/request.json")) if asks.is_dir() else []
-        for path in sorted(paths, key=_age):
+        for path in sorted((path for path in paths if path.parent.name not in self._over), key=_age):
             request = self.request(path.parent.name)
-            if request is not None and self.answer(request.ask) is None:
+            if request is None or self.is_ended(request.ask):
+                continue
+            if self.answer(request.ask) is None:
                 yield request
+            else:
+                self._over.add(request.ask)
+
+    def end(self, ask: str) -> None:
+        """Note that a request is not wanted any more; one that comes only now is none, either."""
+        if self.answer(ask) is None:
+            atomic.write_bytes(self._ask(ask) / ENDED, b"")
+
+    def is_ended(self, ask: str) -> bool:
+        """Whether it is not wanted any more."""
+        return (self._ask(ask) / ENDED).exists()
+
+    def to_end(self) -> Iterator[Request]:
+        """Requests that are not wanted any more, of which something may be at work still."""
+        asks = self.folder / "asks"
+        for path in asks.glob(f"*/{ENDED}") if asks.is_dir() else ():
+            ask = path.parent.name
+            if ask not in self._over and not (path.parent / SWEPT).exists():
+                request = self.request(ask)
+                if request is not None:
+                    yield request
+
+    def has_ended(self, request: Request) -> None:
+        """Note that nothing of a request is at work any more."""
+        atomic.write_bytes(self._ask(request.ask) / SWEPT, b"")
+        self._over.add(request.ask)
 
     def progress(self, request: Request) -> dict[str, float]:
         """How far work is, as numbers alone."""

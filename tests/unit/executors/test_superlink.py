@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.link.asking import make_run, make_task
+from tests.unit.link.asking import make_request, make_run, make_task
 from tests.unit.runs.made import weights
 from zk0.errors import ClientError, ConfigError, HopelessError
 from zk0.executors import over_link
@@ -163,12 +163,21 @@ def test_what_is_no_result_of_this_work_comes_through_no_door(tmp_path, store, t
 
 
 def test_a_node_that_is_away_costs_its_client_the_round_and_no_further_attempt(store, task) -> None:
-    with Node(store, None, present=False), pytest.raises(HopelessError, match=r"away for 0\.6 s") as caught:
+    with Node(store, None, present=False) as node, pytest.raises(HopelessError, match=r"away for 0\.6 s") as caught:
         SuperlinkExecutor(store.config).run(task)
     assert (caught.value.cause, caught.value.retriable) == ("lost", False)
+    assert len(list(node.box.endings())) == 1  # what it is still at ends when it is back
 
 
-def test_who_goes_on_with_a_run_adopts_what_is_asked_for(tmp_path: Path, store: RunStore, task: ClientTask) -> None:
+def test_who_goes_on_with_a_run_adopts_what_one_that_was_killed_had_asked_for(tmp_path, store, task) -> None:
+    asked = make_request(store, task)
+    Mailbox(store.folder / COURIER_FOLDER).make().ask(asked)
+    with Node(store, did(tmp_path, task)) as node:
+        SuperlinkExecutor(store.config).run(task)
+    assert [request.ask for request in node.requests] == [asked.ask]
+
+
+def test_what_a_person_ends_is_ended_on_its_node_and_asked_for_anew(tmp_path, store, task) -> None:
     executor = SuperlinkExecutor(store.config)
     with Node(store, None) as node:
         waiting = fails(executor, task)
@@ -177,10 +186,21 @@ def test_who_goes_on_with_a_run_adopts_what_is_asked_for(tmp_path: Path, store: 
         executor.stop(str(store.folder))
         waiting.join()
         assert node.box.stopped
+        assert [ending.ask for ending in node.box.endings()] == [node.requests[0].ask]
+        assert list(node.box.open_requests()) == []
     STOPPED.clear()
     with Node(store, did(tmp_path, task)) as second:
         SuperlinkExecutor(store.config).run(task)
-    assert [request.ask for request in second.requests] == [node.requests[0].ask]
+    assert [request.ask for request in second.requests] != [node.requests[0].ask]
+
+
+def test_where_no_courier_was_ever_at_work_a_stop_asks_the_link_for_none(store, task) -> None:
+    box = Mailbox(store.folder / COURIER_FOLDER).make()
+    box.ask(make_request(store, task))
+    began = time.monotonic()
+    SuperlinkExecutor(store.config).stop(str(store.folder))
+    assert time.monotonic() - began < 1  # else Flower's command would be started
+    assert box.stopped
 
 
 def test_how_far_it_is_can_be_seen(store: RunStore, task: ClientTask) -> None:
