@@ -9,7 +9,8 @@ from typing import Any
 from loguru import logger
 
 from zk0.config import RunConfig
-from zk0.errors import ClientError, ConfigError, HopelessError
+from zk0.errors import BadInputError, ClientError, ConfigError, FailureCause, HopelessError
+from zk0.executors.link_check import compare, describe_request, known_of, read_described
 from zk0.executors.over_link import Line, line, new_ask
 from zk0.executors.process import LATER_S, ProcessExecutor
 from zk0.executors.stopping import go_on
@@ -26,6 +27,8 @@ from zk0.layout import (
 from zk0.link.folder import open_link
 from zk0.link.mailbox import Mailbox
 from zk0.link.wire import Answer, Request, terms
+from zk0.runs import counted, described
+from zk0.runs.records import digest_of, told_files
 from zk0.runs.versions import versions
 from zk0.work.executor import STOPPED
 from zk0.work.log import what
@@ -59,6 +62,8 @@ class SuperlinkExecutor:
             return found
         go_on(task)
         way = line(open_link(self._config.executor.link), Mailbox(Path(task.run_dir) / COURIER_FOLDER))
+        if not described.is_known(Path(task.run_dir), task.client):
+            self._take_in(way, task)
         request = self._asked(way.box, task)
         try:
             answer = self._answer(way, request, task)
@@ -101,13 +106,38 @@ class SuperlinkExecutor:
             run=str(record["name"]),
             task=wanted,
             terms=terms(self._config, task.client).model_dump(mode="json"),
-            recordings=record.get("data", {}).get(task.client),
+            recordings=record.get("data", {}).get(task.client) or _recordings(run_dir, task.client),
             files=[*(ref for ref in (task.incoming, task.stats, task.optimizer) if ref), *_base(run_dir)],
             versions=versions(),
             until=time.time() + self._limit_s,
         )
         box.ask(request)
         return request
+
+    def _take_in(self, way: Line, task: ClientTask) -> None:
+        """Ask a node that was away when the run began what its recordings are like, before its first work.
+
+        Raises:
+            HopelessError: it is away; or its recordings do not fit those of the others.
+            ClientError: it could not look at them.
+        """
+        run_dir, config = Path(task.run_dir), self._config
+        request = describe_request(config, task.client, str(atomic.read_sealed(run_dir / RUN_FILE)["name"]))
+        way.box.ask(request)
+        try:
+            answer = way.wait(request, limit_s=self._limit_s, away_s=config.executor.away_s)
+            said = {**known_of(run_dir, config), task.client: read_described(task.client, answer)}
+            compare(config, said)
+        except BadInputError as error:
+            cause: FailureCause = "refused" if isinstance(error, ConfigError) else "bad_data"
+            raise HopelessError(cause, str(error)) from error
+        except ClientError as error:
+            raise type(error)(error.cause, f"{what(task)}: {error}") from error
+        finally:
+            way.box.withdraw(request)
+        counted.add(run_dir, task.client, said[task.client].training_frames)
+        described.keep(run_dir, {task.client: said[task.client].model_dump(mode="json")})
+        logger.info("client {!r} joins the run", task.client)
 
     @property
     def _limit_s(self) -> float:
@@ -134,6 +164,12 @@ class SuperlinkExecutor:
             return answer
         kind = HopelessError if answer.repeats else ClientError
         raise kind(answer.cause, f"{what(task)}, on its node: {_words(answer.message, task)}")
+
+
+def _recordings(run_dir: Path, client: str) -> str | None:
+    """The digest of what a client joined with, as run.json has those of the others."""
+    record = described.read(run_dir, [client]).get(client)
+    return None if record is None else digest_of(told_files(str(record["recordings"])))
 
 
 def _words(message: str, task: ClientTask) -> str:

@@ -150,7 +150,7 @@ class Worker:
             version=request.versions.get("zk0", ""),
             policy_type=policy_type(terms.policy),
         )
-        if not request.run:  # it has no name yet; the rule on names is applied to its work
+        if not request.run:  # a config is tried for no run; the rule on names is applied to its work
             settings = settings.model_copy(update={"rules": settings.rules.model_copy(update={"runs": None})})
         task = request.task
         kind = cast(WorkKind, "describe" if task is None else task.kind)
