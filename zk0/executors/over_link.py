@@ -102,17 +102,18 @@ class Line:
         self._not_before = time.monotonic() + BEGIN_S
         self.box.appoint(submit.submit(self.link, self.box))
 
-    def keep(self, patience_s: float = submit.PATIENCE_S) -> None:
+    def keep(self, *, fresh_s: float = FRESH_S, patience_s: float = submit.PATIENCE_S) -> None:
         """See that a courier is at work; one that is gone is submitted again.
 
         Args:
+            fresh_s: a courier that has not said anything for so long is gone.
             patience_s: what the link may take to answer, in seconds.
         """
         if not self._keeping.acquire(blocking=False):
             return
         try:
             status = self.box.status()
-            if _is_fresh(status) or time.monotonic() < self._not_before:
+            if _is_fresh(status, fresh_s) or time.monotonic() < self._not_before:
                 return
             if status is not None:
                 logger.info("no word of the courier: submitting it again")
@@ -138,8 +139,8 @@ class Line:
             return now - self._seen.setdefault(client, now)
 
 
-def _is_fresh(status: Status | None) -> bool:
-    return status is not None and time.time() - status.at < FRESH_S
+def _is_fresh(status: Status | None, fresh_s: float = FRESH_S) -> bool:
+    return status is not None and time.time() - status.at < fresh_s
 
 
 _lines: dict[Path, Line] = {}

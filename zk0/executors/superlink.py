@@ -11,12 +11,13 @@ from loguru import logger
 from zk0.config import RunConfig
 from zk0.errors import BadInputError, ClientError, ConfigError, FailureCause, HopelessError
 from zk0.executors.link_check import compare, describe_request, known_of, read_described
-from zk0.executors.over_link import Line, line, new_ask
+from zk0.executors.over_link import LOOK_S, Line, line, new_ask
 from zk0.executors.process import LATER_S, ProcessExecutor
 from zk0.executors.stopping import go_on
 from zk0.files import atomic
 from zk0.layout import (
     BASE_FOLDER,
+    COMPARE_FOLDER,
     COURIER_FOLDER,
     PROGRESS_FILE,
     RUN_FILE,
@@ -26,7 +27,8 @@ from zk0.layout import (
 )
 from zk0.link.folder import open_link
 from zk0.link.mailbox import Mailbox
-from zk0.link.wire import Answer, Request, terms
+from zk0.link.wire import MEMORY, STEPS, Answer, Request, terms
+from zk0.memory.samples import note_sample
 from zk0.runs import counted, described
 from zk0.runs.records import digest_of, told_files
 from zk0.runs.versions import versions
@@ -38,7 +40,9 @@ from zk0.work.results import find_finished
 ON_NODES = ("statistics", "train", "evaluate")
 """Kinds of work that read a client's recordings."""
 ENDING_S = 20.0
-"""What a link may take to begin a courier that tells nodes of the end, for a person waits."""
+"""Longest time to wait until nodes have heard of the end: a person waits, too."""
+ENDING_FRESH_S = 5.0
+"""A courier that has said nothing for so long then is taken for dead."""
 
 
 class SuperlinkExecutor:
@@ -83,8 +87,20 @@ class SuperlinkExecutor:
             return
         if box.withdraw_all() and box.status() is not None:  # without any word of a courier no node was asked
             with suppress(ConfigError):  # a link that is gone
-                line(open_link(self._config.executor.link), box).keep(patience_s=ENDING_S)
+                self._tell_nodes(line(open_link(self._config.executor.link), box))
         box.stop()
+
+    @staticmethod
+    def _tell_nodes(way: Line) -> None:
+        """Wait a while until the nodes know that their work is not wanted any more."""
+        logger.info("telling the nodes to end their work")
+        until = time.monotonic() + ENDING_S
+        while any(way.box.endings()):
+            if time.monotonic() > until:
+                logger.warning("some nodes do not know yet that their work is over; the courier goes on telling them")
+                return
+            way.keep(fresh_s=ENDING_FRESH_S, patience_s=ENDING_S)
+            time.sleep(LOOK_S)
 
     def _is_a_nodes(self, task: ClientTask) -> bool:
         return task.kind in ON_NODES and any(client.name == task.client for client in self._config.clients)
@@ -103,7 +119,7 @@ class SuperlinkExecutor:
             what="work",
             client=task.client,
             key=task.key,
-            run=str(record["name"]),
+            run=_called(run_dir),
             task=wanted,
             terms=terms(self._config, task.client).model_dump(mode="json"),
             recordings=record.get("data", {}).get(task.client) or _recordings(run_dir, task.client),
@@ -122,7 +138,7 @@ class SuperlinkExecutor:
             ClientError: it could not look at them.
         """
         run_dir, config = Path(task.run_dir), self._config
-        request = describe_request(config, task.client, str(atomic.read_sealed(run_dir / RUN_FILE)["name"]))
+        request = describe_request(config, task.client, _called(run_dir))
         way.box.ask(request)
         try:
             answer = way.wait(request, limit_s=self._limit_s, away_s=config.executor.away_s)
@@ -152,8 +168,12 @@ class SuperlinkExecutor:
         """
 
         def show(progress: dict[str, Any]) -> None:
-            record = {**progress, "kind": task.kind, "pid": 0, "updated_at": time.time()}
-            atomic.write_bytes(task.folder / PROGRESS_FILE, json.dumps(record).encode())
+            record = {name: progress[name] for name in STEPS if name in progress}
+            if record:
+                shown = {**record, "kind": task.kind, "pid": 0, "updated_at": time.time()}
+                atomic.write_bytes(task.folder / PROGRESS_FILE, json.dumps(shown).encode())
+            if sample := {name: progress[name] for name in MEMORY if name in progress}:
+                note_sample(task.folder, {**sample, "pid": 0, "phase": task.kind})
 
         try:
             executor = self._config.executor
@@ -164,6 +184,13 @@ class SuperlinkExecutor:
             return answer
         kind = HopelessError if answer.repeats else ClientError
         raise kind(answer.cause, f"{what(task)}, on its node: {_words(answer.message, task)}")
+
+
+def _called(run_dir: Path) -> str:
+    """The run's name, by which its owners' rules know it: of a comparison's arm, with that of its run before it."""
+    if run_dir.parent.name == COMPARE_FOLDER:
+        return f"{run_dir.parent.parent.name}/{COMPARE_FOLDER}/{run_dir.name}"
+    return run_dir.name
 
 
 def _recordings(run_dir: Path, client: str) -> str | None:

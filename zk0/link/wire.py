@@ -12,6 +12,12 @@ from zk0.work.records import ArtifactRef, ClientTask, Record
 
 MOST_FILES = 64
 """Of one request or answer."""
+STEPS = ("step", "steps", "loss")
+MEMORY = (
+    *("at", "started", "rss_gib", "tree_gib", "tree_pct", "peak_gib", "processes", "ram_gib", "ram_pct"),
+    *("cgroup_gib", "cgroup_pct", "cgroup_limit_gib", "vram_gib", "vram_pct"),
+)
+"""What is told of work under way: how far a fit is, and of a line of memory.jsonl what is no name of the node's."""
 
 
 class Request(Record):

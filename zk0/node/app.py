@@ -19,8 +19,9 @@ from zk0.link.wire import Answer, Request
 from zk0.node.desk import HOME_VARIABLE, Desk
 from zk0.node.ledger import note
 
-WAIT_S = 25.0
-"""Longest that a question waits for its answer: below Flower's lease of 30 s."""
+WAIT_S = 12.0
+"""Longest that a question waits for its answer, and so from one word on how far work is to the next; below Flower's
+lease of 30 s."""
 LOOK_S = 0.1
 
 app = ClientApp()

@@ -18,6 +18,7 @@ from zk0.layout import COURIER_FOLDER, PROGRESS_FILE
 from zk0.link.folder import open_link
 from zk0.link.mailbox import Mailbox, Status
 from zk0.link.wire import Answer, Request
+from zk0.memory.samples import last_words, read_samples
 from zk0.preflight.records import Described
 from zk0.runs import counted, described
 from zk0.runs.records import digest_of, told_files
@@ -276,7 +277,9 @@ def test_where_no_courier_was_ever_at_work_a_stop_asks_the_link_for_none(store, 
 
 def test_how_far_it_is_can_be_seen(store: RunStore, task: ClientTask) -> None:
     says: Says = lambda request: (  # noqa: E731 - with its type
-        Answer(ask=request.ask, state="working", progress={"step": 3, "steps": 9, "loss": 0.5}),
+        Answer(
+            ask=request.ask, state="working", progress={"step": 3, "steps": 9, "loss": 0.5, "peak_gib": 1.5, "at": 9.0}
+        ),
         [],
     )
     with Node(store, says):
@@ -286,6 +289,10 @@ def test_how_far_it_is_can_be_seen(store: RunStore, task: ClientTask) -> None:
             assert waiting.is_alive()
             time.sleep(0.02)
         assert json.loads(path.read_text())["step"] == 3
+        while not (samples := read_samples(task.folder)):
+            time.sleep(0.02)
+        assert samples[-1]["peak_gib"] == 1.5
+        assert last_words(task.folder).startswith("used 1.5 GiB")
         STOPPED.set()
         waiting.join()
 
