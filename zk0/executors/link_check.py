@@ -31,6 +31,7 @@ from zk0.runs import described
 from zk0.runs.named import name_of_checked
 from zk0.runs.records import now, told_files
 from zk0.runs.versions import versions
+from zk0.work.executor import STOPPED
 
 JOIN_S = 120.0
 """A node that does not show itself for so long is away; one that was just started is named after about 20 s."""
@@ -48,6 +49,7 @@ def check_over_link(config: RunConfig, watch: Watch) -> Preflight:
         ClientError: a node could not look at its recordings.
         PassingError: the link is away, or too many nodes are.
     """
+    STOPPED.clear()  # of a run that this process had before
     link, name = open_link(config.executor.link), name_of_checked()
     _refuse_unbound(config, link)
     processes = ProcessExecutor(config.executor)

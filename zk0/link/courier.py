@@ -6,8 +6,11 @@ once for a whole fit: so it can say how far it is, and a message that is lost co
 """
 
 import hashlib
+import json
 import os
+import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
@@ -201,6 +204,8 @@ class Courier:
             except (ValueError, KeyError, ValidationError) as error:
                 self._end(way, f"its node's answer is none: {untrusted.words(error)}")
                 continue
+            if said.state == "failed":
+                say(f"client {way.request.client!r}, on its node: {said.message}")
             way.errors = 0
             way.known = said.state != "unknown"
             if said.state == "ended":
@@ -216,6 +221,7 @@ class Courier:
             self._end(way, f"its node gave no answer {way.errors} times running (Flower's error {code})")
 
     def _end(self, way: _Way, why: str) -> None:
+        say(f"client {way.request.client!r}: {why}")
         said = Answer(ask=way.request.ask, state="failed", cause="lost", message=why)
         self._box.tell(way.request, said)
 
@@ -228,3 +234,20 @@ def _check(said: Answer, request: Request, files: list[bytes]) -> None:
         raise ValueError("its files are not those that it names")
     if [ref.sha256 for ref in said.files] != [hashlib.sha256(data).hexdigest() for data in files]:
         raise ValueError("its files were changed on their way")
+    if said.state == "done" and request.task is not None and _key_of(said.result) not in (None, request.key):
+        raise ValueError("it is a result of other work")
+
+
+def _key_of(result: str) -> str | None:
+    """Of which work a result says that it is; None where it says nothing, which the coordinator's door finds out."""
+    try:
+        key = json.loads(result)["key"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return str(key)
+
+
+def say(text: str) -> None:
+    """A line for the link's log, where superexec's output goes."""
+    sys.stderr.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} courier: {untrusted.words(text)}\n")
+    sys.stderr.flush()

@@ -1,6 +1,7 @@
 """The courier between a real mailbox and the desks of nodes; only Flower's way between them is replaced."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from zk0.link.courier import Courier
 from zk0.link.mailbox import Mailbox
 from zk0.link.parcel import files_of, text_of
 from zk0.link.wire import Answer, Request
+from zk0.node import ledger
 from zk0.node.app import reply
 from zk0.node.desk import Desk
 from zk0.work.records import ArtifactRef
@@ -90,6 +92,7 @@ class Office:
         self.box = Mailbox(self.store.folder / COURIER_FOLDER).make()
         self.box.ask(self.request)
         self.desk = Desk(folder / "node")
+        atomic.write_bytes(folder / "node/node.toml", b'link = "link:8124"\nclient = "left"\nroot = "/data"\n')
         self.way = Way(self.desk)
         self.link = folder / "link"
         entry = {"node_id": NODE, "fingerprint": "SHA256:x", "registered": "2026-01-01T00:00:00Z"}
@@ -185,6 +188,31 @@ def test_messages_that_are_lost_cost_nothing_until_too_many_are(
     said = office.box.answer(office.request)
     assert (said.state, said.cause) == ("failed", "lost")
     assert "secret" not in said.message
+
+
+def test_a_result_of_other_work_is_turned_away_by_its_clients_name(office: Office, capfd) -> None:
+    office.carry()
+    other = json.dumps({"key": "0" * 64})
+    office.desk.tell(office.request, Answer(ask=office.request.ask, state="done", result=other))
+    office.carry(2)
+    assert "a result of other work" in office.box.answer(office.request).message
+    assert "courier: client 'left': its node's answer is none: it is a result of other work" in capfd.readouterr().err
+
+
+def test_what_a_node_refuses_is_in_the_links_log(office: Office, capfd) -> None:
+    office.carry()
+    office.desk.tell(office.request, Answer(ask=office.request.ask, state="failed", cause="refused", message="no"))
+    office.carry(2)
+    assert "courier: client 'left', on its node: no" in capfd.readouterr().err
+
+
+def test_everything_that_leaves_is_in_the_ledger_whatever_it_says(office: Office) -> None:
+    office.carry(2)
+    office.desk.end("f" * 32)
+    reply(office.desk, "f" * 32, wait_s=0)
+    reply(office.desk, "e" * 32, wait_s=0)
+    said = [(line["what"], line["run"]) for line in ledger.lines(office.desk.home)]
+    assert said == [*[("answer: working", "run")] * 2, ("answer: ended", ""), ("answer: unknown", "")]
 
 
 def test_what_was_changed_on_its_way_is_no_answer(office: Office) -> None:
