@@ -122,7 +122,8 @@ class Federation:
             "messenger": self._messenger,
             "fit": self.fit,
         }
-        return of_node.get(victim, lambda name: self.place.part(name, victim))(owner)
+        found = of_node.get(victim)
+        return self.place.part(owner, victim) if found is None else found(owner)
 
     def _messenger(self, owner: str) -> int | None:
         with suppress(psutil.Error, TypeError):

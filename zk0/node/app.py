@@ -59,9 +59,9 @@ def reply(desk: Desk, ask: str, wait_s: float = WAIT_S) -> RecordDict:
         wait_s: longest time to wait for an end of the work, in seconds.
     """
     if (request := desk.request(ask)) is None:
-        said = Answer(ask=ask, state="ended" if desk.is_ended(ask) else "unknown")
-        _note(desk, said, [])
-        return _content(said, [])
+        lacking = Answer(ask=ask, state="ended" if desk.is_ended(ask) else "unknown")
+        _note(desk, lacking, [])
+        return _content(lacking, [])
     until = time.monotonic() + wait_s
     while (said := desk.answer(ask)) is None:
         if desk.is_ended(ask):
