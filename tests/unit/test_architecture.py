@@ -68,8 +68,8 @@ ROOMS: dict[str, set[str]] = {
     },
     # 8
     "node": {
-        *("config", "data", "errors", "executors", "files", "layout", "link", "logs", "memory", "preflight", "report"),
-        *("runs", "services", "work"),
+        *("config", "data", "errors", "executors", "files", "layout", "link", "logs", "memory", "metrics"),
+        *("preflight", "report", "runs", "services", "work"),
     },
     "federation": {
         *("aggregation", "config", "data", "errors", "executors", "files", "layout", "logs", "memory", "metrics"),
