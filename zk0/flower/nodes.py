@@ -92,7 +92,7 @@ class Nodes:
                 raise ClientError("timeout", f"no answer of its node in {limit_s:g} s")
             time.sleep(LOOK_S)
         if reply.has_error():
-            why = untrusted.words(reply.error.reason)[-MOST_WORDS:]
+            why = untrusted.words((reply.error.reason or "")[-MOST_WORDS:])
             raise ClientError("lost", f"its node gave no answer (Flower's error {reply.error.code}: {why})")
         return reply.content
 

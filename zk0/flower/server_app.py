@@ -62,8 +62,8 @@ def wait_for(nodes: Nodes, config: RunConfig) -> None:
     if there < config.federation.min_train_clients:
         raise PassingError(
             f"{there} of {len(config.clients)} clients have a node after {JOIN_S:.0f} s (not {', '.join(lacking)}) and "
-            f"federation.min_train_clients = {config.federation.min_train_clients}; start their SuperNodes and give the "
-            "same command"
+            f"federation.min_train_clients = {config.federation.min_train_clients}; start their SuperNodes, then this "
+            "command again"
         )
     if lacking:
         logger.warning("no node for {}: the run goes on without", ", ".join(lacking))
