@@ -10,7 +10,7 @@ from tests.flower import LocalGrid
 from zk0.errors import ClientError, HopelessError
 from zk0.flower import nodes as module
 from zk0.flower.client_app import app
-from zk0.flower.nodes import Nodes, assigned
+from zk0.flower.nodes import LockedGrid, Nodes, assigned
 from zk0.link.parcel import packed, text_of
 from zk0.work.executor import STOPPED
 
@@ -57,14 +57,14 @@ def ask(nodes: Nodes, client: str = "study", limit_s: float = 30.0) -> dict[str,
 
 def test_a_client_is_asked_at_its_node() -> None:
     grid = LocalGrid({1: {"client": "kitchen"}, 2: {"client": "study"}}, echo)
-    assert ask(Nodes(grid, CLIENTS)) == {"heard": "hello"}
+    assert ask(Nodes(LockedGrid(grid), CLIENTS)) == {"heard": "hello"}
     assert grid.sent[-1] == (2, "train")
-    assert Nodes(grid, CLIENTS).wait(0.2) == ["workshop"]
+    assert Nodes(LockedGrid(grid), CLIENTS).wait(0.2) == ["workshop"]
 
 
 def test_a_node_that_joins_is_found_and_one_that_leaves_is_missed() -> None:
     grid = LocalGrid({}, echo)
-    nodes = Nodes(grid, CLIENTS)
+    nodes = Nodes(LockedGrid(grid), CLIENTS)
     with pytest.raises(HopelessError, match=r"its node has been away for 0\.3 s \(executor\.away_s\)"):
         ask(nodes)
     grid.nodes[3] = {"client": "study"}
@@ -81,7 +81,7 @@ def test_flowers_own_errors_cost_an_attempt_and_name_their_number() -> None:
         return Message(Error(code=2, reason="x" * 5000 + " ImportError: no zk0"), reply_to=message)
 
     with pytest.raises(ClientError, match=r"Flower's error 2: x* ?ImportError: no zk0") as caught:
-        ask(Nodes(LocalGrid({2: {"client": "study"}}, fails), CLIENTS))
+        ask(Nodes(LockedGrid(LocalGrid({2: {"client": "study"}}, fails)), CLIENTS))
     assert (caught.value.cause, caught.value.retriable, len(str(caught.value)) < 300) == ("lost", True, True)
 
 
@@ -92,12 +92,12 @@ def test_a_node_that_cannot_say_who_it_is_is_asked_again() -> None:
         said.append(message.metadata.message_type)
         return Message(Error(code=5, reason="away"), reply_to=message) if len(said) < 3 else echo(message, context)
 
-    assert ask(Nodes(LocalGrid({2: {"client": "study"}}, shy), CLIENTS)) == {"heard": "hello"}
+    assert ask(Nodes(LockedGrid(LocalGrid({2: {"client": "study"}}, shy)), CLIENTS)) == {"heard": "hello"}
 
 
 def test_no_answer_in_time_is_a_timeout_and_a_run_that_ends_waits_for_none() -> None:
     grid = LocalGrid({2: {"client": "study"}}, echo)
-    nodes = Nodes(grid, CLIENTS)
+    nodes = Nodes(LockedGrid(grid), CLIENTS)
     assert nodes.wait(0.2) == ["kitchen", "workshop"]
     grid.pull_messages = lambda _: []  # type: ignore[assignment]
     with pytest.raises(ClientError, match=r"no answer of its node in 0\.2 s") as caught:
