@@ -45,12 +45,12 @@ def main(grid: Grid, context: Context) -> None:
     if start.config.executor.kind == SUPERLINK:
         config = with_link(start.config)
         with carried(config, grid, nodes, context.run_id):
-            _train(start._replace(config=config), nodes, lambda _: None)
+            _train(start, config, nodes, lambda _: None)
     else:
-        _train(start, nodes, lambda store: InPlaceExecutor(store.config, nodes))
+        _train(start, start.config, nodes, lambda store: InPlaceExecutor(store.config, nodes))
 
 
-def _train(start: Start, nodes: Nodes, executor: Callable[[RunStore], Executor | None]) -> None:
+def _train(start: Start, config: RunConfig, nodes: Nodes, executor: Callable[[RunStore], Executor | None]) -> None:
     def check(config: RunConfig, watch: Watch = nobody) -> Preflight:
         wait_for(nodes, config)
         return before_run.check(config, watch)
@@ -60,7 +60,7 @@ def _train(start: Start, nodes: Nodes, executor: Callable[[RunStore], Executor |
         logger.info("run {}: {}", store.info.name, store.folder)
         return Steps(store, executor(store))
 
-    run_alone(start.config, start.name, start.stem, strict=start.strict, check=check, make_steps=steps)
+    run_alone(config, start.name, start.stem, strict=start.strict, check=check, make_steps=steps)
 
 
 def wait_for(nodes: Nodes, config: RunConfig) -> None:
