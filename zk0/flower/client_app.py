@@ -3,6 +3,8 @@
 Flower takes a message back where the ClientApp has not begun within 30 s.
 """
 
+from pathlib import Path
+
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
@@ -39,4 +41,8 @@ def words(context: Context) -> dict[str, str]:
     """
     config = context.node_config
     known = {"client": config.get("client"), "partition": config.get("partition-id"), "home": config.get("home")}
+    if known["home"] is not None:
+        from zk0.node.settings import load
+
+        known["client"] = load(Path(str(known["home"]))).client
     return {name: str(value) for name, value in known.items() if value is not None}

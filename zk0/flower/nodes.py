@@ -6,7 +6,8 @@ say nothing, as in a simulation, share the clients that nobody is, in order.
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -29,15 +30,47 @@ Words = Mapping[str, str]
 """What a node says of itself: `client`, `partition`, `home`; those that it has."""
 
 
+class LockedGrid(Grid):
+    """Flower's grid for several threads, one at a time: it does not say that it can be more.
+
+    Args:
+        grid: Flower's.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid, self._lock = grid, threading.Lock()
+
+    def get_node_ids(self) -> Iterable[int]:
+        """See Grid."""
+        with self._lock:
+            return list(self._grid.get_node_ids())
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """See Grid."""
+        with self._lock:
+            return list(self._grid.push_messages(messages))
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """See Grid."""
+        with self._lock:
+            return list(self._grid.pull_messages(message_ids))
+
+    def _unused(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise NotImplementedError("zk0 needs no more of a grid")
+
+    set_run = create_message = send_and_receive = _unused
+    run = property(_unused)
+
+
 class Nodes:
     """The nodes of one run.
 
     Args:
-        grid: Flower's.
+        grid: Flower's, locked.
         clients: names, in the config's order.
     """
 
-    def __init__(self, grid: Grid, clients: Sequence[str]) -> None:
+    def __init__(self, grid: LockedGrid, clients: Sequence[str]) -> None:
         self._grid, self._clients = grid, clients
         self._lock = threading.Lock()
         self._said: dict[int, Words] = {}
@@ -50,11 +83,6 @@ class Nodes:
         with self._lock:
             self._look()
             return assigned(self._clients, {node: self._said[node] for node in self._here & self._said.keys()})
-
-    def words(self) -> dict[int, Words]:
-        """What the nodes said of themselves."""
-        with self._lock:
-            return dict(self._said)
 
     def wait(self, limit_s: float) -> list[str]:
         """Wait until every client has a node; gives those that have none after so many seconds."""
@@ -92,17 +120,15 @@ class Nodes:
                 raise ClientError("timeout", f"no answer of its node in {limit_s:g} s")
             time.sleep(LOOK_S)
         if reply.has_error():
-            why = untrusted.words(reply.error.reason)[-MOST_WORDS:]
+            why = untrusted.words((reply.error.reason or "")[-MOST_WORDS:])
             raise ClientError("lost", f"its node gave no answer (Flower's error {reply.error.code}: {why})")
         return reply.content
 
     def _push(self, message: Message) -> str | None:
-        with self._lock:
-            return next(iter(self._grid.push_messages([message])), None) or None
+        return next(iter(self._grid.push_messages([message])), None) or None
 
     def _pull(self, message: str) -> Message | None:
-        with self._lock:
-            return next(iter(self._grid.pull_messages([message])), None)
+        return next(iter(self._grid.pull_messages([message])), None)
 
     def _look(self) -> None:
         """See who is there, ask those who are new who they are, and hear them."""

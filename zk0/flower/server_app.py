@@ -5,24 +5,27 @@ What Flower stops or kills is gone on with by the next `flwr run` of the same co
 """
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from loguru import logger
 
-from zk0.config import RunConfig
+from zk0.config import SUPERLINK, RunConfig
 from zk0.errors import PassingError
 from zk0.executors.side_by_side import Watch, nobody
 from zk0.federation import before_run
 from zk0.federation.alone import run_alone
 from zk0.federation.steps import Steps
+from zk0.flower.carried import carried, with_link
 from zk0.flower.in_place import InPlaceExecutor
-from zk0.flower.nodes import Nodes
-from zk0.flower.settings import wanted
+from zk0.flower.nodes import LockedGrid, Nodes
+from zk0.flower.settings import Start, wanted
 from zk0.logs.setup import add_sink
 from zk0.preflight.records import Preflight
 from zk0.runs.store import RunStore
+from zk0.work.executor import Executor
 
 if TYPE_CHECKING:
     from loguru import Message as LogMessage
@@ -37,8 +40,17 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Train the federation that the run config asks for."""
     start = wanted(context.run_config)
+    grid = LockedGrid(grid)
     nodes = Nodes(grid, [client.name for client in start.config.clients])
+    if start.config.executor.kind == SUPERLINK:
+        config = with_link(start.config)
+        with carried(config, grid, nodes, context.run_id):
+            _train(start, config, nodes, lambda _: None)
+    else:
+        _train(start, start.config, nodes, lambda store: InPlaceExecutor(store.config, nodes))
 
+
+def _train(start: Start, config: RunConfig, nodes: Nodes, executor: Callable[[RunStore], Executor | None]) -> None:
     def check(config: RunConfig, watch: Watch = nobody) -> Preflight:
         wait_for(nodes, config)
         return before_run.check(config, watch)
@@ -46,9 +58,9 @@ def main(grid: Grid, context: Context) -> None:
     def steps(store: RunStore) -> Steps:
         add_sink(_tell)
         logger.info("run {}: {}", store.info.name, store.folder)
-        return Steps(store, InPlaceExecutor(store.config, nodes))
+        return Steps(store, executor(store))
 
-    run_alone(start.config, start.name, start.stem, strict=start.strict, check=check, make_steps=steps)
+    run_alone(config, start.name, start.stem, strict=start.strict, check=check, make_steps=steps)
 
 
 def wait_for(nodes: Nodes, config: RunConfig) -> None:
@@ -62,8 +74,8 @@ def wait_for(nodes: Nodes, config: RunConfig) -> None:
     if there < config.federation.min_train_clients:
         raise PassingError(
             f"{there} of {len(config.clients)} clients have a node after {JOIN_S:.0f} s (not {', '.join(lacking)}) and "
-            f"federation.min_train_clients = {config.federation.min_train_clients}; start their SuperNodes and give the "
-            "same command"
+            f"federation.min_train_clients = {config.federation.min_train_clients}; start their SuperNodes, then this "
+            "command again"
         )
     if lacking:
         logger.warning("no node for {}: the run goes on without", ", ".join(lacking))

@@ -14,7 +14,7 @@ from zk0.config import RunConfig, load_config
 from zk0.errors import ConfigError
 from zk0.federation.start import stem_of
 
-Value = bool | int | float | str | bytes
+Value = bool | int | float | str
 OWN = ("config", "name", "set", "strict")
 """Keys that are of the start: the TOML file or shipped config, the run's name, further keys, and whether warnings of
 the checks are errors."""
@@ -42,7 +42,7 @@ def wanted(run_config: Mapping[str, Value]) -> Start:
     Raises:
         ConfigError: names every bad key, its value and what to do.
     """
-    given = {key: value for key, value in run_config.items() if value not in ("", b"")}
+    given = {key: value for key, value in run_config.items() if value != ""}
     strict = given.get("strict", False)
     if not isinstance(strict, bool):
         raise ConfigError(f"strict = {strict!r}: should be true or false")
@@ -65,7 +65,7 @@ def _flat(given: Mapping[str, Value]) -> Iterator[str]:
     """The keys of zk0's config as `key=value`: numbers as TOML writes them, a text as it stands."""
     for key, value in given.items():
         if key not in OWN:
-            yield f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+            yield f"{key}={str(value).lower() if isinstance(value, bool) else str(value)}"
 
 
 def _further(text: str) -> list[str]:
