@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.service import ROOT, TLS, CommandLine, ServedCommandLine, free_port, state_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.root]  # minutes; makes namespaces
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.root, pytest.mark.timeout(1800)]  # makes namespaces
 
 NOBODY = pwd.getpwnam("nobody")
 MACHINES = ("one", "two")
