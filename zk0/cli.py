@@ -11,7 +11,18 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from zk0.errors import AbsentClientsError, DatasetError, RunNameError, Zk0Error
+from zk0.commands.common import (
+    ConfigArgument,
+    NameArgument,
+    OutputsOption,
+    SetOption,
+    StrictOption,
+    console,
+    echo,
+    open_run,
+)
+from zk0.commands.report import report
+from zk0.errors import AbsentClientsError, DatasetError, Zk0Error
 from zk0.link.commands import app as link_app
 from zk0.node.commands import app as node_app
 from zk0.services.own_names import claim_our_names
@@ -28,16 +39,10 @@ INTERRUPTED = 130
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(link_app, name="link", help="The coordinator's side of a federation: keys, SuperLink, gate, nodes.")
 app.add_typer(node_app, name="node", help="An owner's side of a federation: key, rules, checks, the node itself.")
-console = Console()
 
-ConfigArgument = Annotated[str | None, typer.Argument(help="A TOML file, or a shipped config: sim (default), so100.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one key: training.steps=20.")]
-OutputsOption = Annotated[Path, typer.Option("--outputs", help="The folder of the runs.")]
-StrictOption = Annotated[bool, typer.Option("--strict", help="A warning of the checks is an error, too.")]
 HistoryOption = Annotated[
     float, typer.Option(help="Days that Prefect knows of ended runs; 0: for ever.", min=0, envvar="ZK0_HISTORY_DAYS")
 ]
-NameArgument = Annotated[str | None, typer.Argument(help="The run; the newest when left out.")]
 
 
 @app.command()
@@ -82,13 +87,13 @@ def serve(
     runs = set_up_serving(host, port, auth, outputs)
     from flows.serve import Options, Service
 
-    Service(Options(config, runs, host, notify, history), _say).run()
+    Service(Options(config, runs, host, notify, history), echo).run()
 
 
 @app.command()
 def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
     """Go on with an unfinished run from its last committed round."""
-    store = _open(outputs, name)
+    store = open_run(outputs, name)
 
     def again(check: "Check") -> "RunStore":
         from zk0.federation.start import check_again
@@ -109,7 +114,7 @@ def status(
     from zk0.report.terminal import closing_view, status_view
     from zk0.runs.progress import status_json
 
-    store = _open(outputs, name)
+    store = open_run(outputs, name)
     if as_json:
         console.print_json(data=status_json(store.folder))
         return
@@ -126,13 +131,16 @@ def compare(name: NameArgument = None, outputs: OutputsOption = Path("outputs"))
     from zk0.logs.setup import setup_orchestrator
     from zk0.report.comparison import comparison_table, write_comparison
 
-    store = _open(outputs, name)
+    store = open_run(outputs, name)
     _warm_up(store.config)
     setup_orchestrator(store.folder, store.config.logging)
-    found = compare_run(store, ProcessExecutor(store.config.executor), lambda arm: _say(f"{arm} ..."))
+    found = compare_run(store, ProcessExecutor(store.config.executor), lambda arm: echo(f"{arm} ..."))
     chart = write_comparison(found, store.folder)
     console.print(comparison_table(found))
-    _say(f"chart: {chart}")
+    echo(f"chart: {chart}")
+
+
+app.command()(report)
 
 
 @app.command()
@@ -149,8 +157,8 @@ def export(
     """Write a round's policy as a LeRobot pretrained_model folder."""
     from zk0.federation.export import export_round
 
-    written = export_round(_open(outputs, name), out, number, merge=merge, client=client)
-    _say(f"written: {written}")
+    written = export_round(open_run(outputs, name), out, number, merge=merge, client=client)
+    echo(f"written: {written}")
 
 
 @app.command(name="check-data")
@@ -202,7 +210,7 @@ def record(
         write(setting, episodes, check_target("--out", out), seed)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    _say(f"recorded: {out}")
+    echo(f"recorded: {out}")
 
 
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True})
@@ -260,11 +268,11 @@ def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
             server.discard()
             raise
         api = server.wait()
-        _say("run ", (store.info.name, "bold"), f": {store.folder}\nPrefect UI: {ui_url(api)}")
+        echo("run ", (store.info.name, "bold"), f": {store.folder}\nPrefect UI: {ui_url(api)}")
         absent = _flow(store, api, ui_url(api))
     complete()
     console.print(closing_view(store.folder))
-    _say(f"final policy: {store.folder / FINAL}")
+    echo(f"final policy: {store.folder / FINAL}")
     if absent is not None:
         raise absent
 
@@ -299,24 +307,8 @@ def _warm_up(config: "RunConfig") -> None:
     ProcessExecutor(config.executor).warm_up()
 
 
-def _open(outputs: Path, name: str | None) -> "RunStore":
-    from zk0.runs.store import RunStore
-
-    if name is not None:
-        return RunStore.open(outputs, name)
-    runs = RunStore.list_runs(outputs)
-    if not runs:
-        raise RunNameError(f"no run in {outputs.absolute()}; start one by `zk0 run`, or name the folder by --outputs")
-    return runs[0]
-
-
 def _going_on(store: "RunStore") -> None:
-    _say(f"going on with the unfinished run {store.info.name!r} (--name starts another)")
-
-
-def _say(*parts: str | tuple[str, str]) -> None:
-    """Print as it is: a path may hold what rich takes for markup, and must not be broken into lines."""
-    console.print(Text.assemble(*parts), soft_wrap=True)
+    echo(f"going on with the unfinished run {store.info.name!r} (--name starts another)")
 
 
 if __name__ == "__main__":

@@ -68,18 +68,37 @@ ROOMS: dict[str, set[str]] = {
     },
     # 8
     "node": {
-        *("config", "data", "errors", "executors", "files", "layout", "link", "logs", "memory", "preflight", "report"),
-        *("runs", "services", "work"),
+        *("config", "data", "errors", "executors", "files", "layout", "link", "logs", "memory", "metrics"),
+        *("preflight", "report", "runs", "services", "work"),
     },
     "federation": {
         *("aggregation", "config", "data", "errors", "executors", "files", "layout", "logs", "memory", "metrics"),
         *("preflight", "report", "runs", "seeding", "work"),
     },
+    "page": {"config", "errors", "files", "layout", "memory", "metrics", "report", "runs", "work"},
     # 9
     "api": {"config", "errors", "federation", "layout", "learning", "metrics", "runs"},
     "__init__": {"api", "config", "errors"},
+    # 10: behind the door, without Prefect
+    "commands": {
+        *(
+            "config",
+            "data",
+            "errors",
+            "executors",
+            "federation",
+            "files",
+            "layout",
+            "logs",
+            "memory",
+            "metrics",
+            "page",
+        ),
+        *("preflight", "report", "runs", "services", "sim", "work"),
+    },
     # 11: the one door, the only one that may go out of the house, inside a command
     "cli": {
+        "commands",
         "config",
         "errors",
         "executors",
@@ -110,7 +129,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "docker": ("zk0/executors/docker/", "benchmarks/"),
     "prefect": ("tasks/", "flows/", "zk0/cli.py", "benchmarks/", "scripts/"),
     "loguru._file_sink": ("zk0/logs/files.py",),
-    "matplotlib": ("zk0/report/", "benchmarks/"),
+    "matplotlib": ("zk0/report/", "zk0/page/", "benchmarks/"),
     "mujoco": ("zk0/sim/", "scripts/"),
 }
 """Library -> the places that know of it."""
@@ -127,6 +146,7 @@ LIGHT = (
     "seeding",
     "work",
     "report",
+    "page",
     "federation",
 )
 """Rooms that the orchestrator imports: none of them imports torch or LeRobot."""
