@@ -75,10 +75,13 @@ ROOMS: dict[str, set[str]] = {
         *("aggregation", "config", "data", "errors", "executors", "files", "layout", "logs", "memory", "metrics"),
         *("preflight", "report", "runs", "seeding", "work"),
     },
+    "housekeeping": {"config", "errors", "files", "layout", "runs"},
+    "starter": {"config", "data", "errors", "files", "metrics"},
     "page": {"config", "errors", "files", "layout", "memory", "metrics", "report", "runs", "work"},
     # 9
     "api": {"config", "errors", "federation", "layout", "learning", "metrics", "runs"},
     "__init__": {"api", "config", "errors"},
+    "doctor": {"config", "errors", "executors", "memory", "runs"},
     # 10: behind the door, without Prefect
     "commands": {
         *(
