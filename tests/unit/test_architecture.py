@@ -75,6 +75,8 @@ ROOMS: dict[str, set[str]] = {
         *("aggregation", "config", "data", "errors", "executors", "files", "layout", "logs", "memory", "metrics"),
         *("preflight", "report", "runs", "seeding", "work"),
     },
+    "housekeeping": {"config", "errors", "files", "layout", "runs"},
+    "starter": {"config", "data", "errors", "files", "metrics"},
     "page": {"config", "errors", "files", "layout", "memory", "metrics", "report", "runs", "work"},
     # 9
     "flower": {
@@ -82,6 +84,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "api": {"config", "errors", "federation", "layout", "learning", "metrics", "runs"},
     "__init__": {"api", "config", "errors"},
+    "doctor": {"config", "errors", "executors", "memory", "runs"},
     # 10: behind the door, without Prefect
     "commands": {
         *(
