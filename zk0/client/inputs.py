@@ -9,6 +9,7 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.utils.random_utils import set_seed
 from numpy.typing import NDArray
 
+from zk0.aggregation.carried import is_state
 from zk0.config import DatasetConfig, EnvironmentConfig, RunConfig, validate_config
 from zk0.data.datasets import build_dataset, open_metadata, split_episodes
 from zk0.data.pooled import PooledDataset
@@ -54,6 +55,12 @@ def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:
     return atomic.read_tensors(path, follow=True)
 
 
+def tensor_names(run_dir: Path, ref: ArtifactRef) -> frozenset[str]:
+    """Names of the tensors of such a file."""
+    with atomic.opened_tensors(run_dir / ref.path, follow=True) as file:
+        return frozenset(file.entries)
+
+
 def load_global(
     task: ClientTask, config: RunConfig, dataset: Source, meta: LeRobotDatasetMetadata | EnvConfig, *, own: bool = True
 ) -> tuple[Policy, Processor, Processor]:
@@ -93,7 +100,8 @@ def load_policy(
 def continued_tensors(config: RunConfig, fresh: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The tensors of the run that this one continues from, if they are the same ones by name and shape."""
     store, ref = origin_tensors(config)
-    tensors = read_tensors(store.folder, ref)
+    late = {name: value for name, value in fresh.items() if is_state(name)}  # an earlier zk0 left them with the base
+    tensors = late | read_tensors(store.folder, ref)
     for name in sorted(fresh.keys() | tensors.keys()):
         here, there = (f"of shape {group[name].shape}" if name in group else "missing" for group in (fresh, tensors))
         if here != there:

@@ -7,6 +7,7 @@ its orchestrator, to be adopted by the next, would keep it, with the memory of i
 import ctypes
 import os
 import signal
+import sys
 from contextlib import suppress
 
 from zk0.executors import FORK_SERVER_OF
@@ -14,6 +15,9 @@ from zk0.executors import FORK_SERVER_OF
 PR_SET_PDEATHSIG = 1
 """Of Linux' `prctl`: the signal that the kernel sends when the thread ends that started this process; no child of it
 inherits that."""
+
+sys.excepthook = lambda kind, *told: kind is KeyboardInterrupt or sys.__excepthook__(kind, *told)
+"""Ctrl-C while it imports is no fault of the code, and whoever pressed it is answered by the command."""
 
 with suppress(AttributeError, OSError):  # not Linux: it ends after its last worker
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

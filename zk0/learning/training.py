@@ -27,7 +27,7 @@ from zk0.learning import optimizer_state
 from zk0.learning.checkpoint import FitCheckpoint, LiveFit
 from zk0.learning.micro_batches import MicroBatchedPolicy
 from zk0.learning.policy import Policy, Processor
-from zk0.learning.schedules import go_to, scheduler_config
+from zk0.learning.schedules import counting, go_to, scheduler_config, tell
 
 OnStep = Callable[[int, float], None]
 """Called after every step with (steps done, loss)."""
@@ -145,11 +145,13 @@ def fit(
     live = LiveFit(policy, optimizer, scheduler, accelerator.scaler)
     if checkpoint is not None:
         checkpoint.restore(live)
+    counters = counting(policy)
     batches = _batches(policy, preprocessor, dataset, training, local.seed, live.step)
     for step in range(live.step + 1, training.steps + 1):
         started = time.perf_counter()
         batch = next(batches)
         live.data_s += time.perf_counter() - started
+        tell(counters, local.first_step + step - 1)
         tracker, outputs = update_policy(
             tracker, model, batch, stepper, clip, accelerator=accelerator, lr_scheduler=scheduler
         )
