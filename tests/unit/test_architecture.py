@@ -90,17 +90,19 @@ ROOMS: dict[str, set[str]] = {
         *(
             "config",
             "data",
+            "doctor",
             "errors",
             "executors",
             "federation",
             "files",
+            "housekeeping",
             "layout",
             "logs",
             "memory",
             "metrics",
             "page",
         ),
-        *("preflight", "report", "runs", "services", "sim", "work"),
+        *("preflight", "report", "runs", "services", "sim", "starter", "work"),
     },
     # 11: the one door, the only one that may go out of the house, inside a command
     "cli": {
