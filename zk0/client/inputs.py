@@ -19,6 +19,7 @@ from zk0.files import atomic
 from zk0.layout import BASE_FOLDER, RUN_FILE
 from zk0.learning.build import build_policy, missing_weights, plain_policy, with_adapters
 from zk0.learning.exchange import load_exchanged_tensors
+from zk0.learning.frames import decode_once
 from zk0.learning.policy import (
     Policy,
     Processor,
@@ -129,16 +130,32 @@ def first_policy(task: ClientTask, config: RunConfig, meta: LeRobotDatasetMetada
 
 
 def training_frames(
-    config: RunConfig, client: DatasetConfig, meta: LeRobotDatasetMetadata, built: PreTrainedConfig
+    config: RunConfig, client: DatasetConfig, meta: LeRobotDatasetMetadata, built: PreTrainedConfig, steps: int
 ) -> Any:
-    """The training episodes of a client; a LeRobotDataset."""
+    """The training episodes of a client, for so many steps in a round; a LeRobotDataset."""
     episodes, _ = split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
-    return build_dataset(client, meta, built, config.data, episodes)
+    frames = build_dataset(client, meta, built, config.data, episodes)
+    draws = steps * config.training.batch_size
+    decode_once(frames, config.data, draws, draws * config.federation.num_rounds)
+    return frames
+
+
+def held_out_frames(
+    config: RunConfig, dataset: DatasetConfig, meta: LeRobotDatasetMetadata, built: PreTrainedConfig
+) -> Any:
+    """The held-out episodes of a client, or all of a setting that no client trains on; a LeRobotDataset."""
+    held_out = config.evaluation.holdout_episodes if dataset in config.clients else meta.total_episodes
+    _, episodes = split_episodes(meta.total_episodes, held_out)
+    frames = build_dataset(dataset, meta, built, config.data, episodes)
+    draws = len(frames) // config.evaluation.frame_stride
+    decode_once(frames, config.data, draws, draws * (config.federation.num_rounds + 1))
+    return frames
 
 
 def pooled_frames(config: RunConfig, built: PreTrainedConfig) -> Any:
     """Those of all clients as one dataset."""
-    opened = [training_frames(config, client, open_metadata(client), built) for client in config.clients]
+    steps = config.training.steps
+    opened = [training_frames(config, client, open_metadata(client), built, steps) for client in config.clients]
     return PooledDataset(opened, [client.rename_map for client in config.clients])
 
 

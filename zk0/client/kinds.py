@@ -19,6 +19,7 @@ from zk0.client.inputs import (
     continued_tensors,
     dataset_of,
     first_policy,
+    held_out_frames,
     load_global,
     pooled_frames,
     read_tensors,
@@ -27,7 +28,7 @@ from zk0.client.inputs import (
 )
 from zk0.client.progress import progress_to
 from zk0.config import RunConfig
-from zk0.data.datasets import build_dataset, open_metadata, split_episodes
+from zk0.data.datasets import open_metadata, split_episodes
 from zk0.data.pooled import pooled_training
 from zk0.data.statistics import flatten_stats, training_statistics
 from zk0.layout import VIDEOS_FOLDER
@@ -81,8 +82,8 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
     if task.client == POOLED:
         frames, plan = pooled_frames(config, built.config), pooled_training(config)
     else:
-        frames = training_frames(config, dataset, meta, built.config)
         plan = config.training_of(task.client, task.steps)
+        frames = training_frames(config, dataset, meta, built.config, plan.steps)
     seed = derive_seed(config.seed, task.server_round, task.client, "train")
     set_seed(seed)
     sampler.enter("train")
@@ -128,10 +129,8 @@ def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySample
     """Evaluate the global policy on a client's held-out episodes, or on all of a setting that no client trains on."""
     dataset = dataset_of(config, task.client)
     meta = open_metadata(dataset)
-    held_out = config.evaluation.holdout_episodes if dataset in config.clients else meta.total_episodes
-    _, episodes = split_episodes(meta.total_episodes, held_out)
     built, preprocessor, postprocessor = load_global(task, config, dataset, meta)
-    frames = build_dataset(dataset, meta, built.config, config.data, episodes)
+    frames = held_out_frames(config, dataset, meta, built.config)
     seed = derive_seed(config.seed, 0, task.client, "evaluate")
     sampler.enter("evaluate")
     parts = (built, preprocessor, postprocessor, frames)

@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from types import TracebackType
 
-from zk0.executors import FORK_SERVER_OF
+from zk0.files import FORK_SERVER_OF
 
 PR_SET_PDEATHSIG = 1
 """Of Linux' `prctl`: the signal that the kernel sends when the thread ends that started this process; no child of it

@@ -132,9 +132,7 @@ def fit(
         ClientError: the loss is not finite (cause `bad_data`), or `over_limit` said so (`out_of_memory`).
     """
     device = torch.device(policy.config.device)
-    accelerator = Accelerator(
-        step_scheduler_with_optimizer=False, cpu=device.type == "cpu", mixed_precision=training.amp
-    )
+    accelerator = _accelerator(device, training)
     optimizer, scheduler, clip = _make_optimizer(policy, dataset, training, local)
     if local.optimizer_state is not None:
         optimizer_state.from_arrays(optimizer, local.optimizer_state)
@@ -166,6 +164,10 @@ def fit(
             raise ClientError("out_of_memory", f"{why}; ended after step {step} of {training.steps}")
     kept = optimizer_state.to_arrays(optimizer) if training.optimizer_state == "keep" else None
     return FitOutcome(live.losses, tracker.lr.val, tracker.grad_norm.val, live.data_s, live.update_s, kept)
+
+
+def _accelerator(device: torch.device, training: TrainingConfig) -> Accelerator:
+    return Accelerator(step_scheduler_with_optimizer=False, cpu=device.type == "cpu", mixed_precision=training.amp)
 
 
 def _model(policy: Policy, training: TrainingConfig, local: LocalRound, accelerator: Accelerator) -> ProximalPolicy:
