@@ -330,6 +330,14 @@ def shorter_video(root: Path) -> None:
 
 
 CONTRADICTIONS: dict[str, tuple[Change, str]] = {
+    "statistics in a list": (
+        lambda root: (root / "meta" / "stats.json").write_text("[]"),
+        r"meta/stats.json: is damaged \(it holds \[\], not keys and values\)",
+    ),
+    "a file without rows": (
+        lambda root: edit_rows(root, lambda table: table.slice(0, 0)),
+        "rows: data/ has 0 rows, but",
+    ),
     "another fps": (info(fps=29.97), r"a time step is off 1/fps by 0\.006\d+ s, .* fps = 29\.97\)"),
     "fps true": (info(fps=True), f"{INFO}: fps = True is no number above 0"),
     "a count with a point": (info(total_episodes=4.0), f"{INFO}: total_episodes = 4.0 is no whole number"),

@@ -14,7 +14,7 @@ from lerobot.utils.constants import HF_LEROBOT_HOME
 from packaging.version import Version
 
 from zk0.config import DataConfig, DatasetConfig, resolve_path
-from zk0.data.faults import fault, read_json, require
+from zk0.data.faults import fault, read_json, require, shown
 from zk0.data.hub import HUB_ERRORS, patiently
 from zk0.data.info import check_info
 from zk0.data.names import name_axes
@@ -81,7 +81,9 @@ def check_metadata(dataset: DatasetConfig, root: Path) -> None:
     check_tasks(dataset, root, info)
     check_episodes_table(dataset, root, info)
     if (stats := root / "meta" / "stats.json").exists():
-        read_json(dataset, stats)
+        content = read_json(dataset, stats)
+        if not isinstance(content, dict):
+            raise fault(dataset, stats, f"is damaged (it holds {shown(content)}, not keys and values)")
 
 
 def _check_cached(dataset: DatasetConfig) -> None:

@@ -117,6 +117,8 @@ def _look(
     if any(client.name == dataset.name for client in config.clients):
         findings.append(check_episodes(subject))
     if not len(subject.rows):
+        if files.verdict != "error":  # that says why there are none
+            findings.append(check_rows(subject))
         return Examined(findings=findings, frames=subject.meta.total_frames, traits=traits_of(subject))
     findings += [_done(check, subject) for check in ROW_CHECKS]
     broken = any(item.verdict == "error" and item.check in TIMES for item in findings)
