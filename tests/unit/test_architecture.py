@@ -75,6 +75,8 @@ ROOMS: dict[str, set[str]] = {
         *("aggregation", "config", "data", "errors", "executors", "files", "layout", "logs", "memory", "metrics"),
         *("preflight", "report", "runs", "seeding", "work"),
     },
+    "housekeeping": {"config", "errors", "files", "layout", "runs"},
+    "starter": {"config", "data", "errors", "files", "metrics"},
     "page": {"config", "errors", "files", "layout", "memory", "metrics", "report", "runs", "work"},
     # 9
     "flower": {
@@ -82,22 +84,25 @@ ROOMS: dict[str, set[str]] = {
     },
     "api": {"config", "errors", "federation", "layout", "learning", "metrics", "runs"},
     "__init__": {"api", "config", "errors"},
+    "doctor": {"config", "errors", "executors", "memory", "runs"},
     # 10: behind the door, without Prefect
     "commands": {
         *(
             "config",
             "data",
+            "doctor",
             "errors",
             "executors",
             "federation",
             "files",
+            "housekeeping",
             "layout",
             "logs",
             "memory",
             "metrics",
             "page",
         ),
-        *("preflight", "report", "runs", "services", "sim", "work"),
+        *("preflight", "report", "runs", "services", "sim", "starter", "work"),
     },
     # 11: the one door, the only one that may go out of the house, inside a command
     "cli": {
