@@ -29,6 +29,7 @@ from zk0.learning.policy import (
     save_pretrained,
 )
 from zk0.learning.processors import build_processors, saved_processors
+from zk0.runs.described import placed
 from zk0.runs.origin import origin_tensors
 from zk0.seeding import derive_seed
 from zk0.work.records import POOLED, ArtifactRef, ClientTask
@@ -39,7 +40,7 @@ Source = DatasetConfig | EnvironmentConfig
 
 def read_config(run_dir: Path) -> RunConfig:
     """The frozen config of a run, from its run.json."""
-    return validate_config(atomic.read_sealed(run_dir / RUN_FILE)["config"])
+    return placed(validate_config(atomic.read_sealed(run_dir / RUN_FILE)["config"]), run_dir)
 
 
 def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:

@@ -1,9 +1,9 @@
 """The steps of a round as plain calls; whoever does them otherwise, as Prefect tasks, takes their place."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -93,7 +93,8 @@ class Steps:
         """What came of each piece of work: its result, or the error that it ended with."""
         pool = ThreadPoolExecutor(max(1, self.config.executor.places), thread_name_prefix="zk0-work")
         try:
-            futures: list[Future[ClientResult]] = [pool.submit(retried, item, self.config) for item in work]
+            # In our context, which tells whose log it is.
+            futures = [pool.submit(copy_context().run, retried, item, self.config) for item in work]
             return [future.exception() or future.result() for future in futures]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # who ends the run ends the work that is waited for
@@ -175,18 +176,20 @@ def run_work(work: ClientTask, config: RunConfig) -> ClientResult:
             raise judged from error
 
 
-def may_pass(error: object) -> bool:
-    """Whether another attempt can end otherwise: only a client's own death is retried, and not for bad data."""
-    return isinstance(error, ClientError) and error.retriable and not STOPPED.is_set()
-
-
 def retried(work: ClientTask, config: RunConfig) -> ClientResult:
     """`run_work`, again after a failure that may pass: `executor.max_retries` times, each after a pause."""
     for _ in range(config.executor.max_retries):
         try:
             return run_work(work, config)
         except ClientError as error:
-            if not may_pass(error):
+            if not goes_on(error, config):
                 raise
-        time.sleep(config.executor.retry_delay_s)
     return run_work(work, config)
+
+
+def goes_on(error: object, config: RunConfig) -> bool:
+    """Whether another attempt can end otherwise; comes back when it is due.
+
+    Only a client's own death is retried, not for bad data, and not where a person ends the run, in the pause either.
+    """
+    return isinstance(error, ClientError) and error.retriable and not STOPPED.wait(config.executor.retry_delay_s)
