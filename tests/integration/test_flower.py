@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 import tomli_w
@@ -44,6 +45,23 @@ class Flower:
             "RAY_USAGE_STATS_ENABLED": "0",
         }
 
+    def start(self) -> None:
+        """The SuperLink that `flwr run` would start, which it gives 15 s to come up; an idle machine needs five."""
+        port = self.environment["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"]
+        control = f"127.0.0.1:{self.environment['FLWR_LOCAL_CONTROL_API_PORT']}"
+        words = ["--insecure", "--simulation", "--host", "127.0.0.1", "--port", port, "--control-api-address", control]
+        with (self.folder / "superlink.log").open("wb") as log:
+            command = [str(FLWR.with_name("flower-superlink")), *words]
+            subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
+        until(lambda: self._answers(port))
+
+    @staticmethod
+    def _answers(port: str) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/health", timeout=2, trust_env=False).is_success
+        except httpx.HTTPError:
+            return False
+
     def run(self, run_config: str) -> dict[str, Any]:
         """`flwr run .`: what it says to programs."""
         command = [str(FLWR), "run", ".", "local-simulation", "--run-config", run_config, "--format", "json"]
@@ -65,6 +83,7 @@ class Flower:
 @pytest.fixture
 def flower(tmp_path: Path) -> Iterator[Flower]:
     made = Flower(tmp_path)
+    made.start()
     yield made
     for process in made.processes():
         with suppress(psutil.Error):
