@@ -52,7 +52,7 @@ class Flower:
         words = ["--insecure", "--simulation", "--host", "127.0.0.1", "--port", port, "--control-api-address", control]
         with (self.folder / "superlink.log").open("wb") as log:
             command = [str(FLWR.with_name("flower-superlink")), *words]
-            subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
+            self.superlink = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
         until(lambda: self._answers(port))
 
     @staticmethod
@@ -88,6 +88,7 @@ def flower(tmp_path: Path) -> Iterator[Flower]:
     for process in made.processes():
         with suppress(psutil.Error):
             process.kill()
+    made.superlink.wait()
 
 
 def test_a_simulation_is_killed_and_goes_on_with_the_same_bytes(flower: Flower) -> None:
