@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
@@ -260,8 +261,8 @@ def hostile(base: Tensors) -> float:
     some[3].update = [np.where(tensor > 0, 8, -8).astype(np.float32) for tensor in base]
     came = secure_round(base, some)
     assert came.average is not None
-    moved = sum(float(np.sum((a - b) ** 2)) for a, b in zip(came.average, base, strict=True)) ** 0.5
-    return moved / sum(float(np.sum(np.square(tensor, dtype=np.float64))) for tensor in base) ** 0.5
+    moved = sum(float(np.sum((a - b) ** 2)) for a, b in zip(came.average, base, strict=True))
+    return math.sqrt(moved / sum(float(np.sum(np.square(tensor, dtype=np.float64))) for tensor in base))
 
 
 def _same(one: Round, other: Round) -> bool:
@@ -306,7 +307,7 @@ def _has(message: Message) -> bool:
 
 def _copied(content: RecordDict) -> RecordDict:
     """As a message that came over the network: the mod takes keys out of what it is given."""
-    copied = RecordDict(content)
+    copied = RecordDict(dict(content))
     for name, record in content.config_records.items():
         copied[name] = ConfigRecord(dict(record))
     return copied
