@@ -11,16 +11,26 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from zk0.commands.clean import clean
 from zk0.commands.common import (
     ConfigArgument,
+    JsonOption,
     NameArgument,
     OutputsOption,
+    Quietly,
     SetOption,
     StrictOption,
     console,
     echo,
+    notes,
     open_run,
+    print_version,
 )
+from zk0.commands.doctor import doctor
+from zk0.commands.examples import EXAMPLES
+from zk0.commands.export import export
+from zk0.commands.init import init
+from zk0.commands.record import record
 from zk0.commands.report import report
 from zk0.errors import AbsentClientsError, DatasetError, Zk0Error
 from zk0.link.commands import app as link_app
@@ -36,7 +46,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(cls=Quietly, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(link_app, name="link", help="The coordinator's side of a federation: keys, SuperLink, gate, nodes.")
 app.add_typer(node_app, name="node", help="An owner's side of a federation: key, rules, checks, the node itself.")
 
@@ -45,12 +55,25 @@ HistoryOption = Annotated[
 ]
 
 
-@app.command()
+@app.callback()
+def zk0(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Fine-tune one robot policy together, without handing out a recording.
+
+    Start with `zk0 run`, which needs nothing; with your own recordings: `zk0 init`, `zk0 check-data`, `zk0 run`.
+    """
+
+
+@app.command(epilog=EXAMPLES["run"])
 def run(
     config: ConfigArgument = None,
     name: Annotated[str | None, typer.Option(help="The run's name; an unfinished run of it goes on.")] = None,
     overrides: SetOption = None,
     strict: StrictOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a federation: a new run, or an unfinished one of the same config from where it stopped."""
     from zk0.config import load_config
@@ -64,10 +87,10 @@ def run(
         check = strictly(check) if strict else check
         return begin(wanted, name, stem_of(config), check=check, going_on=_going_on)
 
-    _train(wanted, begun)
+    _train(wanted, begun, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=EXAMPLES["serve"])
 def serve(
     config: ConfigArgument = None,
     host: Annotated[str, typer.Option(help="Address that the Prefect server listens on.")] = "127.0.0.1",
@@ -90,8 +113,8 @@ def serve(
     Service(Options(config, runs, host, notify, history), echo).run()
 
 
-@app.command()
-def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
+@app.command(epilog=EXAMPLES["resume"])
+def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs"), as_json: JsonOption = False) -> None:
     """Go on with an unfinished run from its last committed round."""
     store = open_run(outputs, name)
 
@@ -101,14 +124,14 @@ def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) 
         check_again(store, check)
         return store
 
-    _train(store.config, again)
+    _train(store.config, again, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=EXAMPLES["status"])
 def status(
     name: NameArgument = None,
     outputs: OutputsOption = Path("outputs"),
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show how far a run is, from its directory alone."""
     from zk0.report.terminal import closing_view, status_view
@@ -123,45 +146,32 @@ def status(
         console.print(closing_view(store.folder))
 
 
-@app.command()
-def compare(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
+@app.command(epilog=EXAMPLES["compare"])
+def compare(name: NameArgument = None, outputs: OutputsOption = Path("outputs"), as_json: JsonOption = False) -> None:
     """Train a finished run's clients alone, and all data pooled, with the same budget, and show them beside it."""
     from zk0.executors.process import ProcessExecutor
     from zk0.federation.comparison import compare as compare_run
     from zk0.logs.setup import setup_orchestrator
-    from zk0.report.comparison import comparison_table, write_comparison
+    from zk0.report.comparison import comparison_record, comparison_table, write_comparison
 
     store = open_run(outputs, name)
+    notes.quiet = as_json or notes.quiet
     _warm_up(store.config)
     setup_orchestrator(store.folder, store.config.logging)
-    found = compare_run(store, ProcessExecutor(store.config.executor), lambda arm: echo(f"{arm} ..."))
+    found = compare_run(store, ProcessExecutor(store.config.executor), lambda arm: echo(f"{arm} ...", to=notes))
     chart = write_comparison(found, store.folder)
+    if as_json:
+        console.print_json(data=comparison_record(found))
+        return
     console.print(comparison_table(found))
     echo(f"chart: {chart}")
 
 
-app.command()(report)
+for command in (report, export, record, doctor, init, clean):
+    app.command(epilog=EXAMPLES[command.__name__])(command)
 
 
-@app.command()
-def export(
-    name: Annotated[str, typer.Argument(help="The run.")],
-    out: Annotated[Path, typer.Option(help="The folder to write; must not exist.")],
-    number: Annotated[int | None, typer.Option("--round", help="A committed round; the newest when left out.")] = None,
-    merge: Annotated[bool, typer.Option(help="Merge the adapters into plain weights.")] = False,
-    client: Annotated[
-        str | None, typer.Option(help="For this client's arm, where each has statistics of its own.")
-    ] = None,
-    outputs: OutputsOption = Path("outputs"),
-) -> None:
-    """Write a round's policy as a LeRobot pretrained_model folder."""
-    from zk0.federation.export import export_round
-
-    written = export_round(open_run(outputs, name), out, number, merge=merge, client=client)
-    echo(f"written: {written}")
-
-
-@app.command(name="check-data")
+@app.command(name="check-data", epilog=EXAMPLES["check-data"])
 def check_data(
     config: ConfigArgument = None,
     overrides: SetOption = None,
@@ -171,6 +181,7 @@ def check_data(
     ] = None,
     fresh: Annotated[bool, typer.Option(help="Look again at recordings that were found good before.")] = False,
     strict: StrictOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check every frame of a config's datasets, against each other and the base policy, and train nothing."""
     from zk0.config import load_config
@@ -179,9 +190,13 @@ def check_data(
     from zk0.report.findings import findings_table
 
     wanted = load_config(config, overrides or [])
-    with checking(console) as watch:
+    notes.quiet = as_json or notes.quiet
+    with checking(notes) as watch:
         found = check_data(wanted, fix_to, fresh=fresh, watch=watch)
-    console.print(findings_table(found))
+    if as_json:
+        console.print_json(data=[finding.model_dump() for finding in found.findings])
+    else:
+        console.print(findings_table(found))
     if errors := found.of("error"):
         at = ", ".join(dict.fromkeys(finding.dataset for finding in errors))
         raise DatasetError(f"{len(errors)} errors in the table ({at}); training would fail on them or learn wrongly")
@@ -189,28 +204,9 @@ def check_data(
         at = ", ".join(dict.fromkeys(finding.dataset for finding in warnings))
         raise DatasetError(f"--strict: {len(warnings)} warnings in the table ({at}) are errors")
     if fix_to is None:  # the copies are of no config yet
-        with checking(console) as watch:
+        with checking(notes) as watch:
             wanted_checks = partial(check, watch=watch)
             (strictly(wanted_checks) if strict else wanted_checks)(wanted)
-
-
-@app.command()
-def record(
-    setting: Annotated[str, typer.Argument(help="A setting of the simulator.")],
-    out: Annotated[Path, typer.Option(help="The dataset's folder; must not exist.")],
-    episodes: Annotated[int, typer.Option(help="Successful episodes to record.")] = 30,
-    seed: Annotated[int, typer.Option(help="Seed of the first episode.")] = 0,
-) -> None:
-    """Record demonstrations of the scripted expert in the SO-101 simulator as a LeRobot dataset."""
-    from zk0.config.paths import check_target
-    from zk0.errors import ConfigError
-    from zk0.sim.record import record as write
-
-    try:
-        write(setting, episodes, check_target("--out", out), seed)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    echo(f"recorded: {out}")
 
 
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True})
@@ -242,8 +238,9 @@ def main() -> None:
     sys.exit(code)
 
 
-def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
+def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]", *, as_json: bool) -> None:
     """Check everything, bring up the workers and the server meanwhile, and run the flow under the live view."""
+    notes.quiet = as_json or notes.quiet
     _warm_up(config)
     from flows.settings import set_defaults
 
@@ -258,21 +255,25 @@ def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
     from zk0.logs.setup import complete
     from zk0.report.checking import checking
     from zk0.report.terminal import closing_view
+    from zk0.runs.progress import status_json
 
     with ExitStack() as held:
         try:
-            with checking(console) as watch:
+            with checking(notes) as watch:
                 store = prepare(partial(before_run.check, watch=watch))
             held.enter_context(advancing(store))  # says now if another process has the run
         except Zk0Error:
             server.discard()
             raise
         api = server.wait()
-        echo("run ", (store.info.name, "bold"), f": {store.folder}\nPrefect UI: {ui_url(api)}")
+        echo("run ", (store.info.name, "bold"), f": {store.folder}\nPrefect UI: {ui_url(api)}", to=notes)
         absent = _flow(store, api, ui_url(api))
     complete()
-    console.print(closing_view(store.folder))
-    echo(f"final policy: {store.folder / FINAL}")
+    if as_json:
+        console.print_json(data=status_json(store.folder))
+    else:
+        console.print(closing_view(store.folder))
+        echo(f"final policy: {store.folder / FINAL}")
     if absent is not None:
         raise absent
 
@@ -287,7 +288,7 @@ def _flow(store: "RunStore", api: str, pages: str) -> Zk0Error | None:
     from zk0.report.live import LiveView
 
     try:
-        with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, pages, console):
+        with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, pages, notes):
             federated_training(str(store.folder))
     except KeyboardInterrupt:
         store.mark_stopped()
@@ -308,7 +309,7 @@ def _warm_up(config: "RunConfig") -> None:
 
 
 def _going_on(store: "RunStore") -> None:
-    echo(f"going on with the unfinished run {store.info.name!r} (--name starts another)")
+    echo(f"going on with the unfinished run {store.info.name!r} (--name starts another)", to=notes)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""The report of a run that went through everything, for real: three kills, one out-of-memory, one refused update."""
+"""The report of a run that went through everything: three kills, one out-of-memory, one refused update.
+
+The kills are real, and so is the lie of a client that writes what it likes; of memory the executor says there is none
+(there really is none in test_out_of_memory.py).
+"""
 
 import subprocess
 import sys
@@ -13,12 +17,10 @@ import pytest
 from benchmarks.service import ROOT, CommandLine
 from tests.integration.browser import WIDTHS, alone, keep, needs_chromium
 from tests.integration.conftest import kill, worker_of
-from tests.integration.test_out_of_memory import BATCH, MIB, STEPS, fit
-from zk0.config import RunConfig
 from zk0.layout import client_folder
 from zk0.runs.progress import read_progress
 
-pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]  # minutes; tests/unit/page has the same from written files
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]  # tests/unit/page: the same of files
 LIAR = "greenhouse"
 
 RUN = """
@@ -26,11 +28,14 @@ import sys
 import zk0
 from zk0.executors.process import ProcessExecutor
 from tests.integration.test_hostile_client import lie
+from zk0.errors import ClientError
 from zk0.work.results import find_finished
 
 honest = ProcessExecutor.run
 
 def run(self, task):
+    if task.client == "workshop" and task.kind == "train" and task.server_round == 1 and not task.micro_batch_size:
+        raise ClientError("out_of_memory", "its process was killed for want of memory")
     result = honest(self, task)
     if task.client != "greenhouse" or task.kind != "train" or task.server_round != 1:
         return result
@@ -44,7 +49,7 @@ if __name__ == "__main__":
 
 
 def seen(what: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 500
+    deadline = time.monotonic() + 1500
     while not what():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "not seen in time"
@@ -52,18 +57,13 @@ def seen(what: Callable[[], object], process: subprocess.Popen[str]) -> None:
 
 
 @needs_chromium
-def test_a_run_that_went_through_everything_tells_of_it(small_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+def test_a_run_that_went_through_everything_tells_of_it(tmp_path: Path) -> None:
     zk0 = CommandLine(tmp_path, CommandLine.apart(tmp_path))  # neither the run nor the report needs a server
-    wide = {"training__batch_size": BATCH, "training__steps": STEPS, "memory__sample_interval_s": 0.2}
-    peaks = [
-        fit(small_config(**wide | micro, memory__soft_limit=0), name)[1].metrics["peak_ram_train_bytes"]
-        for name, micro in (("whole", {}), ("halved", {"training__micro_batch_size": BATCH // 2}))
-    ]
-    limit = f"{int(sum(peaks) / 2) // MIB}m"
     names = ("kitchen", "workshop", LIAR)
     clients = [{"name": name, "repo_id": f"zk0/{name}", "root": f"asset:datasets/{name}"} for name in names]
     many = {"clients": clients, "federation__num_rounds": 4, "report__joint_charts": True, "checkpoint__keep": 9}
-    config = zk0.config(**wide, **many, memory__soft_limit=limit)
+    many |= {"training__steps": 4, "memory__sample_interval_s": 0.2}
+    config = zk0.config(**many)
     (tmp_path / "run.py").write_text(RUN)
     folder = zk0.outputs / "troubled"
 
@@ -97,7 +97,7 @@ def test_a_run_that_went_through_everything_tells_of_it(small_config: Callable[.
             window.locator("#story h2").evaluate("it => it.scrollIntoView()")
             keep(window, f"report-story-{width}")
         assert text.count("died without a word") == 2
-        for words in ("train failed (lost)", "train failed (out_of_memory)", f"micro-batch {BATCH} -> {BATCH // 2}"):
+        for words in ("train failed (lost)", "train failed (out_of_memory)", "micro-batch 4 -> 2"):
             assert words in text, words
         assert "times the usual" in text
     assert read_progress(folder).state == "finished"

@@ -75,26 +75,34 @@ ROOMS: dict[str, set[str]] = {
         *("aggregation", "config", "data", "errors", "executors", "files", "layout", "logs", "memory", "metrics"),
         *("preflight", "report", "runs", "seeding", "work"),
     },
+    "housekeeping": {"config", "errors", "files", "layout", "runs"},
+    "starter": {"config", "data", "errors", "files", "metrics"},
     "page": {"config", "errors", "files", "layout", "memory", "metrics", "report", "runs", "work"},
     # 9
+    "flower": {
+        *("config", "errors", "executors", "federation", "files", "link", "logs", "node", "preflight", "runs", "work"),
+    },
     "api": {"config", "errors", "federation", "layout", "learning", "metrics", "runs"},
     "__init__": {"api", "config", "errors"},
+    "doctor": {"config", "errors", "executors", "memory", "runs"},
     # 10: behind the door, without Prefect
     "commands": {
         *(
             "config",
             "data",
+            "doctor",
             "errors",
             "executors",
             "federation",
             "files",
+            "housekeeping",
             "layout",
             "logs",
             "memory",
             "metrics",
             "page",
         ),
-        *("preflight", "report", "runs", "services", "sim", "work"),
+        *("preflight", "report", "runs", "services", "sim", "starter", "work"),
     },
     # 11: the one door, the only one that may go out of the house, inside a command
     "cli": {
@@ -125,7 +133,7 @@ OUTSIDE: dict[str, set[str]] = {
 """The same for what stands around the core, which may import nothing of one another but this either."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "flwr": ("zk0/aggregation/", "zk0/link/", "zk0/node/", "benchmarks/"),
+    "flwr": ("zk0/aggregation/", "zk0/link/", "zk0/node/", "zk0/flower/", "benchmarks/"),
     "docker": ("zk0/executors/docker/", "benchmarks/"),
     "prefect": ("tasks/", "flows/", "zk0/cli.py", "benchmarks/", "scripts/"),
     "loguru._file_sink": ("zk0/logs/files.py",),
