@@ -1,10 +1,10 @@
 """One of five clients lies: what that does to the others' policy, for every strategy: `python -m benchmarks.attacks`.
 
 Four clients are honest: a small ACT from scratch, on joints and cube pose, learns from recordings in four parts of a
-bench. The fifth, who has further recordings of one of these parts, fits as they do; then what it sends is changed.
-The result is the action error on the four's held-out episodes after the last round, beside that of the same strategy
-with nobody lying. A fit is a function of its client, its round and the tensors that it begins from: one that several
-attacks or strategies share is done once.
+bench, or, with `--alike`, in one. The fifth, who has further recordings of one of these parts, fits as they do; then
+what it sends is changed. The result is the action error on the four's held-out episodes after the last round, beside
+that of the same strategy with nobody lying. A fit is a function of its client, its round and the tensors that it begins
+from: one that several attacks or strategies share is done once.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from zk0.files import atomic
 from zk0.layout import BASE_FOLDER, tensors_file
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
+from zk0.sim.settings import BASE
 from zk0.work.records import ArtifactRef, ClientResult, ClientTask
 from zk0.work.results import write_result
 
@@ -138,12 +139,13 @@ def everybody(more: int) -> list[str]:
     return [*HONEST, *(f"{HONEST[number % len(HONEST)]}-{number}" for number in range(more)), LIAR]
 
 
-def record_all(folder: Path, episodes: int, more: int) -> None:
-    """Everybody's demonstrations, by the simulator's scripted expert."""
+def record_all(folder: Path, episodes: int, more: int, *, alike: bool) -> None:
+    """Everybody's demonstrations, by the simulator's scripted expert; `alike`: in one part of the bench."""
     from zk0.sim.record import record
 
     for number, client in enumerate(everybody(more)):
         setting = LIARS_SETTING if client == LIAR else client.rstrip("-0123456789")
+        setting = BASE if alike else setting
         seed = FIRST_SEED + number * SEED_STEP
         with contextlib.redirect_stdout(sys.stderr):
             record(setting, episodes, folder / "recordings" / client, seed, BENCH.obs_type)
@@ -277,6 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--episodes", type=int, default=16, help="demonstrations of each client, the last 3 held out")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--more", type=int, default=0, help="further honest clients; bulyan needs two")
+    parser.add_argument("--alike", action="store_true", help="everybody's cubes lie in the same part of the bench")
     parser.add_argument("--strategies", nargs="*", choices=[*STRATEGIES])
     parser.add_argument("--attacks", nargs="*", choices=ATTACKS, default=[*ATTACKS])
     parser.add_argument("--json", type=Path, help="write the figures there, too")
@@ -289,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     head = ["strategy", "nobody lies, deg", *options.attacks]
     print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|", flush=True)
     with tempfile.TemporaryDirectory(prefix="zk0-attacks-") as scratch:
-        record_all(Path(scratch), options.episodes, options.more)
+        record_all(Path(scratch), options.episodes, options.more, alike=options.alike)
         fits = Fits(Path(scratch))
         for name in options.strategies:
             found[name] = {}

@@ -75,7 +75,8 @@ def _nothing_left_alive(store: RunStore, flow_run: FlowRun) -> Iterator[None]:
     try:
         yield
     except Zk0Error:
-        _closed(close_everything, flow_run, store)
+        if store.stopped is None:  # else a person ended it, which `heard` tells
+            _closed(close_everything, flow_run, store)
         raise
     _closed(close_everything, flow_run, store)
 

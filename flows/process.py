@@ -1,13 +1,17 @@
 """Prefect's own processes, the worker and those of flow runs, started so that they find the flow that is ours."""
 
+import os
 import runpy
 import sys
 from collections.abc import Sequence
 
 from flows.settings import set_defaults
+from zk0.runs import processes
 
 ENGINE = "prefect.engine"
 """The module that executes one flow run."""
+OUTPUTS_VARIABLE, FLOW_RUN_VARIABLE = "ZK0_SERVED_OUTPUTS", "PREFECT__FLOW_RUN_ID"
+"""Environment variables of its process: the folder of the runs of its service, and its flow run's id."""
 
 
 def module_command(name: str, *arguments: str) -> list[str]:
@@ -31,6 +35,8 @@ def run_module(name: str, arguments: Sequence[str]) -> None:
         arguments: what it finds in `sys.argv`.
     """
     set_defaults()
+    if name == ENGINE:
+        processes.show(os.environ.get(OUTPUTS_VARIABLE, ""), os.environ.get(FLOW_RUN_VARIABLE, ""))
     from flows.federated_training import federated_training
 
     if name == ENGINE:

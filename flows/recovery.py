@@ -1,7 +1,7 @@
 """Puts back flow runs whose process is gone, and runs on the disk that Prefect does not know, by the run's lock.
 
 Prefect alone does not do it: a run whose worker and server died with it stays `Running` for ever. Here, a flow run is
-dead when nobody holds its run's lock and no process on this host executes it.
+dead when nobody holds its run's lock and no process executes it, on whichever machine: see `alive`.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import psutil
 from loguru import logger
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
@@ -29,6 +28,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from flows import FLOW, will
+from flows.alive import is_alive, serves_alone
 from flows.closing import close_left_over
 from flows.missed import skip_missed
 from flows.queue import Queue
@@ -37,7 +37,7 @@ from flows.rows import DEAD, GIVEN_UP, LIVE, RUN_DIR_LABEL, close_children, is_o
 from zk0 import errors
 from zk0.executors.choice import stop_work
 from zk0.layout import CLIENTS_FOLDER, LOCK_FILE, result_file
-from zk0.runs import served
+from zk0.runs import processes, served
 from zk0.runs.store import RunStore, is_finished
 from zk0.runs.will import Want
 
@@ -75,13 +75,14 @@ class Memory:
     """Of starts that wait for their turn."""
 
 
-def sweep(client: SyncPrefectClient, outputs: Path, memory: Memory) -> bool:
+def sweep(client: SyncPrefectClient, outputs: Path, memory: Memory, pool: str) -> bool:
     """Put back everything that needs it.
 
     Args:
         client: of the server.
         outputs: the folder of the runs.
         memory: of earlier sweeps; kept up to date.
+        pool: the work pool.
 
     Returns:
         Whether the server knows our deployments; False means that its database is new.
@@ -94,7 +95,8 @@ def sweep(client: SyncPrefectClient, outputs: Path, memory: Memory) -> bool:
     # Of what is out of reach nobody knows whether a person stopped it: the next look does what is to be done.
     candidates = [flow_run for flow_run in candidates if not is_out_of_reach(flow_run) and not _rests(flow_run)]
     memory.queue.wake(client, deployment, candidates)
-    dead = {flow_run.id: flow_run for flow_run in candidates if not _is_alive(flow_run)}
+    alone = not candidates or serves_alone(client, pool)
+    dead = {flow_run.id: flow_run for flow_run in candidates if not is_alive(flow_run, outputs, alone=alone)}
     now = time.monotonic()
     memory.dead = {known: memory.dead.get(known, now) for known in dead}
     for flow_run in dead.values():
@@ -106,6 +108,7 @@ def sweep(client: SyncPrefectClient, outputs: Path, memory: Memory) -> bool:
         _take_up_abandoned(client, outputs, deployment)
         close_left_over(client)
         skip_missed(client, deployment)
+        processes.forget(outputs)
     return True
 
 
@@ -241,29 +244,11 @@ def _flow_runs(
     )
 
 
-def _is_alive(flow_run: FlowRun) -> bool:
-    """Whether a process has the run, or will have it in a moment: one that is still importing holds no lock."""
-    store = store_of(flow_run)
-    with contextlib.suppress(errors.Zk0Error):
-        if store is not None and store.holder() is not None:
-            return True
-    return any(_executes(process, flow_run.id) for process in psutil.process_iter())
-
-
 def _rests(flow_run: FlowRun) -> bool:
     """Whether a flow run that is over is to stay so, for a person stopped its run."""
     assert flow_run.state is not None
     store = store_of(flow_run) if flow_run.state.type in DEAD else None
     return store is not None and store.stopped is not None
-
-
-def _executes(process: psutil.Process, flow_run_id: UUID) -> bool:
-    """Whether a process is the flow run's own; its clients inherit its environment, but not its command."""
-    with contextlib.suppress(psutil.Error):
-        words = process.cmdline()
-        engine = "prefect.engine" in words or "flow-run" in words
-        return engine and process.environ().get("PREFECT__FLOW_RUN_ID") == str(flow_run_id)
-    return False
 
 
 def _reason(state: State[Any]) -> str:

@@ -24,7 +24,7 @@ from prefect.flows import Flow
 from prefect.utilities.callables import parameter_schema
 
 from flows import FLOW
-from flows.process import ENGINE, module_command
+from flows.process import ENGINE, OUTPUTS_VARIABLE, module_command
 from zk0.errors import BadInputError
 
 FOLDER = Path(__file__).parents[1] / "deployments"
@@ -106,7 +106,11 @@ def _register_deployment(client: SyncPrefectClient, item: dict[str, Any], config
     parameters["outputs_dir"] = str(outputs)
     flow: Flow[..., Any] = pkgutil.resolve_name(item["entrypoint"])
     schema = parameter_schema(flow).model_dump_for_openapi()
-    here = {"working_dir": str(Path.cwd()), "command": shlex.join(module_command(ENGINE))}
+    here = {
+        "working_dir": str(Path.cwd()),
+        "command": shlex.join(module_command(ENGINE)),
+        "env": {OUTPUTS_VARIABLE: str(outputs)},
+    }
     version = hashlib.sha256(json.dumps([item, parameters, schema, here]).encode()).hexdigest()[:12]
     known = _known(client, f"{flow.name}/{item['name']}")
     if known is not None and known.version == version:

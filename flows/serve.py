@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
 from flows import missed, recovery, register
+from flows.alive import worker_name
 from flows.history import History
 from flows.process import module_command
 from flows.server import Server, ensure_server, ui_url
@@ -119,7 +119,7 @@ class Service:
                     if self._worker is None or self._worker.poll() is not None:
                         self._skip_missed(client)  # before a worker sees all of them at once
                         self._worker = self._start_worker()
-                    self._registered = recovery.sweep(client, self._options.outputs, self._memory)
+                    self._registered = recovery.sweep(client, self._options.outputs, self._memory, self._pool)
                     self._history.prune(client)
         except (Zk0Error, *PASSING) as error:
             logger.warning("zk0 serve: {}: {}", type(error).__name__, error)
@@ -154,7 +154,7 @@ class Service:
             missed.skip_missed(client, deployment)
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
-        name = f"zk0-{socket.gethostname()}"
+        name = worker_name()
         command = module_command(
             "prefect", "worker", "start", "--type", "process", "--pool", self._pool, "--name", name
         )

@@ -1,4 +1,8 @@
-"""The steps of a round done by Prefect: a subflow per round, a task per step, a task per client."""
+"""The steps of a round done by Prefect: a subflow per round, a task per client's piece of work.
+
+What the server does itself is a plain call in the round's subflow: the timeline has a bar for every task run, and there
+is no way to leave one out.
+"""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self, cast
@@ -14,24 +18,20 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows import ROUND
 from flows.patience import patiently
 from flows.will import obey
-from tasks.aggregate import aggregate, aggregate_statistics, sample
 from tasks.artifacts import Pages
 from tasks.client import TASKS
-from tasks.commit import commit
-from zk0.aggregation.server_round import RoundPlan
-from zk0.federation.outcomes import Outcomes
-from zk0.federation.round import make_round
-from zk0.federation.server import Aggregated, AggregatedStatistics
+from tasks.step import patient
+from zk0.federation.round import SERVER, make_round
 from zk0.federation.steps import Round, Steps
 from zk0.report.markdown import round_message
 from zk0.report.pictures import draw_all
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
-from zk0.work.records import ClientResult, ClientTask
+from zk0.work.records import ClientTask
 
 
 class PrefectSteps(Steps):
-    """Every step as a Prefect task; what Prefect could not even begin while its server was away is done again.
+    """Every client's work as a Prefect task; what Prefect could not even begin while its server was away is done again.
 
     Args:
         store: the run.
@@ -56,37 +56,21 @@ class PrefectSteps(Steps):
         self.show(server_round)
         return made
 
-    def sample(self, server_round: int, before: RoundState) -> RoundPlan:
-        """See `Steps.sample`."""
-        return sample(self._run_dir, server_round, before)
-
     def do(self, step: str, work: Sequence[ClientTask]) -> list[object]:
-        """A task per piece of work, all at once; Prefect tries again what may pass.
+        """A task per client's piece of work, all at once; Prefect tries again what may pass.
 
         Raises:
             Pause, Abort: a person ended the flow.
         """
         obey(self.store)
-        executor = self.config.executor
-        patient = TASKS[step].with_options(retries=executor.max_retries, retry_delay_seconds=executor.retry_delay_s)
-        futures = [patient.submit(item) for item in work]
-        ends: list[object] = [future.result(raise_on_failure=False) for future in futures]
+        ends = super().do(step, work) if {item.client for item in work} == {SERVER} else self._by_prefect(step, work)
         obey(self.store)  # what was ended has failed, and means nothing
         return ends
 
-    def aggregate(self, server_round: int, before: RoundState, fits: Outcomes) -> Aggregated:
-        """See `Steps.aggregate`."""
-        return aggregate(self._run_dir, server_round, before, fits)
-
-    def aggregate_statistics(self, results: Sequence[ClientResult]) -> AggregatedStatistics:
-        """See `Steps.aggregate_statistics`."""
-        return aggregate_statistics(self._run_dir, list(results))
-
-    def commit(
-        self, before: RoundState | None, after: RoundState, aggregated: Aggregated, did: Outcomes, duration_s: float
-    ) -> RoundState:
-        """See `Steps.commit`."""
-        return commit(self._run_dir, before, after, aggregated, did, duration_s)
+    def _by_prefect(self, step: str, work: Sequence[ClientTask]) -> list[object]:
+        tried = patient(TASKS[step], self.config)
+        futures = [tried.submit(item) for item in work]
+        return [future.result(raise_on_failure=False) for future in futures]
 
     def draw(self, server_round: int) -> None:
         """Draw the charts, and show the round on the run's pages."""

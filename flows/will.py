@@ -28,7 +28,7 @@ from zk0.executors.choice import stop_work
 from zk0.executors.stopping import end_fork_server
 from zk0.runs.lock import is_ours
 from zk0.runs.store import RunStore
-from zk0.runs.will import Want
+from zk0.runs.will import Want, Will
 
 LOOK_S = 2.0
 """Pause between two looks of a flow at itself."""
@@ -74,20 +74,27 @@ def obey(store: RunStore) -> None:
     Raises:
         Pause, Abort: they did.
     """
-    will = store.stopped
-    if will is not None:
-        raise Pause(will.words) if will.what == "suspended" else Abort(will.words)
+    if (end := store.stopped) is not None:
+        raise _ending(end)
+
+
+def _ending(end: Will) -> Pause | Abort:
+    return Pause(end.words) if end.what == "suspended" else Abort(end.words)
 
 
 @contextlib.contextmanager
 def heard(store: RunStore, flow_run: FlowRun) -> Iterator[None]:
     """End the work as soon as a person cancels, suspends or deletes the flow run, and write down that they did.
 
-    Whoever advances the run looks at `obey` between its steps.
+    Whoever advances the run looks at `obey` between its steps. An error that a step ends with once they have done so
+    means nothing: its process was ended.
 
     Args:
         store: the run, whose lock is held.
         flow_run: that advances it.
+
+    Raises:
+        Pause, Abort: they did.
     """
     ended = threading.Event()
     context = contextvars.copy_context()  # with the settings of this flow: where the server is
@@ -96,16 +103,26 @@ def heard(store: RunStore, flow_run: FlowRun) -> Iterator[None]:
     try:
         yield
     except ENDINGS:
-        if (end := store.stopped) is not None:
-            with contextlib.suppress(*PASSING):
-                settle(flow_run, end.what, end.words)
+        _settled(store, flow_run)
         raise
-    except Exception:
+    except Exception as error:
         with contextlib.suppress(*PASSING), client() as prefect:
             _look(prefect, store, flow_run)  # of a flow run that was deleted, Prefect refuses the next call
-        raise
+        if (end := _settled(store, flow_run)) is None:
+            raise
+        raise _ending(end) from error
     finally:
         ended.set()
+
+
+def _settled(store: RunStore, flow_run: FlowRun) -> Will | None:
+    """Tell Prefect what a person did, where they did anything, and give it."""
+    end = None
+    with contextlib.suppress(*PASSING):
+        end = store.stopped
+        if end is not None:
+            settle(flow_run, end.what, end.words)
+    return end
 
 
 @contextlib.contextmanager

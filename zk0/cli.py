@@ -11,7 +11,29 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from zk0.errors import AbsentClientsError, DatasetError, RunNameError, Zk0Error
+from zk0.commands.clean import clean
+from zk0.commands.common import (
+    ConfigArgument,
+    JsonOption,
+    NameArgument,
+    OutputsOption,
+    Quietly,
+    SetOption,
+    StrictOption,
+    console,
+    echo,
+    notes,
+    open_run,
+    print_version,
+)
+from zk0.commands.doctor import doctor
+from zk0.commands.examples import EXAMPLES
+from zk0.commands.export import export
+from zk0.commands.init import init
+from zk0.commands.push import push
+from zk0.commands.record import record
+from zk0.commands.report import report
+from zk0.errors import AbsentClientsError, DatasetError, Zk0Error
 from zk0.link.commands import app as link_app
 from zk0.node.commands import app as node_app
 from zk0.services.own_names import claim_our_names
@@ -25,27 +47,34 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(cls=Quietly, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(link_app, name="link", help="The coordinator's side of a federation: keys, SuperLink, gate, nodes.")
 app.add_typer(node_app, name="node", help="An owner's side of a federation: key, rules, checks, the node itself.")
-console = Console()
 
-ConfigArgument = Annotated[str | None, typer.Argument(help="A TOML file, or a shipped config: sim (default), so100.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one key: training.steps=20.")]
-OutputsOption = Annotated[Path, typer.Option("--outputs", help="The folder of the runs.")]
-StrictOption = Annotated[bool, typer.Option("--strict", help="A warning of the checks is an error, too.")]
 HistoryOption = Annotated[
     float, typer.Option(help="Days that Prefect knows of ended runs; 0: for ever.", min=0, envvar="ZK0_HISTORY_DAYS")
 ]
-NameArgument = Annotated[str | None, typer.Argument(help="The run; the newest when left out.")]
 
 
-@app.command()
+@app.callback()
+def zk0(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Fine-tune one robot policy together, without handing out a recording.
+
+    Start with `zk0 run`, which needs nothing; with your own recordings: `zk0 init`, `zk0 check-data`, `zk0 run`.
+    """
+
+
+@app.command(epilog=EXAMPLES["run"])
 def run(
     config: ConfigArgument = None,
     name: Annotated[str | None, typer.Option(help="The run's name; an unfinished run of it goes on.")] = None,
     overrides: SetOption = None,
     strict: StrictOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a federation: a new run, or an unfinished one of the same config from where it stopped."""
     from zk0.config import load_config
@@ -59,10 +88,10 @@ def run(
         check = strictly(check) if strict else check
         return begin(wanted, name, stem_of(config), check=check, going_on=_going_on)
 
-    _train(wanted, begun)
+    _train(wanted, begun, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=EXAMPLES["serve"])
 def serve(
     config: ConfigArgument = None,
     host: Annotated[str, typer.Option(help="Address that the Prefect server listens on.")] = "127.0.0.1",
@@ -82,13 +111,13 @@ def serve(
     runs = set_up_serving(host, port, auth, outputs)
     from flows.serve import Options, Service
 
-    Service(Options(config, runs, host, notify, history), _say).run()
+    Service(Options(config, runs, host, notify, history), echo).run()
 
 
-@app.command()
-def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
+@app.command(epilog=EXAMPLES["resume"])
+def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs"), as_json: JsonOption = False) -> None:
     """Go on with an unfinished run from its last committed round."""
-    store = _open(outputs, name)
+    store = open_run(outputs, name)
 
     def again(check: "Check") -> "RunStore":
         from zk0.federation.start import check_again
@@ -96,20 +125,20 @@ def resume(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) 
         check_again(store, check)
         return store
 
-    _train(store.config, again)
+    _train(store.config, again, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=EXAMPLES["status"])
 def status(
     name: NameArgument = None,
     outputs: OutputsOption = Path("outputs"),
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show how far a run is, from its directory alone."""
     from zk0.report.terminal import closing_view, status_view
     from zk0.runs.progress import status_json
 
-    store = _open(outputs, name)
+    store = open_run(outputs, name)
     if as_json:
         console.print_json(data=status_json(store.folder))
         return
@@ -118,42 +147,32 @@ def status(
         console.print(closing_view(store.folder))
 
 
-@app.command()
-def compare(name: NameArgument = None, outputs: OutputsOption = Path("outputs")) -> None:
+@app.command(epilog=EXAMPLES["compare"])
+def compare(name: NameArgument = None, outputs: OutputsOption = Path("outputs"), as_json: JsonOption = False) -> None:
     """Train a finished run's clients alone, and all data pooled, with the same budget, and show them beside it."""
     from zk0.executors.process import ProcessExecutor
     from zk0.federation.comparison import compare as compare_run
     from zk0.logs.setup import setup_orchestrator
-    from zk0.report.comparison import comparison_table, write_comparison
+    from zk0.report.comparison import comparison_record, comparison_table, write_comparison
 
-    store = _open(outputs, name)
+    store = open_run(outputs, name)
+    notes.quiet = as_json or notes.quiet
     _warm_up(store.config)
     setup_orchestrator(store.folder, store.config.logging)
-    found = compare_run(store, ProcessExecutor(store.config.executor), lambda arm: _say(f"{arm} ..."))
+    found = compare_run(store, ProcessExecutor(store.config.executor), lambda arm: echo(f"{arm} ...", to=notes))
     chart = write_comparison(found, store.folder)
+    if as_json:
+        console.print_json(data=comparison_record(found))
+        return
     console.print(comparison_table(found))
-    _say(f"chart: {chart}")
+    echo(f"chart: {chart}")
 
 
-@app.command()
-def export(
-    name: Annotated[str, typer.Argument(help="The run.")],
-    out: Annotated[Path, typer.Option(help="The folder to write; must not exist.")],
-    number: Annotated[int | None, typer.Option("--round", help="A committed round; the newest when left out.")] = None,
-    merge: Annotated[bool, typer.Option(help="Merge the adapters into plain weights.")] = False,
-    client: Annotated[
-        str | None, typer.Option(help="For this client's arm, where each has statistics of its own.")
-    ] = None,
-    outputs: OutputsOption = Path("outputs"),
-) -> None:
-    """Write a round's policy as a LeRobot pretrained_model folder."""
-    from zk0.federation.export import export_round
-
-    written = export_round(_open(outputs, name), out, number, merge=merge, client=client)
-    _say(f"written: {written}")
+for command in (report, export, push, record, doctor, init, clean):
+    app.command(epilog=EXAMPLES[command.__name__])(command)
 
 
-@app.command(name="check-data")
+@app.command(name="check-data", epilog=EXAMPLES["check-data"])
 def check_data(
     config: ConfigArgument = None,
     overrides: SetOption = None,
@@ -163,6 +182,7 @@ def check_data(
     ] = None,
     fresh: Annotated[bool, typer.Option(help="Look again at recordings that were found good before.")] = False,
     strict: StrictOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check every frame of a config's datasets, against each other and the base policy, and train nothing."""
     from zk0.config import load_config
@@ -171,9 +191,13 @@ def check_data(
     from zk0.report.findings import findings_table
 
     wanted = load_config(config, overrides or [])
-    with checking(console) as watch:
+    notes.quiet = as_json or notes.quiet
+    with checking(notes) as watch:
         found = check_data(wanted, fix_to, fresh=fresh, watch=watch)
-    console.print(findings_table(found))
+    if as_json:
+        console.print_json(data=[finding.model_dump() for finding in found.findings])
+    else:
+        console.print(findings_table(found))
     if errors := found.of("error"):
         at = ", ".join(dict.fromkeys(finding.dataset for finding in errors))
         raise DatasetError(f"{len(errors)} errors in the table ({at}); training would fail on them or learn wrongly")
@@ -181,28 +205,9 @@ def check_data(
         at = ", ".join(dict.fromkeys(finding.dataset for finding in warnings))
         raise DatasetError(f"--strict: {len(warnings)} warnings in the table ({at}) are errors")
     if fix_to is None:  # the copies are of no config yet
-        with checking(console) as watch:
+        with checking(notes) as watch:
             wanted_checks = partial(check, watch=watch)
             (strictly(wanted_checks) if strict else wanted_checks)(wanted)
-
-
-@app.command()
-def record(
-    setting: Annotated[str, typer.Argument(help="A setting of the simulator.")],
-    out: Annotated[Path, typer.Option(help="The dataset's folder; must not exist.")],
-    episodes: Annotated[int, typer.Option(help="Successful episodes to record.")] = 30,
-    seed: Annotated[int, typer.Option(help="Seed of the first episode.")] = 0,
-) -> None:
-    """Record demonstrations of the scripted expert in the SO-101 simulator as a LeRobot dataset."""
-    from zk0.config.paths import check_target
-    from zk0.errors import ConfigError
-    from zk0.sim.record import record as write
-
-    try:
-        write(setting, episodes, check_target("--out", out), seed)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    _say(f"recorded: {out}")
 
 
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True})
@@ -234,8 +239,9 @@ def main() -> None:
     sys.exit(code)
 
 
-def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
+def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]", *, as_json: bool) -> None:
     """Check everything, bring up the workers and the server meanwhile, and run the flow under the live view."""
+    notes.quiet = as_json or notes.quiet
     _warm_up(config)
     from flows.settings import set_defaults
 
@@ -250,21 +256,25 @@ def _train(config: "RunConfig", prepare: "Callable[[Check], RunStore]") -> None:
     from zk0.logs.setup import complete
     from zk0.report.checking import checking
     from zk0.report.terminal import closing_view
+    from zk0.runs.progress import status_json
 
     with ExitStack() as held:
         try:
-            with checking(console) as watch:
+            with checking(notes) as watch:
                 store = prepare(partial(before_run.check, watch=watch))
             held.enter_context(advancing(store))  # says now if another process has the run
         except Zk0Error:
             server.discard()
             raise
         api = server.wait()
-        _say("run ", (store.info.name, "bold"), f": {store.folder}\nPrefect UI: {ui_url(api)}")
+        echo("run ", (store.info.name, "bold"), f": {store.folder}\nPrefect UI: {ui_url(api)}", to=notes)
         absent = _flow(store, api, ui_url(api))
     complete()
-    console.print(closing_view(store.folder))
-    _say(f"final policy: {store.folder / FINAL}")
+    if as_json:
+        console.print_json(data=status_json(store.folder))
+    else:
+        console.print(closing_view(store.folder))
+        echo(f"final policy: {store.folder / FINAL}")
     if absent is not None:
         raise absent
 
@@ -279,7 +289,7 @@ def _flow(store: "RunStore", api: str, pages: str) -> Zk0Error | None:
     from zk0.report.live import LiveView
 
     try:
-        with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, pages, console):
+        with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, pages, notes):
             federated_training(str(store.folder))
     except KeyboardInterrupt:
         store.mark_stopped()
@@ -299,24 +309,8 @@ def _warm_up(config: "RunConfig") -> None:
     ProcessExecutor(config.executor).warm_up()
 
 
-def _open(outputs: Path, name: str | None) -> "RunStore":
-    from zk0.runs.store import RunStore
-
-    if name is not None:
-        return RunStore.open(outputs, name)
-    runs = RunStore.list_runs(outputs)
-    if not runs:
-        raise RunNameError(f"no run in {outputs.absolute()}; start one by `zk0 run`, or name the folder by --outputs")
-    return runs[0]
-
-
 def _going_on(store: "RunStore") -> None:
-    _say(f"going on with the unfinished run {store.info.name!r} (--name starts another)")
-
-
-def _say(*parts: str | tuple[str, str]) -> None:
-    """Print as it is: a path may hold what rich takes for markup, and must not be broken into lines."""
-    console.print(Text.assemble(*parts), soft_wrap=True)
+    echo(f"going on with the unfinished run {store.info.name!r} (--name starts another)", to=notes)
 
 
 if __name__ == "__main__":

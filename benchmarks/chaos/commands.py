@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import random
 import re
 import shutil
@@ -12,6 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from benchmarks.chaos.campaign import Line
 from benchmarks.chaos.victims import CLIENT, EVERYTHING, FLOW, FORKSERVER, SERVER, Table, is_alive, kill, wait_dead
@@ -27,6 +29,7 @@ MOMENTS, EARLY = (0.02, 0.9), 0.3
 """When it is killed, as a share of the time that it takes."""
 TOO_QUICK = "was too quick to be killed"
 VICTIMS = (FLOW, FLOW, FORKSERVER, CLIENT, EVERYTHING)
+OFF = "stats/action/mean"
 COMPARE, EXPORT, FIX, CONTINUE = KINDS = (
     "zk0 compare",
     "zk0 export",
@@ -105,7 +108,7 @@ class Commands:
             process = self._line.start(*self._kinds[kind].arguments(name))
             if not killed:
                 killed = self._kill(process, victim, share * seconds)
-                if killed and victim != CLIENT:
+                if killed and victim in (FLOW, EVERYTHING):  # without another part, the command goes on
                     problems += self._left(f"{ORPHAN_S:.0f} s after the kill", but_workers=True)
             said = process.communicate()[0]
             if process.returncode == 0 or (process.returncode == 2 and "exists" in said):
@@ -170,14 +173,17 @@ class Commands:
         return self._line.config(continue_from="finished")
 
     def _recordings(self) -> Path:
-        """A config of which one client's statistics are not its rows'."""
+        """A config of which one client's episodes have not the statistics of their rows."""
         stale = self._line.folder / "stale"
         if not stale.exists():
             shutil.copytree(resolve_path("asset:datasets/kitchen"), stale)
-            path = stale / "meta" / "stats.json"
-            stats = json.loads(path.read_text())
-            stats["action"]["mean"] = [value + 1.0 for value in stats["action"]["mean"]]
-            path.write_text(json.dumps(stats))
+            for path in (stale / "meta" / "episodes").rglob("*.parquet"):
+                episodes = pq.read_table(path)
+                place = episodes.column_names.index(OFF)
+                off = [[value + 1.0 for value in values] for values in episodes[OFF].to_pylist()]
+                pq.write_table(
+                    episodes.set_column(place, episodes.field(place), pa.array(off, episodes.field(place).type)), path
+                )
         clients = [{"name": "kitchen", "repo_id": "zk0/kitchen", "root": str(stale)}]
         return self._line.config(clients=clients, federation__min_train_clients=1)
 

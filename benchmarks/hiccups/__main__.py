@@ -16,7 +16,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from loguru import logger
@@ -55,14 +57,14 @@ def main() -> int:
     for scenario in WHOLE:
         if scenario.name in names:
             pristine = kept / f"pristine-{scenario.name.replace(' ', '-')}"
-            found[scenario.name] = shaken(shim, scenario, pristine, options.errno, options.every)
+            found[scenario.name] = shaken(shim, scenario, pristine, options)
     if not options.folder:
         shutil.rmtree(kept)
     print(table(found))
     return int(any(tally.faults for tallies in found.values() for tally in tallies.values()))
 
 
-def shaken(shim: Shim, scenario: Scenario, pristine: Path, errnos: list[str], every: int) -> dict[str, Tally]:
+def shaken(shim: Shim, scenario: Scenario, pristine: Path, options: argparse.Namespace) -> dict[str, Tally]:
     """Every look of a scenario through every errno; gives the tallies by errno."""
     outputs = shim.folder / "outputs"
     shutil.rmtree(shim.folder, ignore_errors=True)
@@ -70,13 +72,13 @@ def shaken(shim: Shim, scenario: Scenario, pristine: Path, errnos: list[str], ev
     scenario.make(outputs)
     shutil.copytree(shim.folder, pristine, symlinks=True, dirs_exist_ok=True)
     wanted = scenario.act(outputs)
+    errnos, every = options.errno, options.every
+    distinct = different(shim, scenario, outputs, pristine) if options.distinct else None
     tallies = {}
     for name in errnos:
         tally = tallies[name] = Tally()
-        # With `--every`, each errno has looks of its own: six errnos and every sixth look are each look once.
-        number, started = errnos.index(name) % every + 1 - every, time.monotonic()
-        while True:
-            number += every
+        started = time.monotonic()
+        for number in numbers(errnos.index(name), every, distinct):
             fresh(pristine, shim.folder)
             told = len(tally.faults)
             if not one(shim, scenario, outputs, wanted, number, name, tally):
@@ -87,6 +89,30 @@ def shaken(shim: Shim, scenario: Scenario, pristine: Path, errnos: list[str], ev
         counts = f"{tally.looks} looks: {tally.went_on} went on, {tally.refused} refused, {len(tally.faults)} faults"
         print(f"{scenario.name}, {name}: {counts} ({seconds:.0f} s)", flush=True)
     return tallies
+
+
+def numbers(place: int, every: int, distinct: list[int] | None) -> Iterable[int]:
+    """The looks that an errno is tried at.
+
+    Args:
+        place: of the errno among all. With `every`, each has looks of its own: six errnos and every sixth look are each
+            look once.
+        every: every n-th alone.
+        distinct: those alone; every look when None.
+    """
+    first = place % every
+    return distinct[first::every] if distinct is not None else count(first + 1, every)
+
+
+def different(shim: Shim, scenario: Scenario, outputs: Path, pristine: Path) -> list[int]:
+    """The first of all looks that are the same call at the same path from the same lines of Python."""
+    fresh(pristine, shim.folder)
+    seen: dict[str, int] = {}
+    looks = shim.watched(lambda: scenario.act(outputs))
+    for number, look in enumerate(looks, 1):
+        seen.setdefault(look, number)
+    print(f"{scenario.name}: {len(looks)} looks, {len(seen)} of them different", flush=True)
+    return sorted(seen.values())
 
 
 def one(shim: Shim, scenario: Scenario, outputs: Path, wanted: str, number: int, name: str, tally: Tally) -> bool:
@@ -183,6 +209,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", action="append", help="look up, take up, go on, fit, export; all when left out")
     parser.add_argument("--errno", nargs="+", default=list(ERRNOS), help="which errnos")
     parser.add_argument("--every", type=int, default=1, help="every n-th look alone")
+    parser.add_argument("--distinct", action="store_true", help="once from the same lines of code at the same path")
     parser.add_argument("--folder", type=Path, help="a folder of its own, which stays; else a temporary one")
     return parser.parse_args()
 

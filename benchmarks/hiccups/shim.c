@@ -1,12 +1,15 @@
 /* Preloaded into a process: the n-th look at anything below a folder fails, by an errno of choice.
 
    Looks are opens that read, reads, stats, listings, links read, locks and mappings, of this process and of all that
-   it starts: the count lies in a file that they share. HICCUP_STATE names that file, HICCUP_FOLDER the folder. */
+   it starts: the count lies in a file that they share. HICCUP_STATE names that file, HICCUP_FOLDER the folder. What is
+   told to `tell` is written there, a line each, and SIGUSR1 raised where somebody handles it: who looks, by Python's
+   faulthandler. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +27,7 @@ struct state {
     int error;   /* by which errno */
     int lasting; /* whether all those after it fail, too */
     int fired;   /* times that one failed */
+    int tell;    /* the file that is told of every look; 0: none. Of the process that armed it, and those it forks */
     char what[500];
 };
 static struct state *state;
@@ -47,10 +51,26 @@ static int below(const char *path) {
     return strncmp(path, folder, length) == 0 && (path[length] == '/' || path[length] == 0);
 }
 
+static void tell(int number, const char *call, const char *path) {
+    char line[4400], link[40], found[4096];
+    int before = errno;
+    /* Another program, started meanwhile, has something else by that number, or nothing. */
+    snprintf(link, sizeof link, "/proc/self/fd/%d", state->tell);
+    long size = syscall(SYS_readlinkat, AT_FDCWD, link, found, sizeof found - 1);
+    if (size > 6 && memcmp(found + size - 6, ".looks", 6) == 0) {
+        struct sigaction now;
+        int n = snprintf(line, sizeof line, "LOOK %d %s %s\n", number, call, path);
+        syscall(SYS_write, state->tell, line, n);
+        if (sigaction(SIGUSR1, NULL, &now) == 0 && now.sa_handler != SIG_DFL && now.sa_handler != SIG_IGN) raise(SIGUSR1);
+    }
+    errno = before;
+}
+
 /* Whether this look fails; path is absolute. */
 static int fails(const char *call, const char *path) {
     if (!state || !below(path)) return 0;
     int number = __sync_add_and_fetch(&state->count, 1), at = state->fail_at;
+    if (state->tell) tell(number, call, path + length);
     if (!at || (state->lasting ? number < at : number != at)) return 0;
     if (__sync_add_and_fetch(&state->fired, 1) == 1) snprintf(state->what, sizeof state->what, "%s %s", call, path + length);
     errno = state->error;

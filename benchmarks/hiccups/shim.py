@@ -1,17 +1,20 @@
 """The preloaded library that lets a read fail: built by the system's C compiler, steered through a shared file."""
 
+import faulthandler
 import mmap
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("shim.c")
 STATE_VARIABLE, FOLDER_VARIABLE = "HICCUP_STATE", "HICCUP_FOLDER"
-_NUMBERS = struct.Struct("=5i")
-"""Looks so far, the one that fails, errno, whether all after it fail too, how many failed."""
+_NUMBERS = struct.Struct("=6i")
+"""Looks so far, the one that fails, errno, whether all after it fail too, how many failed, a file that is told."""
 _WORDS = 500
 
 
@@ -57,11 +60,31 @@ class Shim:
             error: errno.
             lasting: whether all looks after it fail, too.
         """
-        self._state[:] = _NUMBERS.pack(0, number, error, lasting, 0) + bytes(_WORDS)
+        self._state[:] = _NUMBERS.pack(0, number, error, lasting, 0, 0) + bytes(_WORDS)
+
+    def watched(self, act: Callable[[], object]) -> list[str]:
+        """Who looks at what while something is done: call, path and a traceback of Python's for each look, in order.
+
+        In a process that is forked the traceback is there, too; in one that is started anew it is not, nor its looks.
+        """
+        path = self.folder.with_name("told.looks")
+        with path.open("w+") as told:
+            faulthandler.register(signal.SIGUSR1, told, all_threads=False)
+            self._state[:] = _NUMBERS.pack(0, 0, 0, 0, 0, told.fileno()) + bytes(_WORDS)
+            try:
+                act()
+            finally:
+                self.arm(0, 0)
+                faulthandler.unregister(signal.SIGUSR1)
+        looks: dict[int, str] = {}
+        for text in path.read_text(errors="replace").split("LOOK ")[1:]:
+            number, _, said = text.partition(" ")
+            looks[int(number)] = said
+        return [looks.get(number, "") for number in range(1, max(looks, default=0) + 1)]
 
     def disarm(self) -> tuple[int, str]:
         """Let all looks be; gives how many there were, and which one failed, empty where none did."""
-        count, _, _, _, fired = _NUMBERS.unpack(self._state[: _NUMBERS.size])
+        count, _, _, _, fired, _ = _NUMBERS.unpack(self._state[: _NUMBERS.size])
         what = self._state[_NUMBERS.size :].split(b"\0")[0].decode(errors="replace") if fired else ""
         self.arm(0, 0)
         return count, what

@@ -18,7 +18,7 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 
-from tests.links import Place, environment_of, place, until
+from benchmarks.links import Place, environment_of, place, until
 
 pytestmark = pytest.mark.slow
 

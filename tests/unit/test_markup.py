@@ -9,6 +9,7 @@ from rich.console import Console
 
 from tests.unit.runs.made import make_config
 from zk0 import cli
+from zk0.commands.common import echo
 from zk0.data.findings import DataFinding, DataReport
 from zk0.errors import ConfigError
 from zk0.report.findings import findings_table
@@ -24,10 +25,9 @@ def printed(say: Callable[[Console], None]) -> str:
     return output.getvalue()
 
 
-def test_lines_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_of_the_command_line() -> None:
     output = io.StringIO()
-    monkeypatch.setattr(cli, "console", Console(file=output, width=20))
-    cli._say("written: ", (ODD, "bold"), " " + "/very/long" * 20)
+    echo("written: ", (ODD, "bold"), " " + "/very/long" * 20, to=Console(file=output, width=20))
     assert output.getvalue() == f"written: {ODD} {'/very/long' * 20}\n"
 
 

@@ -9,6 +9,7 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.utils.random_utils import set_seed
 from numpy.typing import NDArray
 
+from zk0.aggregation.carried import is_state
 from zk0.config import DatasetConfig, EnvironmentConfig, RunConfig, validate_config
 from zk0.data.datasets import build_dataset, open_metadata, split_episodes
 from zk0.data.pooled import PooledDataset
@@ -30,6 +31,7 @@ from zk0.learning.policy import (
     save_pretrained,
 )
 from zk0.learning.processors import build_processors, saved_processors
+from zk0.runs.described import placed
 from zk0.runs.origin import origin_tensors
 from zk0.seeding import derive_seed
 from zk0.work.records import POOLED, ArtifactRef, ClientTask
@@ -40,7 +42,7 @@ Source = DatasetConfig | EnvironmentConfig
 
 def read_config(run_dir: Path) -> RunConfig:
     """The frozen config of a run, from its run.json."""
-    return validate_config(atomic.read_sealed(run_dir / RUN_FILE)["config"])
+    return placed(validate_config(atomic.read_sealed(run_dir / RUN_FILE)["config"]), run_dir)
 
 
 def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:
@@ -52,6 +54,12 @@ def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:
     path = run_dir / ref.path
     atomic.verify(path, ref.sha256, ref.size, follow=True)
     return atomic.read_tensors(path, follow=True)
+
+
+def tensor_names(run_dir: Path, ref: ArtifactRef) -> frozenset[str]:
+    """Names of the tensors of such a file."""
+    with atomic.opened_tensors(run_dir / ref.path, follow=True) as file:
+        return frozenset(file.entries)
 
 
 def load_global(
@@ -93,7 +101,8 @@ def load_policy(
 def continued_tensors(config: RunConfig, fresh: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The tensors of the run that this one continues from, if they are the same ones by name and shape."""
     store, ref = origin_tensors(config)
-    tensors = read_tensors(store.folder, ref)
+    late = {name: value for name, value in fresh.items() if is_state(name)}  # an earlier zk0 left them with the base
+    tensors = late | read_tensors(store.folder, ref)
     for name in sorted(fresh.keys() | tensors.keys()):
         here, there = (f"of shape {group[name].shape}" if name in group else "missing" for group in (fresh, tensors))
         if here != there:

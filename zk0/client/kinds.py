@@ -23,6 +23,7 @@ from zk0.client.inputs import (
     load_global,
     pooled_frames,
     read_tensors,
+    tensor_names,
     training_frames,
 )
 from zk0.client.progress import progress_to
@@ -75,7 +76,7 @@ def statistics(task: ClientTask, config: RunConfig, _sampler: MemorySampler) -> 
 
 def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcome:
     """Fit the global policy to this client's training episodes for one round."""
-    dataset = dataset_of(config, task.client)
+    dataset, run_dir = dataset_of(config, task.client), Path(task.run_dir)
     meta = open_metadata(dataset)
     built, preprocessor, _ = load_global(task, config, dataset, meta)
     if task.client == POOLED:
@@ -99,7 +100,7 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
             lr_scale=task.lr_scale,
             proximal_mu=task.proximal_mu,
             micro_batch_size=task.micro_batch_size,
-            optimizer_state=None if task.optimizer is None else read_tensors(Path(task.run_dir), task.optimizer),
+            optimizer_state=None if task.optimizer is None else read_tensors(run_dir, task.optimizer),
         ),
         progress_to(task, plan.steps, sampler),
         FitCheckpoint(task, config.checkpoint.every_steps),
@@ -117,9 +118,9 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
         "update_s": outcome.update_s,
         "micro_batch_size": task.micro_batch_size or config.training.micro_batch_size or config.training.batch_size,
     }
-    update = update_tensors(built, config.peft)
+    update = update_tensors(built, config, None if task.incoming is None else tensor_names(run_dir, task.incoming))
     if task.clipping_norm is not None and task.incoming is not None:
-        update, larger = norms.clipped(update, read_tensors(Path(task.run_dir), task.incoming), task.clipping_norm)
+        update, larger = norms.clipped(update, read_tensors(run_dir, task.incoming), task.clipping_norm)
         metrics[CLIPPED] = float(larger)
     return Outcome(update, frames.num_frames, metrics, outcome.optimizer_state)
 

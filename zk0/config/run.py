@@ -209,6 +209,11 @@ class RunConfig(Part):
         """Every dataset: the clients', then those that no client trains on."""
         return [*self.clients, *self.evaluation.datasets]
 
+    @property
+    def datasets_here(self) -> list[DatasetConfig]:
+        """Every dataset whose recordings are on this machine, or on the hub: over a link, none of the clients'."""
+        return self.evaluation.datasets if self.executor.kind == SUPERLINK else self.datasets
+
     def is_full(self, server_round: int) -> bool:
         """Whether a round is evaluated in full; see evaluation.full_every."""
         every = self.evaluation.full_every

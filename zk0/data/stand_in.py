@@ -8,9 +8,7 @@ from typing import Any
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 
 from zk0.files import atomic
-
-STAND_IN = "described.json"
-"""In its folder, in the place of meta/, data/ and videos/."""
+from zk0.layout import STAND_IN
 
 
 def is_stand_in(root: Path) -> bool:
@@ -28,7 +26,7 @@ def open_stand_in(repo_id: str, root: Path) -> LeRobotDatasetMetadata:
     Raises:
         StorageError: it cannot be read.
     """
-    said: Mapping[str, Any] = atomic.read_json(root / STAND_IN)
+    said: Mapping[str, Any] = atomic.read_sealed(root / STAND_IN)
     features = {name: {**feature, "shape": tuple(feature["shape"])} for name, feature in said["features"].items()}
     with TemporaryDirectory(prefix="zk0-") as scratch:
         return LeRobotDatasetMetadata.create(

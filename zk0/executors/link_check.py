@@ -6,30 +6,33 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from loguru import logger
 from pydantic import ValidationError
 
-from zk0.config import DatasetConfig, RunConfig, resolve_path
+from zk0.config import DatasetConfig, RunConfig
+from zk0.config.paths import absolute_path
 from zk0.errors import ClientError, ConfigError, DatasetError, HopelessError, PassingError
 from zk0.executors import calls
 from zk0.executors.over_link import Line, new_ask
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.side_by_side import Watch, examine_all
 from zk0.files import atomic, untrusted
-from zk0.layout import COURIER_FOLDER, DESCRIBED_FOLDER
+from zk0.layout import COURIER_FOLDER
 from zk0.link.folder import CHECKS_FOLDER, Link, open_link
 from zk0.link.mailbox import Mailbox
 from zk0.link.settings import OFFERS
 from zk0.link.wire import Answer, Request, digest_of_terms, terms
 from zk0.memory.estimate import MemoryEstimate
 from zk0.preflight.records import Described, Examined, Preflight
+from zk0.runs import described
+from zk0.runs.named import name_of_checked
 from zk0.runs.records import now, told_files
 from zk0.runs.versions import versions
+from zk0.work.executor import STOPPED
 
-STAND_IN = "described.json"
-"""As in zk0.data.stand_in, whose library is torch's neighbour."""
 JOIN_S = 120.0
 """A node that does not show itself for so long is away; one that was just started is named after about 20 s."""
 
@@ -44,33 +47,49 @@ def check_over_link(config: RunConfig, watch: Watch) -> Preflight:
     Raises:
         BadInputError: the first thing that would fail.
         ClientError: a node could not look at its recordings.
+        PassingError: the link is away, or too many nodes are.
     """
-    link = open_link(config.executor.link)
+    STOPPED.clear()  # of a run that this process had before
+    link, name = open_link(config.executor.link), name_of_checked()
     _refuse_unbound(config, link)
     processes = ProcessExecutor(config.executor)
     processes.warm_up()
     config = processes.call(calls.settle, config)
     watch("asking the nodes what their recordings are like")
-    said = _described(config, link)
-    config = _with_stand_ins(config, link, said)
-    here = examine_all(config, every_frame=False, watch=watch, datasets=config.evaluation.datasets)
-    watch("comparing what the nodes say")
-    found = processes.call(
-        calls.preflight_over_link, config, [*map(_examined, config.clients, [said] * len(config.clients)), *here]
-    )
+    known = known_of(absolute_path(config.outputs_dir) / name, config) if name else {}
+    said = _described(config, link, known)
+    everything = {**known, **said}
+    with TemporaryDirectory(prefix="zk0-") as folder:
+        placed = _with_stand_ins(config, Path(folder), everything)
+        here = examine_all(placed, every_frame=False, watch=watch, datasets=config.evaluation.datasets)
+        watch("comparing what the nodes say")
+        examined = [*map(_examined, config.clients, [everything] * len(config.clients)), *here]
+        found = processes.call(calls.preflight_over_link, placed, examined)
     files = {
         dataset.name: item.files for dataset, item in zip(config.evaluation.datasets, here, strict=True) if item.files
     }
     return found.model_copy(
         update={
-            "training_frames": {name: item.training_frames for name, item in said.items()},
-            "exchanged_bytes": max((item.exchanged_bytes for item in said.values()), default=0),
-            "base_bytes": max((item.base_bytes for item in said.values()), default=0),
+            "config": _with_places(described.without_places(found.config)),
+            "training_frames": {name: item.training_frames for name, item in everything.items()},
+            "exchanged_bytes": max((item.exchanged_bytes for item in everything.values()), default=0),
+            "base_bytes": max((item.base_bytes for item in everything.values()), default=0),
+            "described": said,
             "memory": _tightest(config, [item.memory for item in said.values() if item.memory is not None]),
-            "warnings": [*found.warnings, *_warnings(said)],
+            "warnings": [*found.warnings, *_warnings(said), *_absences(config, everything)],
             "files": {**{name: told_files(item.recordings) for name, item in said.items()}, **files},
         }
     )
+
+
+def known_of(run_dir: Path, config: RunConfig) -> dict[str, Described]:
+    """What nodes said when a run began, or when they joined it.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    found = described.read(run_dir, [client.name for client in config.clients])
+    return {name: Described.model_validate(record) for name, record in found.items()}
 
 
 def _refuse_unbound(config: RunConfig, link: Link) -> None:
@@ -82,11 +101,39 @@ def _refuse_unbound(config: RunConfig, link: Link) -> None:
         )
 
 
-def _described(config: RunConfig, link: Link) -> dict[str, Described]:
-    """Client -> what its node says; without those that are away and were described before."""
-    with _mailbox(link) as way, ThreadPoolExecutor(len(config.clients), "zk0-nodes") as pool:
-        asked = {client.name: pool.submit(_one, config, client, way) for client in config.clients}
-        return {name: said for name, future in asked.items() if (said := future.result()) is not None}
+def _described(config: RunConfig, link: Link, known: dict[str, Described]) -> dict[str, Described]:
+    """Client -> what its node says, of those that are there; enough of them are, or were when the run began.
+
+    Raises:
+        PassingError: too few are, for as long as a node may be away.
+    """
+    name = name_of_checked()  # here: threads have none of it
+    every, away_s = config.data.normalization == "federated", config.executor.away_s
+    needed = len(config.clients) if every else config.federation.min_train_clients
+    said: dict[str, Described] = {}
+    with _mailbox(link) as way:
+        way.begin()
+        until = time.monotonic() + away_s
+        while True:
+            left = [client for client in config.clients if client.name not in said]
+            patience_s = min(JOIN_S, away_s, max(1.0, until - time.monotonic()))
+            with ThreadPoolExecutor(len(left), "zk0-nodes") as pool:
+                asked = {client.name: pool.submit(_one, config, client, way, name, patience_s) for client in left}
+                said |= {name: item for name, future in asked.items() if (item := future.result()) is not None}
+            lacking = [client.name for client in config.clients if client.name not in {*said, *known}]
+            if len(config.clients) - len(lacking) >= needed:
+                return said
+            if time.monotonic() >= until:
+                raise _too_few(lacking, away_s, needed, every=every)
+            logger.warning("still away: {}; waiting until {} clients are there", ", ".join(lacking), needed)
+
+
+def _too_few(lacking: list[str], away_s: float, needed: int, *, every: bool) -> PassingError:
+    why = "data.normalization = 'federated' needs all" if every else f"federation.min_train_clients = {needed}"
+    return PassingError(
+        f"client {lacking[0]!r}: its node has been away for {away_s:g} s (executor.away_s), and {why}; start it by "
+        f"`zk0 node start`, or leave the client out of the config (away: {', '.join(lacking)})"
+    )
 
 
 @contextmanager
@@ -110,40 +157,54 @@ def _sweep(but: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _one(config: RunConfig, client: DatasetConfig, way: Line) -> Described | None:
-    asked = terms(config, client.name)
-    limit_s = config.executor.timeout_s
-    request = Request(
+def describe_request(config: RunConfig, client: str, name: str) -> Request:
+    """A question to a node, what its recordings are like.
+
+    Args:
+        config: of the run.
+        client: whose node is asked.
+        name: the run's; empty where there is none.
+    """
+    asked = terms(config, client)
+    return Request(
         ask=new_ask(),
         what="describe",
-        client=client.name,
+        client=client,
         key=digest_of_terms(asked),
+        run=name,
         terms=asked.model_dump(mode="json"),
         versions=versions(),
-        until=time.time() + limit_s,
+        until=time.time() + config.executor.timeout_s,
     )
+
+
+def _one(config: RunConfig, client: DatasetConfig, way: Line, name: str, away_s: float) -> Described | None:
+    """What a node says; None where it is away."""
+    request = describe_request(config, client.name, name)
     way.box.ask(request)
     try:
-        answer = way.wait(request, limit_s=limit_s, away_s=min(JOIN_S, config.executor.away_s))
+        answer = way.wait(request, limit_s=config.executor.timeout_s, away_s=away_s)
     except HopelessError as error:
-        if _is_known(client):
-            logger.warning("client {!r}: {}; the run goes on with what it said before", client.name, error)
-            return None
-        raise PassingError(
-            f"client {client.name!r}: {error}; start it by `zk0 node start`, or leave the client out of the config"
-        ) from error
-    return _read(client, answer)
+        logger.warning("client {!r}: {}", client.name, error)
+        return None
+    finally:
+        way.box.withdraw(request)
+    said = read_described(client.name, answer)
+    offer = {**said.model_dump(mode="json"), "at": now()}
+    atomic.write_json(way.link.folder / OFFERS / f"{client.name}.json", offer)  # for `zk0 link status`
+    return said
 
 
-def _read(client: DatasetConfig, answer: Answer) -> Described:
+def read_described(client: str, answer: Answer) -> Described:
     """What a node says, if it is that.
 
     Raises:
         DatasetError: its recordings cannot be used.
+        ConfigError: its owner does not allow it.
         ClientError: it could not look at them.
     """
     if answer.state == "failed":
-        text = f"client {client.name!r}, on its node: {untrusted.words(answer.message)}"
+        text = f"client {client!r}, on its node: {untrusted.words(answer.message)}"
         if answer.cause == "refused":
             raise ConfigError(f"{text}; ask its owner, or change the config")
         raise DatasetError(text) if answer.cause == "bad_data" else ClientError(answer.cause, text)
@@ -153,30 +214,35 @@ def _read(client: DatasetConfig, answer: Answer) -> Described:
         first = error.errors(include_url=False)[0]
         raise ClientError(
             "bad_data",
-            f"client {client.name!r}: what its node says of its recordings is none: {untrusted.words(first)}",
+            f"client {client!r}: what its node says of its recordings is none: {untrusted.words(first)}",
         ) from error
 
 
-def _is_known(client: DatasetConfig) -> bool:
-    return client.root is not None and (resolve_path(client.root) / STAND_IN).is_file()
+def compare(config: RunConfig, said: dict[str, Described]) -> None:
+    """Hold what nodes say against one another and against the policy.
+
+    Raises:
+        BadInputError: the first thing that would fail.
+    """
+    clients = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"datasets": []})})
+    with TemporaryDirectory(prefix="zk0-") as folder:
+        placed = _with_stand_ins(clients, Path(folder), said)
+        examined = [_examined(client, said) for client in config.clients]
+        ProcessExecutor(config.executor).call(calls.preflight_over_link, placed, examined)
 
 
-def _with_stand_ins(config: RunConfig, link: Link, said: dict[str, Described]) -> RunConfig:
-    """The config with a folder for each client that says what its node said, and with places for all of them."""
-    clients = []
-    for client in config.clients:
-        if client.name in said:
-            offer = {**said[client.name].model_dump(mode="json"), "at": now()}
-            atomic.write_json(link.folder / OFFERS / f"{client.name}.json", offer)  # for `zk0 link status`
-            folder = link.folder / DESCRIBED_FOLDER / said[client.name].recordings[:32]
-            record = said[client.name].model_dump(mode="json", include={"fps", "robot_type", "features"})
-            atomic.write_json(folder / STAND_IN, record)
-            client = client.model_copy(update={"root": str(folder), "revision": None})  # noqa: PLW2901 - settled
-        clients.append(client)
+def _with_stand_ins(config: RunConfig, folder: Path, said: dict[str, Described]) -> RunConfig:
+    """The config with a folder for each client that says what its node said."""
+    described.keep(folder, {name: item.model_dump(mode="json") for name, item in said.items()})
+    return described.placed(config, folder)
+
+
+def _with_places(config: RunConfig) -> RunConfig:
+    """The config with places for all clients at once, who disturb one another on no machine."""
     executor = config.executor
-    if executor.max_parallel is None:
-        executor = executor.model_copy(update={"max_parallel": len(clients)})
-    return config.model_copy(update={"clients": clients, "executor": executor})
+    if executor.max_parallel is not None:
+        return config
+    return config.model_copy(update={"executor": executor.model_copy(update={"max_parallel": len(config.clients)})})
 
 
 def _examined(client: DatasetConfig, said: dict[str, Described]) -> Examined:
@@ -184,6 +250,12 @@ def _examined(client: DatasetConfig, said: dict[str, Described]) -> Examined:
     if (known := said.get(client.name)) is None:
         return Examined(findings=[])
     return Examined(findings=[], frames=known.frames, traits=known.traits)
+
+
+def _absences(config: RunConfig, said: dict[str, Described]) -> Iterator[str]:
+    for client in config.clients:
+        if client.name not in said:
+            yield f"client {client.name!r}: its node is away; the run begins without it, and takes it in when it joins"
 
 
 def _warnings(said: dict[str, Described]) -> Iterator[str]:

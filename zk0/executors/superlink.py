@@ -2,19 +2,22 @@
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
 from zk0.config import RunConfig
-from zk0.errors import ClientError, HopelessError
-from zk0.executors.over_link import Line, line, new_ask
+from zk0.errors import BadInputError, ClientError, ConfigError, FailureCause, HopelessError
+from zk0.executors.link_check import compare, describe_request, known_of, read_described
+from zk0.executors.over_link import LOOK_S, Line, line, new_ask
 from zk0.executors.process import LATER_S, ProcessExecutor
 from zk0.executors.stopping import go_on
 from zk0.files import atomic
 from zk0.layout import (
     BASE_FOLDER,
+    COMPARE_FOLDER,
     COURIER_FOLDER,
     PROGRESS_FILE,
     RUN_FILE,
@@ -24,7 +27,10 @@ from zk0.layout import (
 )
 from zk0.link.folder import open_link
 from zk0.link.mailbox import Mailbox
-from zk0.link.wire import Answer, Request, terms
+from zk0.link.wire import MEMORY, STEPS, Answer, Request, terms
+from zk0.memory.samples import note_sample
+from zk0.runs import counted, described
+from zk0.runs.records import digest_of, told_files
 from zk0.runs.versions import versions
 from zk0.work.executor import STOPPED
 from zk0.work.log import what
@@ -33,6 +39,10 @@ from zk0.work.results import find_finished
 
 ON_NODES = ("statistics", "train", "evaluate")
 """Kinds of work that read a client's recordings."""
+ENDING_S = 20.0
+"""Longest time to wait until nodes have heard of the end: a person waits, too."""
+ENDING_FRESH_S = 5.0
+"""A courier that has said nothing for so long then is taken for dead."""
 
 
 class SuperlinkExecutor:
@@ -56,21 +66,41 @@ class SuperlinkExecutor:
             return found
         go_on(task)
         way = line(open_link(self._config.executor.link), Mailbox(Path(task.run_dir) / COURIER_FOLDER))
+        if not described.is_known(Path(task.run_dir), task.client):
+            self._take_in(way, task)
         request = self._asked(way.box, task)
         try:
             answer = self._answer(way, request, task)
             return _taken(way.box, request, answer, task)
         finally:
-            if not STOPPED.is_set():  # else who goes on with the run finds the work under way, or done
-                way.box.withdraw(request)
+            way.box.withdraw(request)
 
     def stop(self, run_dir: str) -> None:
-        """See `Stoppable.stop`; a node ends what it has begun, and keeps it."""
+        """See `Stoppable.stop`; a node ends what it has begun, and keeps it.
+
+        The courier tells the nodes, and lives on until it has: this process need not.
+        """
         STOPPED.set()
         self._home.stop(run_dir)
         box = Mailbox(Path(run_dir) / COURIER_FOLDER)
-        if box.folder.is_dir():
-            box.stop()
+        if not box.folder.is_dir():
+            return
+        if box.withdraw_all() and box.status() is not None:  # without any word of a courier no node was asked
+            with suppress(ConfigError):  # a link that is gone
+                self._tell_nodes(line(open_link(self._config.executor.link), box))
+        box.stop()
+
+    @staticmethod
+    def _tell_nodes(way: Line) -> None:
+        """Wait a while until the nodes know that their work is not wanted any more."""
+        logger.info("telling the nodes to end their work")
+        until = time.monotonic() + ENDING_S
+        while any(way.box.endings()):
+            if time.monotonic() > until:
+                logger.warning("some nodes do not know yet that their work is over; the courier goes on telling them")
+                return
+            way.keep(fresh_s=ENDING_FRESH_S, patience_s=ENDING_S)
+            time.sleep(LOOK_S)
 
     def _is_a_nodes(self, task: ClientTask) -> bool:
         return task.kind in ON_NODES and any(client.name == task.client for client in self._config.clients)
@@ -89,16 +119,41 @@ class SuperlinkExecutor:
             what="work",
             client=task.client,
             key=task.key,
-            run=str(record["name"]),
+            run=_called(run_dir),
             task=wanted,
             terms=terms(self._config, task.client).model_dump(mode="json"),
-            recordings=record.get("data", {}).get(task.client),
+            recordings=record.get("data", {}).get(task.client) or _recordings(run_dir, task.client),
             files=[*(ref for ref in (task.incoming, task.stats, task.optimizer) if ref), *_base(run_dir)],
             versions=versions(),
             until=time.time() + self._limit_s,
         )
         box.ask(request)
         return request
+
+    def _take_in(self, way: Line, task: ClientTask) -> None:
+        """Ask a node that was away when the run began what its recordings are like, before its first work.
+
+        Raises:
+            HopelessError: it is away; or its recordings do not fit those of the others.
+            ClientError: it could not look at them.
+        """
+        run_dir, config = Path(task.run_dir), self._config
+        request = describe_request(config, task.client, _called(run_dir))
+        way.box.ask(request)
+        try:
+            answer = way.wait(request, limit_s=self._limit_s, away_s=config.executor.away_s)
+            said = {**known_of(run_dir, config), task.client: read_described(task.client, answer)}
+            compare(config, said)
+        except BadInputError as error:
+            cause: FailureCause = "refused" if isinstance(error, ConfigError) else "bad_data"
+            raise HopelessError(cause, str(error)) from error
+        except ClientError as error:
+            raise type(error)(error.cause, f"{what(task)}: {error}") from error
+        finally:
+            way.box.withdraw(request)
+        counted.add(run_dir, task.client, said[task.client].training_frames)
+        described.keep(run_dir, {task.client: said[task.client].model_dump(mode="json")})
+        logger.info("client {!r} joins the run", task.client)
 
     @property
     def _limit_s(self) -> float:
@@ -113,8 +168,12 @@ class SuperlinkExecutor:
         """
 
         def show(progress: dict[str, Any]) -> None:
-            record = {**progress, "kind": task.kind, "pid": 0, "updated_at": time.time()}
-            atomic.write_bytes(task.folder / PROGRESS_FILE, json.dumps(record).encode())
+            record = {name: progress[name] for name in STEPS if name in progress}
+            if record:
+                shown = {**record, "kind": task.kind, "pid": 0, "updated_at": time.time()}
+                atomic.write_bytes(task.folder / PROGRESS_FILE, json.dumps(shown).encode())
+            if sample := {name: progress[name] for name in MEMORY if name in progress}:
+                note_sample(task.folder, {**sample, "pid": 0, "phase": task.kind})
 
         try:
             executor = self._config.executor
@@ -125,6 +184,19 @@ class SuperlinkExecutor:
             return answer
         kind = HopelessError if answer.repeats else ClientError
         raise kind(answer.cause, f"{what(task)}, on its node: {_words(answer.message, task)}")
+
+
+def _called(run_dir: Path) -> str:
+    """The run's name, by which its owners' rules know it: of a comparison's arm, with that of its run before it."""
+    if run_dir.parent.name == COMPARE_FOLDER:
+        return f"{run_dir.parent.parent.name}/{COMPARE_FOLDER}/{run_dir.name}"
+    return run_dir.name
+
+
+def _recordings(run_dir: Path, client: str) -> str | None:
+    """The digest of what a client joined with, as run.json has those of the others."""
+    record = described.read(run_dir, [client]).get(client)
+    return None if record is None else digest_of(told_files(str(record["recordings"])))
 
 
 def _words(message: str, task: ClientTask) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zk0.aggregation.strategies import check_strategy
-from zk0.config import RunConfig
+from zk0.config import SUPERLINK, RunConfig
 from zk0.config.paths import check_target
 from zk0.data.findings import DataReport
-from zk0.errors import DatasetError
+from zk0.errors import ConfigError, DatasetError
 from zk0.executors import calls
 from zk0.executors.choice import check_clients
 from zk0.executors.process import ProcessExecutor
@@ -41,7 +41,7 @@ def strictly(check: Callable[[RunConfig], Preflight]) -> Callable[[RunConfig], P
     """The same checks, of which a warning is an error; what lies on the hub is fetched for them."""
 
     def checked(config: RunConfig) -> Preflight:
-        if any(dataset.root is None for dataset in config.datasets):
+        if any(dataset.root is None for dataset in config.datasets_here):
             ProcessExecutor(config.executor).call(calls.ready, config, None)
         found = check(config)
         if found.warnings:
@@ -65,6 +65,11 @@ def check_data(
     Raises:
         BadInputError: something cannot be fetched, the policy fails, or a copy cannot be made.
     """
+    if config.executor.kind == SUPERLINK:
+        raise ConfigError(
+            "executor.kind = 'superlink': the clients' recordings are on their nodes, which look at them before a run; "
+            "an owner looks by `zk0 node check`"
+        )
     if fix_to is not None:
         fix_to = check_target("--fix-to", fix_to)
     watch("fetching what lies on the hub" if fix_to is None else "writing copies")

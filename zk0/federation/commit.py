@@ -19,7 +19,7 @@ from zk0.metrics import units
 from zk0.metrics.scores import FULL, QUICK, best_round, comparable
 from zk0.metrics.success import Success
 from zk0.metrics.units import ACTION_ERROR
-from zk0.runs.records import RoundState
+from zk0.runs.records import RoundState, now
 from zk0.runs.store import RunStore
 from zk0.seeding import derive_seed
 from zk0.work import attempts
@@ -52,7 +52,7 @@ def commit(
     failures = [*aggregated.failures, *(failure for failure in did.failures if failure.kind != "train")]
     metrics = with_history(store, number, round_metrics(store.config, aggregated, did.results, failures))
     give_back()
-    costs = {"duration_s": duration_s, "orchestrator": round_figures()}
+    costs = {"duration_s": duration_s, "committed_at": now(), "orchestrator": round_figures()}
     with phase("commit"):
         state = store.commit(
             number,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from zk0.aggregation.server_round import RoundPlan, ServerRound
-from zk0.config import FederationConfig, RunConfig
+from zk0.config import SUPERLINK, FederationConfig, RunConfig
 from zk0.errors import RunNameError
 from zk0.executors.choice import own_executor
 from zk0.executors.process import ProcessExecutor
@@ -25,6 +25,7 @@ from zk0.metrics import units
 from zk0.metrics.arms import FEDERATED, ArmResult, Comparison
 from zk0.metrics.units import ACTION_ERROR
 from zk0.metrics.values import Json
+from zk0.runs import described
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore, is_finished
 from zk0.seeding import derive_seed
@@ -36,7 +37,7 @@ def compare(store: RunStore, processes: ProcessExecutor, say: Callable[[str], No
     """Train what is missing for a comparison, and evaluate it.
 
     One client's arm is trained and evaluated where the run's clients are; the pooled one, which reads everybody's
-    recordings, in processes.
+    recordings, in processes, and over a link not at all.
 
     Args:
         store: a finished run.
@@ -63,13 +64,14 @@ def compare(store: RunStore, processes: ProcessExecutor, say: Callable[[str], No
         return ArmResult(name, _known(arm.evaluations()))
 
     alone = [learned(f"{client} alone", f"alone-{client}", client) for client in clients]
-    pooled = learned("pooled", "pooled", POOLED)
+    over_link = store.config.executor.kind == SUPERLINK
+    pooled = [] if over_link else [learned("pooled", "pooled", POOLED)]  # recordings leave no node
     rounds = {line["server_round"]: line["evaluate"] for line in store.read_metrics()}
     base, federated = (
         ArmResult(name, _known({key: rounds[number].get(key, {}) for key in [*clients, *unseen]}))
         for name, number in (("base", 0), (FEDERATED, store.config.federation.num_rounds))
     )
-    arms = [base, *alone, _mean_of(alone), federated, pooled]
+    arms = [base, *alone, _mean_of(alone), federated, *pooled]
     return Comparison(store.info.name, derive_seed(store.config.seed, 0, "", "bootstrap"), clients, unseen, arms)
 
 
@@ -90,6 +92,7 @@ class Arm(Steps):
     def __init__(self, run: RunStore, name: str, learner: str, executor: Executor) -> None:
         folder = run.folder / COMPARE_FOLDER
         super().__init__(RunStore.create_or_open(run.config.model_copy(update={"outputs_dir": str(folder)}), name))
+        described.keep(self.store.folder, described.read(run.folder, [client.name for client in run.config.clients]))
         self._run = run
         self._learner = learner
         self._executor = executor

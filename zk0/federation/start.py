@@ -21,8 +21,9 @@ from zk0.memory.estimate import expectation, fitting_micro_batch
 from zk0.memory.sampler import watched
 from zk0.preflight.disk import check_free_space
 from zk0.preflight.records import Preflight
-from zk0.runs import counted
+from zk0.runs import counted, described
 from zk0.runs.lock import check_locks, is_ours
+from zk0.runs.named import named
 from zk0.runs.origin import settle_origin, settled_like
 from zk0.runs.store import RunStore, check_name, is_finished, is_run
 from zk0.work.executor import STOPPED
@@ -93,7 +94,10 @@ def check_again(store: RunStore, check: Check = before_run.check) -> None:
         BadInputError: the first thing that would fail.
     """
     if not is_finished(store):
-        identity.check(store, _warned(check(_without_probe(store.config))).files)
+        with named(store.info.name):
+            found = _warned(check(_without_probe(store.config)))
+        identity.check(store, found.files)
+        _keep_described(store, found)
 
 
 def check_recordings(store: RunStore) -> None:
@@ -132,7 +136,8 @@ def _free(config: RunConfig, *, served: bool) -> RunStore | None:
 def _new(config: RunConfig, name: str, check: Check) -> RunStore:
     check_locks(absolute_path(config.outputs_dir))
     known = RunStore.exists(config.outputs_dir, name)
-    checked = _warned(check(_without_probe(config) if known else config))
+    with named(name):
+        checked = _warned(check(_without_probe(config) if known else config))
     settled = checked.config.model_copy(update={"memory": config.memory})
     settled = settle_origin(settled, name)
     size = fitting_micro_batch(settled, checked.memory)
@@ -140,11 +145,16 @@ def _new(config: RunConfig, name: str, check: Check) -> RunStore:
     store = RunStore.create_or_open(settled, name, checked.files)
     if known:
         identity.check(store, checked.files)
+    _keep_described(store, checked)
     counted.keep(store.folder, {} if known else checked.training_frames)
     if size is not None and checked.memory is not None:
         for client in settled.clients:
             client_limits.expect(store.folder, client.name, "train", size, expectation(settled, checked.memory))
     return store
+
+
+def _keep_described(store: RunStore, found: Preflight) -> None:
+    described.keep(store.folder, {name: said.model_dump(mode="json") for name, said in found.described.items()})
 
 
 def room_needed(config: RunConfig, exchanged_bytes: int) -> int:

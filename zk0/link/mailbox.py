@@ -1,7 +1,8 @@
 """The mailbox of a run: requests from the orchestrator, answers from the courier; every file is whole or not there.
 
 `CLIENT.KEY.request` is there while its answer is wanted, `CLIENT.KEY.answer` once it is. What comes with an answer lies
-beside it, `CLIENT.KEY.0.file`, and is there before it.
+beside it, `CLIENT.KEY.0.file`, and is there before it. `CLIENT.ASK.end` is there until the node knows that a request is
+not wanted any more.
 """
 
 import fcntl
@@ -17,10 +18,10 @@ from pydantic import BaseModel
 
 from zk0.errors import StorageError
 from zk0.files import atomic, untrusted
-from zk0.link.wire import Answer, Request
+from zk0.link.wire import Answer, Ending, Request
 from zk0.work.records import Record
 
-REQUEST, ANSWER, PROGRESS, FILE = "request", "answer", "progress", "file"
+REQUEST, ANSWER, PROGRESS, FILE, END = "request", "answer", "progress", "file", "end"
 STATUS = "status.json"
 OWNER = "owner.lock"
 """Held by the process whose checks a mailbox is for."""
@@ -92,11 +93,21 @@ class Mailbox:
         return found.progress if found is not None and found.ask == request.ask else {}
 
     def withdraw(self, request: Request) -> None:
-        """Take a request out, with all that was said to it."""
+        """Take a request out, with all that was said to it; without an answer its node is told to end the work."""
+        if self.answer(request) is None and self.folder.is_dir():
+            ending = Ending(ask=request.ask, client=request.client, until=request.until)
+            atomic.write_bytes(self._end(ending), ending.model_dump_json().encode())
         for kind in (REQUEST, PROGRESS, ANSWER):
             self._path(request, kind).unlink(missing_ok=True)
         for path in self.files(request):
             path.unlink(missing_ok=True)
+
+    def withdraw_all(self) -> bool:
+        """Take every request out; gives whether a node has to be told."""
+        for path in self.folder.glob(f"*.{REQUEST}"):
+            if (request := _read(path, Request)) is not None:
+                self.withdraw(request)
+        return any(self.folder.glob(f"*.{END}"))
 
     def status(self) -> Status | None:
         """What the courier said last; None where it never did."""
@@ -118,6 +129,20 @@ class Mailbox:
             request = _read(path, Request)
             if request is not None and self.answer(request) is None and request.until > time.time():
                 yield request
+
+    def endings(self) -> Iterator[Ending]:
+        """What is not wanted any more, as long as its node may be at it."""
+        for path in sorted(self.folder.glob(f"*.{END}")):
+            if (ending := _read(path, Ending)) is None:
+                continue
+            if ending.until < time.time():
+                self.told(ending)
+            else:
+                yield ending
+
+    def told(self, ending: Ending) -> None:
+        """Its node knows."""
+        self._end(ending).unlink(missing_ok=True)
 
     def tell(self, request: Request, said: Answer, files: Sequence[bytes] = ()) -> None:
         """Write what a node said; of work under way only how far it is."""
@@ -166,6 +191,9 @@ class Mailbox:
     def stopped(self) -> bool:
         """Whether the courier is to end."""
         return not self.folder.is_dir() or (self.folder / STOP).exists() or self._has_lost_its_owner()
+
+    def _end(self, ending: Ending) -> Path:
+        return self.folder / f"{ending.client}.{ending.ask}.{END}"
 
     def _path(self, request: Request, kind: str) -> Path:
         return self.folder / f"{request.client}.{request.key}.{kind}"

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +18,8 @@ CLI_FOLDER = "cli"
 """Flower's home of the commands that zk0 gives."""
 PATIENCE_S = 90.0
 CONNECTION = "link"
+here: dict[Path, Callable[[Mailbox], str]] = {}
+"""Link's folder -> what carries from a mailbox in this process: where a `flwr run` is the link, see zk0.flower."""
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 _PROJECT = """\
 [build-system]
@@ -43,12 +46,13 @@ link = ""
 """
 
 
-def submit(link: Link, box: Mailbox) -> str:
+def submit(link: Link, box: Mailbox, patience_s: float = PATIENCE_S) -> str:
     """Have the SuperLink run a courier.
 
     Args:
         link: the link.
         box: what it is to carry from.
+        patience_s: what the link may take to answer, in seconds.
 
     Returns:
         Flower's id of the run.
@@ -56,18 +60,28 @@ def submit(link: Link, box: Mailbox) -> str:
     Raises:
         PassingError: it is not taken; the SuperLink may be away.
     """
+    if (carry := here.get(link.folder)) is not None:
+        return carry(box)
     config = f"mailbox={json.dumps(str(box.folder))} link={json.dumps(str(link.folder))}"
-    said = _flwr(link, "run", str(_app(link)), CONNECTION, "--run-config", config, "--format", "json")
+    words = ("run", str(_app(link)), CONNECTION, "--run-config", config, "--format", "json")
+    said = _flwr(link, *words, patience_s=patience_s)
     return str(said["run-id"])
 
 
-def end(link: Link, flower_run: str) -> None:
+def end(link: Link, flower_run: str, patience_s: float = PATIENCE_S) -> None:
     """Have a courier end that may not have heard of it.
+
+    Args:
+        link: the link.
+        flower_run: Flower's id of the run that it is.
+        patience_s: what the link may take to answer, in seconds.
 
     Raises:
         PassingError: the SuperLink is away, or knows of no such run that is under way.
     """
-    _flwr(link, "stop", flower_run, CONNECTION, "--format", "json")
+    if link.folder in here:
+        return
+    _flwr(link, "stop", flower_run, CONNECTION, "--format", "json", patience_s=patience_s)
 
 
 def flower_command(name: str) -> str:
@@ -83,7 +97,7 @@ def flower_command(name: str) -> str:
     return found
 
 
-def _flwr(link: Link, *arguments: str) -> dict[str, str]:
+def _flwr(link: Link, *arguments: str, patience_s: float) -> dict[str, str]:
     """What Flower's command says, as it says it to programs."""
     home = _home(link)
     environment = {**os.environ, **QUIET, "FLWR_HOME": str(home)}
@@ -94,11 +108,11 @@ def _flwr(link: Link, *arguments: str) -> dict[str, str]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=patience_s,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise PassingError(f"flwr {arguments[0]}: no answer of {link.control} in {PATIENCE_S:g} s") from error
+        raise PassingError(f"flwr {arguments[0]}: no answer of {link.control} in {patience_s:g} s") from error
     try:
         said = json.loads(done.stdout[done.stdout.index("{") :])
         if said.get("success"):

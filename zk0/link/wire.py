@@ -12,6 +12,12 @@ from zk0.work.records import ArtifactRef, ClientTask, Record
 
 MOST_FILES = 64
 """Of one request or answer."""
+STEPS = ("step", "steps", "loss")
+MEMORY = (
+    *("at", "started", "rss_gib", "tree_gib", "tree_pct", "peak_gib", "processes", "ram_gib", "ram_pct"),
+    *("cgroup_gib", "cgroup_pct", "cgroup_limit_gib", "vram_gib", "vram_pct"),
+)
+"""What is told of work under way: how far a fit is, and of a line of memory.jsonl what is no name of the node's."""
 
 
 class Request(Record):
@@ -46,8 +52,8 @@ class Answer(Record):
 
     ask: str
     """Request.ask."""
-    state: Literal["done", "failed", "working", "unknown"]
-    """unknown: the node has no such request, and needs it again."""
+    state: Literal["done", "failed", "working", "unknown", "ended"]
+    """unknown: the node has no such request, and needs it again; ended: it was not wanted any more, and is not done."""
     result: str = ""
     """The file that says that the work is done, as it is."""
     files: list[ArtifactRef] = Field(default_factory=list, max_length=MOST_FILES)
@@ -62,6 +68,17 @@ class Answer(Record):
     """Whether it would fail so again."""
     progress: dict[str, float] = Field(default_factory=dict)
     """How far work under way is, and what memory it uses."""
+
+
+class Ending(Record):
+    """That a request is not wanted any more: what its node has begun of it ends, and is kept for the next asking."""
+
+    ask: str
+    """Request.ask."""
+    client: str
+    """Whose node is told."""
+    until: float
+    """When nobody needs to be told any more, in seconds since 1970: the work has its own limit."""
 
 
 def terms(config: RunConfig, client: str) -> RunConfig:

@@ -23,6 +23,8 @@ from zk0.memory.samples import MAX_BYTES, Peak, Sample, thin_out
 
 SYNC_INTERVAL_S = 5.0
 """Every sample is flushed to the kernel; after this time it is on the disk, too."""
+ENDED = "end"
+"""Phase of the last sample of an orchestrator that ended by itself, by an error too; one that was killed has none."""
 _current: list["MemorySampler"] = []
 """The orchestrator's sampler, while it has one."""
 
@@ -36,6 +38,7 @@ def watched(folder: Path, interval_s: float) -> Iterator[None]:
             yield
         finally:
             _current.remove(sampler)
+            sampler.enter(ENDED)
 
 
 @contextmanager

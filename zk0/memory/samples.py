@@ -10,6 +10,7 @@ from typing import Any
 
 from loguru import logger
 
+from zk0.errors import StorageError
 from zk0.files import atomic, untrusted
 from zk0.layout import MEMORY_FILE
 from zk0.memory import cgroup
@@ -139,6 +140,17 @@ def thin_out(path: Path) -> None:
             kept.append(sample)
             last = at
     atomic.write_bytes(path, "".join(json.dumps(sample) + "\n" for sample in [*kept, *newest]).encode())
+
+
+def note_sample(folder: Path, sample: Mapping[str, Any]) -> None:
+    """Append what somebody else has sampled to a folder's memory.jsonl; what only shows ends nothing."""
+    path = folder / MEMORY_FILE
+    try:
+        atomic.append_line(path, json.dumps(sample))
+        if path.stat().st_size > MAX_BYTES:
+            thin_out(path)
+    except (OSError, StorageError) as error:
+        logger.warning("memory samples cannot be written: {}", error)
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import time
 from pathlib import Path
+from typing import cast
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -18,9 +19,12 @@ from zk0.link.parcel import files_of, packed, text_of
 from zk0.link.wire import Answer, Request
 from zk0.node.desk import HOME_VARIABLE, Desk
 from zk0.node.ledger import note
+from zk0.node.request import WorkKind, WorkRequest
+from zk0.node.settings import load
 
-WAIT_S = 25.0
-"""Longest that a question waits for its answer: below Flower's lease of 30 s."""
+WAIT_S = 12.0
+"""Longest that a question waits for its answer, and so from one word on how far work is to the next; below Flower's
+lease of 30 s."""
 LOOK_S = 0.1
 
 app = ClientApp()
@@ -38,7 +42,11 @@ def query(message: Message, _context: Context) -> Message:
         except (ValueError, StorageError) as error:
             why = "the node's disk" if isinstance(error, StorageError) else str(error)
             said = Answer(ask=request.ask, state="failed", cause="error", message=f"it was not taken in: {why}")
+            _note(desk, said, [])
             return Message(_content(said, []), reply_to=message)
+    if "end" in text:
+        desk.end(text["end"])
+        return Message(reply(desk, text["end"], wait_s=0), reply_to=message)
     return Message(reply(desk, request.ask if "request" in text else text["ask"]), reply_to=message)
 
 
@@ -51,9 +59,14 @@ def reply(desk: Desk, ask: str, wait_s: float = WAIT_S) -> RecordDict:
         wait_s: longest time to wait for an end of the work, in seconds.
     """
     if (request := desk.request(ask)) is None:
-        return _content(Answer(ask=ask, state="unknown"), [])
+        lacking = Answer(ask=ask, state="ended" if desk.is_ended(ask) else "unknown")
+        _note(desk, lacking, [])
+        return _content(lacking, [])
     until = time.monotonic() + wait_s
     while (said := desk.answer(ask)) is None:
+        if desk.is_ended(ask):
+            said = Answer(ask=ask, state="ended")
+            break
         if time.monotonic() > until:
             said = Answer(ask=ask, state="working", progress=desk.progress(request))
             break
@@ -69,12 +82,24 @@ def _note(desk: Desk, said: Answer, files: list[bytes]) -> None:
     Raises:
         StorageError: it cannot be written: then nothing leaves.
     """
-    if (asked := desk.asked(said.ask)) is None:
-        return  # nobody has looked at it yet: all that leaves is that it is there
+    asked = desk.asked(said.ask) or _unjudged(desk, said.ask)
     leaving = {f"answer: {said.state}": said.model_dump_json().encode()}
     leaving |= {Path(ref.path).name: content for ref, content in zip(said.files, files, strict=True)}
     for what, content in leaving.items():
         note(desk.home, request=asked, what=what, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+
+
+def _unjudged(desk: Desk, ask: str) -> WorkRequest:
+    """A request that nobody has looked at yet, or none: all that leaves is that it is there, or that it is not."""
+    request = desk.request(ask)
+    return WorkRequest(
+        link=load(desk.home).link,
+        run="" if request is None else request.run,
+        config_digest="",
+        version="" if request is None else request.versions.get("zk0", ""),
+        kind="describe" if request is None or request.task is None else cast(WorkKind, request.task.kind),
+        server_round=0 if request is None or request.task is None else request.task.server_round,
+    )
 
 
 def _content(said: Answer, files: list[bytes]) -> RecordDict:

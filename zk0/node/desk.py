@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,9 @@ from typing import Any
 from zk0.errors import StorageError
 from zk0.files import atomic, untrusted
 from zk0.layout import PROGRESS_FILE
-from zk0.link.wire import Answer, Request
+from zk0.link.wire import MEMORY, STEPS, Answer, Request
+from zk0.memory.samples import read_samples
+from zk0.metrics.values import number
 from zk0.node.request import WorkRequest
 from zk0.work.records import ArtifactRef, ClientTask
 
@@ -26,8 +29,12 @@ HOME_VARIABLE = "ZK0_NODE_HOME"
 WORK_FOLDER = "work"
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _ASK = re.compile(r"[0-9a-f]{32}")
+ENDED, SWEPT = "ended", "ended.done"
+"""Beside a request: it is not wanted any more; and nothing of it is at work."""
 KEPT_ASKS = 200
 """Requests that are kept; then the oldest go, whose work lies in its run's folder all the same."""
+FRESH_S = 120.0
+"""A sample of memory that is older, in seconds, is not of work under way."""
 FIRST_PARTS = ("rounds", "base")
 """What a request may bring lies in one of these."""
 
@@ -42,6 +49,8 @@ class Desk:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.folder = home / WORK_FOLDER
+        self._over: set[str] = set()
+        """Asks that need not be looked at again."""
 
     def put(self, request: Request, files: Sequence[bytes]) -> None:
         """Take a request in; what comes with it is held against its digests and written first.
@@ -105,26 +114,48 @@ class Desk:
         return self._read(ask, "asked.json", WorkRequest)
 
     def waiting(self) -> Iterator[Request]:
-        """Requests without an answer, the oldest first."""
+        """Requests without an answer that are wanted, the oldest first."""
         asks = self.folder / "asks"
         paths = list(asks.glob("*/request.json")) if asks.is_dir() else []
-        for path in sorted(paths, key=_age):
+        for path in sorted((path for path in paths if path.parent.name not in self._over), key=_age):
             request = self.request(path.parent.name)
-            if request is not None and self.answer(request.ask) is None:
+            if request is None or self.is_ended(request.ask):
+                continue
+            if self.answer(request.ask) is None:
                 yield request
+            else:
+                self._over.add(request.ask)
+
+    def end(self, ask: str) -> None:
+        """Note that a request is not wanted any more; one that comes only now is none, either."""
+        if self.answer(ask) is None:
+            atomic.write_bytes(self._ask(ask) / ENDED, b"")
+
+    def is_ended(self, ask: str) -> bool:
+        """Whether it is not wanted any more."""
+        return (self._ask(ask) / ENDED).exists()
+
+    def to_end(self) -> Iterator[Request]:
+        """Requests that are not wanted any more, of which something may be at work still."""
+        asks = self.folder / "asks"
+        for path in asks.glob(f"*/{ENDED}") if asks.is_dir() else ():
+            ask = path.parent.name
+            if ask not in self._over and not (path.parent / SWEPT).exists():
+                request = self.request(ask)
+                if request is not None:
+                    yield request
+
+    def has_ended(self, request: Request) -> None:
+        """Note that nothing of a request is at work any more."""
+        atomic.write_bytes(self._ask(request.ask) / SWEPT, b"")
+        self._over.add(request.ask)
 
     def progress(self, request: Request) -> dict[str, float]:
-        """How far work is, as numbers alone."""
+        """How far work is, and what memory it uses, as numbers alone."""
         if request.task is None:
             return {}
-        try:
-            folder = request.task.model_copy(update={"run_dir": str(self.run_dir(request.task))}).folder
-            said: dict[str, Any] = json.loads(untrusted.read(folder / PROGRESS_FILE))
-            if said.get("kind") != request.task.kind:
-                return {}
-            return {name: float(said[name]) for name in ("step", "steps", "loss")}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
+        folder = request.task.model_copy(update={"run_dir": str(self.run_dir(request.task))}).folder
+        return {**_memory(folder), **_steps(folder, request.task.kind)}
 
     @contextmanager
     def manned(self) -> Iterator[bool]:
@@ -152,6 +183,22 @@ class Desk:
                 return record.model_validate_json(untrusted.read(path, None)) if path.is_file() else None
         except StorageError:
             return None
+
+
+def _steps(folder: Path, kind: str) -> dict[str, float]:
+    try:
+        said: dict[str, Any] = json.loads(untrusted.read(folder / PROGRESS_FILE))
+        return {name: float(said[name]) for name in STEPS} if said.get("kind") == kind else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _memory(folder: Path) -> dict[str, float]:
+    """The newest sample of the work under way; nothing where it is old, or none."""
+    samples = read_samples(folder)
+    if not samples or time.time() - float(samples[-1].get("at", 0)) > FRESH_S:
+        return {}
+    return {name: value for name in MEMORY if (value := number(samples[-1].get(name))) is not None}
 
 
 def _age(path: Path) -> float:

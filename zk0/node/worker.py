@@ -9,8 +9,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +22,7 @@ from zk0.config import ExecutorConfig, RunConfig, resolve_path, validate_config
 from zk0.data.digest import file_digests
 from zk0.errors import ClientError, RefusedError, StorageError, Zk0Error
 from zk0.executors import calls
-from zk0.executors.choice import check_clients, own_executor
+from zk0.executors.choice import check_clients, own_executor, stop_work
 from zk0.executors.process import ProcessExecutor
 from zk0.files import atomic, untrusted
 from zk0.layout import ROUNDS_FOLDER, RUN_FILE, result_file
@@ -36,10 +38,13 @@ from zk0.node.words import failed
 from zk0.preflight.records import Described
 from zk0.runs.records import digest_of, told_files
 from zk0.runs.versions import versions
+from zk0.work.executor import STOPPED
 from zk0.work.records import ClientTask
 from zk0.work.results import find_finished
 
 LOOK_S = 0.1
+END_LOOK_S = 0.3
+"""Between two looks at whether work under way is still wanted."""
 KEPT_ROUNDS = 2
 """Of a run's work that are kept: the coordinator asks for none that is older than the round before."""
 
@@ -61,12 +66,54 @@ class Worker:
         ProcessExecutor(ExecutorConfig()).warm_up()
         while True:
             self._keep_messengers()
+            self._end_what_is_not_wanted()
             for request in self._desk.waiting():
                 logger.info("{} of run {!r}: {}", request.what, request.run, request.key[:12])
-                self._desk.tell(request, self._answer(request))
+                answer = self._answer(request)
+                if not self._desk.is_ended(request.ask):
+                    self._desk.tell(request, answer)
                 break  # the oldest first, as the desk is now
             else:
                 time.sleep(LOOK_S)
+
+    def _end_what_is_not_wanted(self) -> None:
+        """See that nothing is at work that a person has ended, as a worker that was killed may have left it."""
+        for request in self._desk.to_end():
+            logger.info("{} of run {!r}: ended by the coordinator", request.what, request.run)
+            if request.task is not None:
+                self._stop(request, request.task)
+            self._desk.has_ended(request)
+
+    def _stop(self, request: Request, task: ClientTask) -> None:
+        """End what is at work for a run."""
+        run_dir = str(self._desk.run_dir(task))
+        try:
+            config = self._config(validate_config(request.terms), load(self._desk.home))
+            stop_work(run_dir, config)
+        except Zk0Error as error:
+            logger.warning("run {!r}: its work cannot be ended: {}", request.run, error)
+        finally:
+            STOPPED.clear()
+
+    @contextmanager
+    def _ended_when_not_wanted(self, request: Request, run_dir: str, config: RunConfig) -> Iterator[None]:
+        """End the work under way as soon as its request is not wanted any more."""
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(END_LOOK_S):
+                if self._desk.is_ended(request.ask):
+                    stop_work(run_dir, config)
+                    return
+
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        try:
+            yield
+        finally:
+            over.set()
+            looking.join()
+            STOPPED.clear()
 
     def _keep_messengers(self) -> None:
         """See that messengers can be forked; without that each one does Flower's imports."""
@@ -103,16 +150,16 @@ class Worker:
             version=request.versions.get("zk0", ""),
             policy_type=policy_type(terms.policy),
         )
-        if not request.run:  # it has no name yet; the rule on names is applied to its work
+        if not request.run:  # a config is tried for no run; the rule on names is applied to its work
             settings = settings.model_copy(update={"rules": settings.rules.model_copy(update={"runs": None})})
         task = request.task
         kind = cast(WorkKind, "describe" if task is None else task.kind)
         number, steps = (0, None) if task is None else (task.server_round, task.steps)
         asked = request_of(terms, kind, asker, server_round=number, steps=steps)
         self._desk.judged(request, asked)
-        judge(asked, settings, self._desk.home)
         if task is None and (refusals := review(terms, asker, settings, self._desk.home)):
-            raise RefusedError("refused", "; ".join(refusals))
+            raise RefusedError("refused", "; ".join(refusals))  # all of them, not the first
+        judge(asked, settings, self._desk.home)
         return asked
 
     def _config(self, terms: RunConfig, settings: NodeSettings) -> RunConfig:
@@ -142,7 +189,8 @@ class Worker:
         self._forget(run_dir, task.server_round)
         if task.kind == "train" and find_finished(task) is None:
             ledger.began(self._desk.home, asked)
-        result = own_executor(config, ProcessExecutor(config.executor)).run(task)
+        with self._ended_when_not_wanted(request, task.run_dir, config):
+            result = own_executor(config, ProcessExecutor(config.executor)).run(task)
         text = untrusted.read(task.folder / result_file(task.kind)).decode()
         files = [ref for ref in (result.tensors, result.optimizer) if ref is not None]
         return Answer(ask=request.ask, state="done", result=text, files=files)

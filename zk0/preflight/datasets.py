@@ -98,7 +98,7 @@ def files_of(config: RunConfig) -> dict[str, dict[str, str]]:
     Raises:
         DatasetError: the metadata of one on the hub cannot be read.
     """
-    roots = {dataset.name: folder_of(dataset) for dataset in config.datasets}
+    roots = {dataset.name: folder_of(dataset) for dataset in config.datasets_here}
     return {name: file_digests(root) for name, root in roots.items() if (root / "data").is_dir()}
 
 

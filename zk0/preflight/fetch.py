@@ -40,7 +40,7 @@ def fetch_datasets(config: RunConfig) -> None:
     Raises:
         DatasetError: it cannot be fetched.
     """
-    for dataset in [*config.clients, *config.evaluation.datasets]:
+    for dataset in config.datasets_here:
         if dataset.root is None:
             try:
                 patiently(partial(_open, dataset, config), dataset.repo_id)

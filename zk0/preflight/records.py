@@ -111,6 +111,8 @@ class Preflight(Record):
     """The base that the run must keep in its own directory."""
     files: dict[str, dict[str, str]] = Field(default_factory=dict)
     """Path -> SHA-256 of every dataset whose recordings are here, by name."""
+    described: dict[str, Described] = Field(default_factory=dict)
+    """What the nodes of a link say, by client."""
     memory: MemoryEstimate | None = None
     """Estimate of a fit's memory; None where none was made."""
     warnings: list[str] = Field(default_factory=list)

@@ -1,6 +1,5 @@
 """A chart of bars with intervals, as the bytes of a PNG."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from zk0.report.charts import COLOURS, DPI
+from zk0.report.charts import COLOURS, DPI, png
 
 SIZE_INCHES = (8.0, 4.5)
 
@@ -28,6 +27,11 @@ class Bar:
 
 
 def bar_chart(title: str, unit: str, bars: Sequence[Bar], note: str = "") -> bytes:
+    """A figure of bars as the bytes of a PNG; see `bar_figure`."""
+    return png(bar_figure(title, unit, bars, note))
+
+
+def bar_figure(title: str, unit: str, bars: Sequence[Bar], note: str = "") -> Figure:
     """Horizontal bars from the top down, each with its interval and its value in figures.
 
     Args:
@@ -58,6 +62,4 @@ def bar_chart(title: str, unit: str, bars: Sequence[Bar], note: str = "") -> byt
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return figure

@@ -1,7 +1,7 @@
 """Charts of a run as PNG files in `<run>/charts/`, from the committed rounds alone."""
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -38,16 +38,29 @@ def draw_charts(run_dir: str | Path, rounds: Sequence[Json], unseen: Iterable[st
         Name -> file.
     """
     written = {}
+    for name, figure in line_figures(rounds, unseen):
+        path = Path(run_dir) / CHARTS_FOLDER / f"{name}.png"
+        atomic.write_bytes(path, png(figure))
+        written[name] = path
+    return written
+
+
+def line_figures(rounds: Sequence[Json], unseen: Iterable[str] = ()) -> Iterator[tuple[str, Figure]]:
+    """Every chart of lines that the rounds have figures for, with its name; as `draw_charts`."""
     for name, (title, unit, part, key, scale) in CHARTS.items():
         series = _series(rounds, part, key, scale)
         if series:
-            path = Path(run_dir) / CHARTS_FOLDER / f"{name}.png"
             own = _units(rounds, series) if key == ACTION_ERROR else {}
             shared = units.shared(own.values())
             axis = units.WORDS.get(shared, "") if own else unit
-            atomic.write_bytes(path, _png(title, axis, series, set(unseen), {} if shared else own))
-            written[name] = path
-    return written
+            yield name, _figure(title, axis, series, set(unseen), {} if shared else own)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def plain_words() -> AbstractContextManager[None]:
@@ -98,7 +111,9 @@ def _units(rounds: Sequence[Json], names: Iterable[str]) -> dict[str, str | None
     return {name: units.unit_of(figures, ACTION_ERROR) for name, figures in last.items()}
 
 
-def _png(title: str, unit: str, series: dict[str, Points], unseen: set[str], own: Mapping[str, str | None]) -> bytes:
+def _figure(
+    title: str, unit: str, series: dict[str, Points], unseen: set[str], own: Mapping[str, str | None]
+) -> Figure:
     """Lines of all series; `own` are the units of those that have not the axis'."""
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)  # no pyplot: its state is global, and this runs beside other threads
@@ -118,6 +133,4 @@ def _png(title: str, unit: str, series: dict[str, Points], unseen: set[str], own
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return figure

@@ -34,16 +34,20 @@ def comparison_table(found: Comparison) -> Table:
     return table
 
 
-def write_comparison(found: Comparison, run_dir: Path) -> Path:
-    """Leave `compare/comparison.json` and `charts/compare.png` in the run directory; gives the chart."""
-    record = {
+def comparison_record(found: Comparison) -> dict[str, Any]:
+    """A comparison as plain data."""
+    return {
         "run": found.run,
         "clients": found.clients,
         "unseen": found.unseen,
         "unit": found.unit,
         "arms": [_record(found, arm) for arm in found.arms],
     }
-    atomic.write_json(run_dir / COMPARE_FOLDER / COMPARISON_FILE, record)
+
+
+def write_comparison(found: Comparison, run_dir: Path) -> Path:
+    """Leave `compare/comparison.json` and `charts/compare.png` in the run directory; gives the chart."""
+    atomic.write_json(run_dir / COMPARE_FOLDER / COMPARISON_FILE, comparison_record(found))
     bars = []
     for arm in found.arms:
         mean = arm.mean(found.clients)

@@ -1,7 +1,6 @@
 """Joints as the policy would have moved them beside those recorded: a chart per dataset, round 0 and the newest."""
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from zk0.files import atomic
 from zk0.layout import CHARTS_FOLDER, client_folder, tensors_file
 from zk0.metrics import units
 from zk0.metrics.values import Json, mapping
+from zk0.report.charts import png
 
 COLUMNS = 2
 PANEL_INCHES = (3.2, 1.8)
@@ -64,6 +64,15 @@ def draw_joint_charts(run_dir: str | Path, rounds: Sequence[Json], datasets: Seq
         StorageError: a file of a round cannot be read.
     """
     folder, written = Path(run_dir), {}
+    for name, figure in joint_figures(folder, rounds, datasets):
+        path = folder / CHARTS_FOLDER / f"{name}.png"
+        atomic.write_bytes(path, png(figure))
+        written[name] = path
+    return written
+
+
+def joint_figures(folder: Path, rounds: Sequence[Json], datasets: Sequence[str]) -> Iterator[tuple[str, Figure]]:
+    """Those charts, each with its name; as `draw_joint_charts`."""
     newest = rounds[-1] if rounds else {}
     number = int(newest.get("server_round", 0))
     for name in datasets:
@@ -79,10 +88,7 @@ def draw_joint_charts(run_dir: str | Path, rounds: Sequence[Json], datasets: Seq
         if len(joints) > MOST_JOINTS:
             logger.warning("{}: {} of its {} joints are drawn", name, MOST_JOINTS, len(joints))
         joints = dict(list(joints.items())[:MOST_JOINTS])
-        path = folder / CHARTS_FOLDER / f"joints-{name}.png"
-        atomic.write_bytes(path, _png(f"{name}: {TITLE}", joints, lines))
-        written[f"joints-{name}"] = path
-    return written
+        yield f"joints-{name}", _figure(f"{name}: {TITLE}", joints, lines)
 
 
 def _read(folder: Path, server_round: int, name: str) -> Tensors | None:
@@ -101,7 +107,7 @@ def _read(folder: Path, server_round: int, name: str) -> Tensors | None:
     return {key: np.clip(tensors[key][:MOST_FRAMES].astype(np.float64), -LARGEST, LARGEST) for key in COURSES}
 
 
-def _png(title: str, joints: Mapping[str, str | None], lines: Sequence[Line]) -> bytes:
+def _figure(title: str, joints: Mapping[str, str | None], lines: Sequence[Line]) -> Figure:
     """A panel per joint, with its unit."""
     rows = -(-len(joints) // COLUMNS)
     figure = Figure(figsize=(COLUMNS * PANEL_INCHES[0], rows * PANEL_INCHES[1] + 0.6), dpi=DPI, layout="constrained")
@@ -123,6 +129,4 @@ def _png(title: str, joints: Mapping[str, str | None], lines: Sequence[Line]) ->
     handles, labels = panels[0].get_legend_handles_labels()
     figure.suptitle(title)
     figure.legend(handles, labels, frameon=False, ncols=len(labels), loc="outside lower center")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return figure

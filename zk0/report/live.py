@@ -89,29 +89,40 @@ def events(before: RunProgress | None, now: RunProgress) -> Iterator[str]:
         before: the earlier reading, None at the start.
         now: the later one.
     """
-    if before is None:
-        if now.rounds:
-            yield f"{now.name}: goes on after round {now.rounds[-1]['server_round']} of {now.num_rounds}"
-    else:
-        known = {line["server_round"] for line in before.rounds}
-        for line in now.rounds:
-            if line["server_round"] not in known:
-                yield from _round_lines(now, line)
-    old = {client.name: client.phase for client in before.clients} if before else {}
     same_round = before is not None and before.server_round == now.server_round
-    for client in now.clients:
-        quiet = client.phase in ("waiting", "failed") or (same_round and old.get(client.name) == client.phase)
-        if now.state != "finished" and not quiet:
-            yield f"round {now.server_round} of {now.num_rounds}  {client.name}: {phase_text(client)}"
-    doing = {environment.name: environment.phase for environment in before.environments} if before else {}
-    for environment in now.environments:
-        news = not same_round or doing.get(environment.name) != environment.phase
-        if now.state != "finished" and news and environment.phase in ("rolling out", "done"):
-            yield f"round {now.server_round} of {now.num_rounds}  {environment.name}: {environment.phase}"
+    committed, moves = list(_commits(before, now)), list(_moves(before, now, same_round))
+    yield from (*moves, *committed) if same_round else (*committed, *moves)  # the last round stays when it is done
     # A run that starts holds its lock only a moment later; "interrupted" is news only of one that was running.
     stopped = now.state == "interrupted" and before is not None and before.state == "running"
     if stopped or (now.state == "finished" and (before is None or before.state != now.state)):
         yield f"{now.name}: {now.state} after {duration(now.elapsed_s)}"
+
+
+def _commits(before: RunProgress | None, now: RunProgress) -> Iterator[str]:
+    if before is None:
+        if now.rounds:
+            yield f"{now.name}: goes on after round {now.rounds[-1]['server_round']} of {now.num_rounds}"
+        return
+    known = {line["server_round"] for line in before.rounds}
+    for line in now.rounds:
+        if line["server_round"] not in known:
+            yield from _round_lines(now, line)
+
+
+def _moves(before: RunProgress | None, now: RunProgress, same_round: bool) -> Iterator[str]:
+    """What clients and environments have begun or done since."""
+    if now.state == "finished":
+        return
+    old = {client.name: client.phase for client in before.clients} if before else {}
+    for client in now.clients:
+        quiet = client.phase in ("waiting", "failed") or (same_round and old.get(client.name) == client.phase)
+        if not quiet:
+            yield f"round {now.server_round} of {now.num_rounds}  {client.name}: {phase_text(client)}"
+    doing = {environment.name: environment.phase for environment in before.environments} if before else {}
+    for environment in now.environments:
+        news = not same_round or doing.get(environment.name) != environment.phase
+        if news and environment.phase in ("rolling out", "done"):
+            yield f"round {now.server_round} of {now.num_rounds}  {environment.name}: {environment.phase}"
 
 
 def _round_lines(progress: RunProgress, line: Json) -> Iterator[str]:

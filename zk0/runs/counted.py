@@ -31,6 +31,18 @@ def keep(run_dir: Path, training: Mapping[str, int]) -> None:
         atomic.write_sealed(path, Counted(training=dict(training)).model_dump(mode="json"))
 
 
+def add(run_dir: Path, client: str, frames: int) -> None:
+    """Write down those of a client that joined when the run had begun.
+
+    Raises:
+        StorageError: it cannot be written, or read.
+    """
+    known = read(run_dir)
+    if client not in known:
+        record = Counted(training={**known, client: frames})
+        atomic.write_sealed(run_dir / LIMITS_FOLDER / FRAMES_FILE, record.model_dump(mode="json"))
+
+
 def read(run_dir: Path) -> dict[str, int]:
     """Client -> frames that it trains on; empty where nobody counted them.
 

@@ -27,7 +27,7 @@ def note_failure(task: ClientTask, error: ClientError) -> ClientError:
     Raises:
         StorageError: the folder cannot be read or written.
     """
-    before = [line for line in _lines(task.folder) if line["kind"] == task.kind][-1:]
+    before = [line for line in failed(task.folder) if line["kind"] == task.kind][-1:]
     message = str(error)
     line = {"kind": task.kind, "cause": error.cause, "message": message, "at": datetime.now(UTC).isoformat()}
     path = task.folder / ATTEMPTS_FILE
@@ -46,16 +46,11 @@ def failed_causes(folder: Path, kind: TaskKind) -> list[str]:
         folder: the client's folder of the round.
         kind: the work.
     """
-    return [str(line["cause"]) for line in _lines(folder) if line["kind"] == kind]
+    return [str(line["cause"]) for line in failed(folder) if line["kind"] == kind]
 
 
-def _same(old: object, new: str) -> bool:
-    """Whether two attempts failed in the same words, addresses in memory aside."""
-    return isinstance(old, str) and _ADDRESS.sub("", old) == _ADDRESS.sub("", new)
-
-
-def _lines(folder: Path) -> list[dict[str, Any]]:
-    """What was noted, in order."""
+def failed(folder: Path) -> list[dict[str, Any]]:
+    """What was noted of failed attempts, in order: `kind`, `cause`, `message`, `at` (ISO 8601)."""
     path = folder / ATTEMPTS_FILE
     if not atomic.is_there(path):
         return []
@@ -74,3 +69,8 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
         if isinstance(line, dict) and isinstance(line.get("kind"), str) and line.get("cause") in CAUSES:
             lines.append(line)
     return lines
+
+
+def _same(old: object, new: str) -> bool:
+    """Whether two attempts failed in the same words, addresses in memory aside."""
+    return isinstance(old, str) and _ADDRESS.sub("", old) == _ADDRESS.sub("", new)

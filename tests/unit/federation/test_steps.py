@@ -87,6 +87,34 @@ def test_an_error_in_the_same_words_is_not_tried_a_third_time(store: RunStore, m
     assert len(failed_causes(task.folder, "train")) == 2
 
 
+def test_who_ends_a_run_waits_for_no_pause_before_an_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of up to a day, in which the run would keep its turn."""
+    store = RunStore.create_or_open(config_of(tmp_path, executor__retry_delay_s=3600), "ended")
+    scripted(monkeypatch, kitchen=["lost"] * 5)
+    task = work(store, "kitchen")[0]
+    monkeypatch.setattr(steps, "STOPPED", stopped := threading.Event())
+    threading.Timer(0.2, stopped.set).start()
+    with pytest.raises(ClientError, match="as told"):
+        retried(task, store.config)
+    assert failed_causes(task.folder, "train") == ["lost"]
+
+
+def test_who_ends_a_run_is_heard_although_its_work_cannot_be_ended(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise ClientError("lost", "the Docker engine does not answer")
+
+    def interrupted(*_: object) -> list[object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "stop_work", away)
+    run = Steps(store)
+    monkeypatch.setattr(run, "do", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.each("fit", work(store, "kitchen"))
+
+
 def test_results_and_failures_come_in_the_order_of_the_work(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     executor = scripted(monkeypatch, b=["bad_data"], d=["bad_data"])
     executor.pause_s = 0.05

@@ -1,6 +1,8 @@
 """The courier between a real mailbox and the desks of nodes; only Flower's way between them is replaced."""
 
 import hashlib
+import json
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +20,7 @@ from zk0.link.courier import Courier
 from zk0.link.mailbox import Mailbox
 from zk0.link.parcel import files_of, text_of
 from zk0.link.wire import Answer, Request
+from zk0.node import ledger
 from zk0.node.app import reply
 from zk0.node.desk import Desk
 from zk0.work.records import ArtifactRef
@@ -53,7 +56,7 @@ class Way(Grid):
             number = str(len(self.sent))
             message.metadata.__dict__["_message_id"] = number
             text = text_of(message.content)
-            self.sent.append(next(name for name in ("request", "ask") if name in text))
+            self.sent.append(next(name for name in ("request", "ask", "end") if name in text))
             self._replies[number] = self._answer(message, text)
             yield number
 
@@ -64,6 +67,9 @@ class Way(Grid):
             request = Request.model_validate_json(text["request"])
             self.desk.put(request, files_of(message.content))
             text = {"ask": request.ask}
+        if "end" in text:
+            self.desk.end(text["end"])
+            text = {"ask": text["end"]}
         return Message(reply(self.desk, text["ask"], wait_s=0), reply_to=message)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -86,6 +92,7 @@ class Office:
         self.box = Mailbox(self.store.folder / COURIER_FOLDER).make()
         self.box.ask(self.request)
         self.desk = Desk(folder / "node")
+        atomic.write_bytes(folder / "node/node.toml", b'link = "link:8124"\nclient = "left"\nroot = "/data"\n')
         self.way = Way(self.desk)
         self.link = folder / "link"
         entry = {"node_id": NODE, "fingerprint": "SHA256:x", "registered": "2026-01-01T00:00:00Z"}
@@ -99,6 +106,11 @@ class Office:
         for _ in range(times):
             self.courier.look()
             self.courier.step()
+
+    def carry_stopped(self, times: int) -> None:
+        for _ in range(times):
+            self.courier.look(quiet=True)
+            self.courier.step(stopped=True)
 
     def work_is_done(self) -> bytes:
         """What the worker does, for this test."""
@@ -178,12 +190,84 @@ def test_messages_that_are_lost_cost_nothing_until_too_many_are(
     assert "secret" not in said.message
 
 
+def test_a_result_of_other_work_is_turned_away_by_its_clients_name(office: Office) -> None:
+    office.carry()
+    other = json.dumps({"key": "0" * 64})
+    office.desk.tell(office.request, Answer(ask=office.request.ask, state="done", result=other))
+    office.carry(2)
+    assert "a result of other work" in office.box.answer(office.request).message
+    assert (
+        "courier: client 'left': its node's answer is none: it is a result of other work"
+        in (office.link / "link.log").read_text()
+    )
+
+
+def test_what_a_node_refuses_is_in_the_links_log(office: Office) -> None:
+    office.carry()
+    office.desk.tell(office.request, Answer(ask=office.request.ask, state="failed", cause="refused", message="no"))
+    office.carry(2)
+    assert "courier: client 'left', on its node: no" in (office.link / "link.log").read_text()
+
+
+def test_everything_that_leaves_is_in_the_ledger_whatever_it_says(office: Office) -> None:
+    office.carry(2)
+    office.desk.end("f" * 32)
+    reply(office.desk, "f" * 32, wait_s=0)
+    reply(office.desk, "e" * 32, wait_s=0)
+    said = [(line["what"], line["run"]) for line in ledger.lines(office.desk.home)]
+    assert said == [*[("answer: working", "run")] * 2, ("answer: ended", ""), ("answer: unknown", "")]
+
+
 def test_what_was_changed_on_its_way_is_no_answer(office: Office) -> None:
     office.carry()
     office.work_is_done()
     (office.desk.run_dir(office.task) / "rounds/0001/clients/left/update.safetensors").write_bytes(b"an Update")
     office.carry(2)
     assert "changed on their way" in office.box.answer(office.request).message
+
+
+def test_what_is_not_wanted_any_more_ends_on_its_node_and_the_courier_stays_until_it_has_heard(office: Office) -> None:
+    office.carry()
+    office.way.nodes = []
+    office.box.withdraw(office.request)
+    office.box.stop()
+    office.carry_stopped(3)
+    assert [ending.ask for ending in office.box.endings()] == [office.request.ask]
+    assert not office.desk.is_ended(office.request.ask)
+    office.way.nodes = [NODE]
+    office.courier.carry()  # comes back, for the node has heard
+    assert office.desk.is_ended(office.request.ask)
+    assert list(office.box.endings()) == []
+    assert list(office.desk.waiting()) == []
+    assert list(office.desk.to_end()) == [office.request]
+    office.desk.has_ended(office.request)
+    assert list(office.desk.to_end()) == []
+
+
+def test_work_for_a_run_that_is_deleted_ends_on_its_node(office: Office) -> None:
+    office.carry()
+    shutil.rmtree(office.store.folder)
+    office.courier.carry()  # comes back
+    assert office.desk.is_ended(office.request.ask)
+    assert not office.store.folder.exists()
+
+
+def test_what_a_node_never_got_is_not_begun_when_it_comes_late(office: Office) -> None:
+    office.desk.end(office.request.ask)
+    office.carry()
+    assert list(office.desk.waiting()) == []
+    office.carry()
+    assert office.box.answer(office.request).state == "failed"
+
+
+def test_what_is_done_is_not_ended(office: Office) -> None:
+    office.carry()
+    office.work_is_done()
+    office.desk.end(office.request.ask)
+    assert not office.desk.is_ended(office.request.ask)
+    office.carry(2)
+    office.box.withdraw(office.request)
+    assert list(office.box.endings()) == []
 
 
 def test_a_courier_ends_when_another_is_appointed_or_nobody_wants_it(office: Office) -> None:

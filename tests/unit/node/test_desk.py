@@ -1,5 +1,7 @@
 """The desk of a node: what is taken in, and what is found on it."""
 
+import json
+import time
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,11 @@ def test_progress_is_numbers_alone(tmp_path: Path, store, task, request_) -> Non
     (folder / "progress.json").write_text('{"kind": "train", "step": 3, "steps": 9, "loss": 0.5, "note": "/home/x"}')
     assert desk.progress(request_) == {"step": 3.0, "steps": 9.0, "loss": 0.5}
     (folder / "progress.json").write_text('{"kind": "train", "step": "/home/x"}')
+    assert desk.progress(request_) == {}
+    sample = {"at": time.time(), "pid": 7, "phase": "/home/x", "cgroup": "/home/x", "peak_gib": 1.5, "gpus": [[1, 2]]}
+    (folder / "memory.jsonl").write_text(json.dumps(sample))
+    assert desk.progress(request_) == {"at": sample["at"], "peak_gib": 1.5}
+    (folder / "memory.jsonl").write_text(json.dumps(sample | {"at": time.time() - 999}))
     assert desk.progress(request_) == {}
 
 

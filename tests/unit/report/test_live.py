@@ -32,6 +32,17 @@ def test_events_name_what_happened_once(run):
     assert failed == "round 1 of 3  workshop: failed, out_of_memory: killed"
 
 
+def test_the_last_rounds_clients_come_before_its_commit(run):
+    for server_round in range(3):
+        run.commit(server_round, (8.0, 6.0, 7.0))
+    before = read_progress(run.folder)
+    run.commit(3, (4.0, 6.0, 7.0))
+    said = list(events(before, read_progress(run.folder)))
+    assert said[:-1]
+    assert all(line.endswith("done") for line in said[:-1])
+    assert said[-1].startswith("round 3 of 3 committed")
+
+
 def test_without_a_terminal_there_is_one_line_per_event(run):
     text = io.StringIO()
     with run.lock(), LiveView(run.folder, ui_url="http://ui", console=Console(file=text, width=40)):

@@ -113,9 +113,9 @@ def test_three_significant_digits_whatever_the_unit(value: float, text: str) -> 
 
 def test_the_axis_has_the_unit_that_all_lines_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[str, dict[str, str | None]]] = []
-    real = charts._png
+    real = charts._figure
     monkeypatch.setattr(
-        charts, "_png", lambda *of: (drawn.append((of[1], dict(of[4]))) if "Action" in of[0] else None, real(*of))[1]
+        charts, "_figure", lambda *of: (drawn.append((of[1], dict(of[4]))) if "Action" in of[0] else None, real(*of))[1]
     )
     for units in (("rad", "rad"), ("rad", "deg"), (None, None)):
         charts.draw_charts(tmp_path, [line(0, (1.0, 2.0), units)])

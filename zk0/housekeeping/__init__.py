@@ -1,0 +1,1 @@
+"""What runs leave on a disk, and how it is removed."""
