@@ -103,6 +103,10 @@ class Federation:
     def under_way(self) -> bool:
         return self.run is not None and self.run.poll() is None
 
+    def joined(self, owner: str) -> int:
+        """How often a node has joined the link."""
+        return self.place.log(owner).count("SuperNode ID")
+
     def present(self, since: float) -> bool:
         """Whether all nodes are there, by a word of the courier's from after that."""
         status = self.box.status()
@@ -180,11 +184,16 @@ def kill(federation: Federation, victim: str, owner: str) -> dict[str, Any] | No
         if not federation.under_way or time.monotonic() > end:
             return None
         time.sleep(0.02)
-    at = time.time()
+    at, joined = time.time(), federation.joined(owner)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     federation.bring_back(victim, owner)
-    wait(lambda: not federation.under_way or back(federation, victim, owner, pid, at))
+    again = joined + (victim in ("node", "supernode"))  # the link thinks for a minute that the old one is there
+    wait(
+        lambda: (
+            not federation.under_way or (back(federation, victim, owner, pid, at) and federation.joined(owner) >= again)
+        )
+    )
     record = {"victim": victim, "owner": owner, "back_s": round(time.time() - at, 1), "at": at}
     print(f"{victim:12} {owner:10} back after {record['back_s']:6.1f} s", flush=True)
     return record

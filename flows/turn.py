@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import Abort, ExternalSignal, ObjectNotFound
 from prefect.states import AwaitingRetry, Scheduled
 
+from flows import will
 from flows.queue import WAITS
 from flows.rows import RUN_DIR_LABEL, may_need_help
 from zk0.errors import Zk0Error
@@ -21,6 +22,8 @@ from zk0.runs.store import RunStore
 from zk0.runs.turn import Turn
 
 POLL_S = 2.0
+WAITS_HERE = "waits-for-its-turn"
+"""Tag of a flow run that Prefect let begin, for it counts wrong, and that waits in its process."""
 GIVE_WAY = timedelta(minutes=5)
 """Whoever gives way is told when its turn has come (flows/queue.py), and looks again after this."""
 
@@ -44,8 +47,10 @@ def own_turn(flow_run: FlowRun | None, outputs: str) -> Iterator[None]:
     with Turn(outputs) as turn:
         if not turn.take():
             logger.info("another run of the service is under way in {}: waiting for its end", outputs)
+            _tell(flow_run, waits=True)
             while not turn.take():
                 time.sleep(POLL_S)
+        _tell(flow_run, waits=False)
         _let_first(turn.owner, flow_run)
         turn.owner = mine
         try:
@@ -56,6 +61,15 @@ def own_turn(flow_run: FlowRun | None, outputs: str) -> Iterator[None]:
             turn.owner = None
             raise
         turn.owner = None
+
+
+def _tell(flow_run: FlowRun, *, waits: bool) -> None:
+    """Say on the page that it waits, which Prefect takes for running: by a tag, for a state could hide a person's."""
+    tags = sorted({*flow_run.tags, WAITS_HERE} if waits else {*flow_run.tags} - {WAITS_HERE})
+    if tags != sorted(flow_run.tags):
+        with contextlib.suppress(*will.PASSING), will.client() as client:
+            client.update_flow_run(flow_run.id, tags=tags)
+            flow_run.tags = tags
 
 
 def _let_first(owner: str | None, flow_run: FlowRun) -> None:

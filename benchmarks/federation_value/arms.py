@@ -140,7 +140,7 @@ class Federation:
             self._optimizers[client] = outcome.optimizer_state
         return write_result(
             self.store.task("train", server_round, client, self.state),
-            tensors=update_tensors(self.policy, self.config.peft),
+            tensors=update_tensors(self.policy, self.config),
             num_examples=len(self.frames[index]),
             metrics={"loss": sum(outcome.losses) / len(outcome.losses)},
             duration_s=outcome.data_s + outcome.update_s,

@@ -1,5 +1,6 @@
 """zk0 from Python: the same bytes as the command line, each going on with what the other began, and reading a run."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,26 @@ def test_a_run_goes_from_python_to_the_command_line_and_back(zk0: CommandLine, r
     ]
     assert (zk0.outputs / "both" / "final" / "adapter_model.safetensors").is_file()
     assert (zk0.outputs / "both" / "charts" / "action-error.png").is_file()
+
+
+def test_flowers_server_app_is_killed_and_goes_on_with_the_same_bytes(zk0: CommandLine, reference: str) -> None:
+    """Named once; then the same config finds the unfinished run. Two of Flower's nodes do the clients' work."""
+    config = {"config": str(zk0.config(executor__max_parallel=1))}
+    command = [sys.executable, "-m", "tests.flower"]
+    begun = started(zk0, [*command, json.dumps({**config, "name": "flower"})])
+    first = zk0.outputs / "flower" / "rounds" / "0001" / "clients"
+    wait_for(first / "kitchen" / "train.json", begun)
+    kill(begun)
+    done = zk0.result("flower", 1, "kitchen")
+    ended = started(zk0, [*command, json.dumps(config)])
+    output, _ = ended.communicate(timeout=300)
+    assert ended.returncode == 0, output
+    assert f"run flower: {zk0.outputs / 'flower'}" in output
+    assert zk0.result("flower", 1, "kitchen") == done, "a finished fit was run twice"
+    assert [zk0.digest("flower", number) for number in range(3)] == [
+        zk0.digest("reference", number) for number in range(3)
+    ]
+    assert json.loads(zk0.run("status", "flower", "--json"))["state"] == "finished"
 
 
 def test_what_is_read_of_a_run(zk0: CommandLine, reference: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Flow runs before they have a run, in the queue, without a parent, and of versions before: against a real server."""
 
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -19,11 +20,12 @@ from flows.federated_training import federated_training
 from flows.queue import COMES_BACK, SOON, WAITS
 from flows.register import PRIMARY, register
 from flows.rows import RUN_DIR_LABEL
-from flows.turn import _let_first
+from flows.turn import WAITS_HERE, _let_first, own_turn
 from flows.will import LOOK_S
 from tests.unit.runs.test_origin import config_of
 from zk0.errors import ClientError
 from zk0.runs.store import RunStore
+from zk0.runs.turn import Turn
 from zk0.work.executor import STOPPED
 
 pytestmark = pytest.mark.slow
@@ -100,6 +102,27 @@ def test_what_fails_by_itself_stays_a_failure(flow_run: FlowRun, tmp_path: Path)
     store = RunStore.create_or_open(config_of(tmp_path), "fails")
     with pytest.raises(ClientError), will.heard(store, flow_run):
         raise ClientError("lost", "no process can be started")
+
+
+def test_who_waits_in_its_process_says_so(client: SyncPrefectClient, flow_run: FlowRun, tmp_path: Path) -> None:
+    """Prefect lets a second one begin after a cancel, for it counts wrong, and shows both as Running."""
+    other = Turn(tmp_path)
+    assert other.take()
+    before, seen = set(flow_run.tags), set[str]()
+
+    def let_go() -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not seen and time.monotonic() < deadline:
+            seen.update({*client.read_flow_run(flow_run.id).tags} - before)
+            time.sleep(0.1)
+        other.__exit__()
+
+    waiting = threading.Thread(target=let_go)
+    waiting.start()
+    with own_turn(flow_run, str(tmp_path)):
+        waiting.join()
+        assert seen == {WAITS_HERE}
+        assert set(client.read_flow_run(flow_run.id).tags) == before
 
 
 def test_who_gives_way_does_not_take_the_place_of_who_was_killed(client: SyncPrefectClient, flow_run: FlowRun) -> None:

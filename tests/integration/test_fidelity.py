@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from accelerate import Accelerator
@@ -23,17 +24,22 @@ from lerobot.configs.train import TrainPipelineConfig
 from lerobot.datasets.io_utils import write_stats
 from lerobot.optim.factory import make_optimizer_and_scheduler
 from lerobot.scripts import lerobot_train
+from lerobot.utils.constants import REWARD
 from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 from lerobot.utils.random_utils import set_seed
 
 from tests.bases import adapter
+from tests.recordings import edit_info, edit_rows, shipped
 from tests.robots import robot
+from zk0.aggregation.server_round import ServerRound
 from zk0.config import DatasetConfig, ExecutorConfig, RunConfig, resolve_path
 from zk0.data.datasets import build_dataset, open_metadata
 from zk0.data.statistics import episode_statistics, with_imagenet
 from zk0.executors.process import ProcessExecutor
+from zk0.files import atomic
 from zk0.learning import training
 from zk0.learning.build import build_policy, plain_policy
+from zk0.learning.exchange import exchanged_tensors, load_exchanged_tensors, update_tensors
 from zk0.learning.policy import (
     base_path,
     for_joints,
@@ -43,8 +49,10 @@ from zk0.learning.policy import (
     save_pretrained,
 )
 from zk0.learning.processors import build_processors, saved_processors
+from zk0.work.records import ClientResult
 
 MakeConfig = Callable[..., RunConfig]
+Tensors = dict[str, np.ndarray]
 pytestmark = pytest.mark.slow
 
 SEED, STEPS, BATCH = 11, 5, 16
@@ -52,6 +60,16 @@ EPISODES = [0]
 """One short episode: the steps are more than one pass over it."""
 ACT = {"chunk_size": 8, "n_action_steps": 4, "dim_model": 32, "n_heads": 2, "dim_feedforward": 32, "dropout": 0.2}
 ACT |= {"n_encoder_layers": 1, "n_decoder_layers": 1, "pretrained_backbone_weights": None}
+ONE_CAMERA = {
+    "observation.state": {"type": "STATE", "shape": [6]},
+    "observation.images.front": {"type": "VISUAL", "shape": [3, 64, 64]},
+}
+VQBET = {"crop_shape": "null", "pretrained_backbone_weights": "null", "gpt_n_layer": 1, "gpt_n_head": 2}
+VQBET |= {f"gpt_{name}_dim": 32 for name in ("hidden", "input", "output")} | {"vqvae_enc_hidden_dim": 16}
+VQBET |= {"use_group_norm": False, "n_vqvae_training_steps": 2, "input_features": ONE_CAMERA}
+"""With batch normalisation, codes, and flags that end the first phase after the second step."""
+TDMPC = {"latent_dim": 8, "mlp_dim": 16, "q_ensemble_size": 2, "horizon": 2, "input_features": ONE_CAMERA}
+"""With a slower copy of itself."""
 POLICIES: dict[str, dict[str, Any]] = {
     "act": {
         "policy": {"type": "act", "device": "cpu", "overrides": ACT},
@@ -63,6 +81,16 @@ POLICIES: dict[str, dict[str, Any]] = {
     "smolvla-lora-bf16": {"training__amp": "bf16"},
     "smolvla-lora-7-joints": {},
     "smolvla-lora-on-an-adapter": {},
+    "vqbet": {
+        "policy": {"type": "vqbet", "device": "cpu", "overrides": VQBET},
+        "peft__enabled": False,
+        "data__normalization": "federated",
+    },
+    "tdmpc": {
+        "policy": {"type": "tdmpc", "device": "cpu", "overrides": TDMPC},
+        "peft__enabled": False,
+        "data__normalization": "federated",
+    },
 }
 FEW = 2
 """Steps where a kind differs from another in what it begins from alone."""
@@ -131,11 +159,11 @@ def arrays(model: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: value.detach().float().numpy().copy() for name, value in model.state_dict().items()}
 
 
-def zk0(config: RunConfig, base: PreTrainedConfig, start: Start, seed: int) -> Trace:
-    """The fit of the same steps from the same start."""
+def zk0(config: RunConfig, base: PreTrainedConfig, start: Start, seed: int, folder: Path) -> Trace:
+    """The fit of the same steps from the same start, and what a round makes of it."""
     item = config.clients[0]
     meta = open_metadata(item)
-    built = build_policy(base, config.peft, meta, item.rename_map)
+    built = build_policy(copy.deepcopy(base), config.peft, meta, item.rename_map)
     built.load_state_dict(start.weights)
     # LeRobot normalises by the statistics of the whole dataset, of hold-outs too.
     before, _ = build_processors(base, with_imagenet(meta.stats, meta), item.rename_map)
@@ -152,8 +180,35 @@ def zk0(config: RunConfig, base: PreTrainedConfig, start: Start, seed: int) -> T
         if step % per_pass == 0:
             torch.empty((), dtype=torch.int64).random_()
 
+    first = exchanged_tensors(built)
     outcome = training.fit(built, before, frames, config.training, local, after)
-    return Trace(outcome.losses, [outcome.lr], [outcome.grad_norm], arrays(built))
+    final = build_policy(base, config.peft, meta, item.rename_map)
+    final.load_state_dict(start.weights)  # as base/ and the global tensors of round 0 have them
+    load_exchanged_tensors(final, through_a_round(config, first, update_tensors(built, config, first.keys()), folder))
+    return Trace(outcome.losses, [outcome.lr], [outcome.grad_norm], arrays(final))
+
+
+def through_a_round(config: RunConfig, first: Tensors, update: Tensors, folder: Path) -> Tensors:
+    """The global tensors after a round in which one client alone sent an update."""
+    alone = config.federation.model_copy(update={"min_train_clients": 1})
+    config = config.model_copy(update={"clients": config.clients[:1], "federation": alone})
+    atomic.write_tensors(folder / "global.safetensors", first)
+    digest = atomic.write_tensors(folder / "update.safetensors", update)
+    result = ClientResult.model_validate(
+        {
+            "key": "",
+            "kind": "train",
+            "server_round": 1,
+            "client": config.clients[0].name,
+            "num_examples": 1,
+            "metrics": {},
+            "duration_s": 1.0,
+            "peak_rss_bytes": 1,
+            "pid": 1,
+            "tensors": {"path": "update.safetensors", "sha256": digest.sha256, "size": digest.size},
+        }
+    )
+    return ServerRound(config, 1, folder / "global.safetensors").aggregate([result], folder).tensors
 
 
 def compared(config: RunConfig, folder: str, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -172,13 +227,21 @@ def compared(config: RunConfig, folder: str, seed: int) -> tuple[dict[str, Any],
     if config.policy.path is None:  # our processors are read from a base, which LeRobot would have saved
         base = as_base(config, base, Path(folder) / "base")
     for_joints(base, policy_features(open_metadata(item), {}))
-    return asdict(theirs), asdict(zk0(config, base, start, seed))
+    return asdict(theirs), asdict(zk0(config, base, start, seed, Path(folder)))
 
 
 def as_base(config: RunConfig, made: PreTrainedConfig, folder: Path) -> PreTrainedConfig:
     """A policy from scratch, or an adapter's, as a run keeps it."""
     save_pretrained(plain_policy(made, open_metadata(config.clients[0]), {}), *saved_processors(made), folder)
     return load_policy_config(config.policy, str(folder))
+
+
+def rewarded(target: Path) -> Path:
+    """A recording with what TD-MPC learns from besides."""
+    root = shipped(target)
+    edit_rows(root, lambda rows: rows.append_column(REWARD, pa.array([0.5] * len(rows), pa.float32())))
+    edit_info(root, lambda info: info["features"].update({REWARD: {"dtype": "float32", "shape": [1], "names": None}}))
+    return root
 
 
 @pytest.mark.parametrize("kind", [pytest.param("smolvla-full", marks=pytest.mark.exhaustive), *KINDS])
@@ -192,6 +255,9 @@ def test_the_trace_is_that_of_lerobot_train(small_config: MakeConfig, tmp_path: 
         write_stats(episode_statistics(meta, list(range(meta.total_episodes))), root)  # which LeRobot normalises by
         changes["clients"] = [arm.model_dump()]
         changes["federation__min_train_clients"], steps = 1, FEW
+    elif kind == "tdmpc":
+        arm = DatasetConfig(name="arm", repo_id="me/arm", root=str(rewarded(tmp_path / "arm")))
+        changes["clients"], changes["federation__min_train_clients"], steps = [arm.model_dump()], 1, FEW
     elif kind.endswith("adapter"):
         changes["policy__path"], steps = str(adapter(tmp_path / "adapter")), FEW
     config = small_config(training={"steps": steps, "batch_size": BATCH}, **changes)

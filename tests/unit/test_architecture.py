@@ -79,6 +79,9 @@ ROOMS: dict[str, set[str]] = {
     "starter": {"config", "data", "errors", "files", "metrics"},
     "page": {"config", "errors", "files", "layout", "memory", "metrics", "report", "runs", "work"},
     # 9
+    "flower": {
+        *("config", "errors", "executors", "federation", "files", "link", "logs", "node", "preflight", "runs", "work"),
+    },
     "api": {"config", "errors", "federation", "layout", "learning", "metrics", "runs"},
     "__init__": {"api", "config", "errors"},
     "doctor": {"config", "errors", "executors", "memory", "runs"},
@@ -117,7 +120,7 @@ OUTSIDE: dict[str, set[str]] = {
 """The same for what stands around the core, which may import nothing of one another but this either."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "flwr": ("zk0/aggregation/", "zk0/link/", "zk0/node/", "benchmarks/"),
+    "flwr": ("zk0/aggregation/", "zk0/link/", "zk0/node/", "zk0/flower/", "benchmarks/"),
     "docker": ("zk0/executors/docker/", "benchmarks/"),
     "prefect": ("tasks/", "flows/", "zk0/cli.py", "benchmarks/", "scripts/"),
     "loguru._file_sink": ("zk0/logs/files.py",),

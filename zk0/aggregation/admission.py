@@ -1,7 +1,8 @@
 """Which updates may be aggregated: whole, finite, and of a size that is usual among the clients.
 
-The norm of a client's change is that of its update less the global tensors, as one vector of float64. What was admitted
-before is carried in `strategy.json` of each round, so that a decision is a pure function of what is committed.
+The norm of a client's change is that of its update less the global tensors, as one vector of float64; that of what no
+gradient made (`carried`) is taken apart, for it may be of quite another size. What was admitted before is carried in
+`strategy.json` of each round, so that a decision is a pure function of what is committed.
 """
 
 import math
@@ -9,10 +10,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from zk0.aggregation.carried import is_state
 from zk0.aggregation.flower import lazy_record
 from zk0.aggregation.norms import square
 from zk0.config import AdmissionConfig
@@ -36,29 +38,46 @@ class History:
     """Norms of the admitted changes, of the newest KEPT_ROUNDS rounds, oldest first."""
     refused: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Client -> why its update was refused, in each of the rounds running in which it was; the newest KEPT_WORDS."""
+    beside: Sequence[Sequence[float]] = ()
+    """As `norms`, of what no gradient made."""
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "History":
         """From what `record` gave; nothing of a run that is older than admission."""
-        return cls(record.get("norms", ()), record.get("refused", {}))
+        return cls(record.get("norms", ()), record.get("refused", {}), record.get("beside", ()))
 
     def record(self) -> dict[str, Any]:
         """Plain data, for strategy.json."""
         return {
             "norms": [list(norms) for norms in self.norms],
             "refused": {client: list(words) for client, words in self.refused.items()},
+            **({"beside": [list(norms) for norms in self.beside]} if self.beside else {}),
         }
 
-    def after(self, norms: Mapping[str, float], refused: Mapping[str, str]) -> "History":
+    def after(
+        self, norms: Mapping[str, float], refused: Mapping[str, str], beside: Mapping[str, float] | None = None
+    ) -> "History":
         """With one round more.
 
         Args:
             norms: client -> norm of its change, of those that were admitted, as it was aggregated.
             refused: client -> why its update was refused; those who sent none keep what is held against them.
+            beside: client -> the same of what no gradient made; None or all 0 where there is nothing of the kind.
         """
         words = {client: said for client, said in self.refused.items() if client not in norms}
         words |= {client: [*words.get(client, ()), why][-KEPT_WORDS:] for client, why in refused.items()}
-        return History((*self.norms, [*norms.values()])[-KEPT_ROUNDS:], words)
+        own = [*(beside or {}).values()]
+        others = (*self.beside, own)[-KEPT_ROUNDS:] if any(own) else self.beside
+        return History((*self.norms, [*norms.values()])[-KEPT_ROUNDS:], words, others)
+
+
+class Change(NamedTuple):
+    """How large a client's change is."""
+
+    norm: float
+    """Of its parameters."""
+    beside: float
+    """Of the floats that no gradient made; 0 where there are none."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +94,7 @@ class Verdict:
 
 def check_update(
     result: ClientResult, run_dir: Path, arrays: Path, frozen: Collection[str] = (), examples: int | None = None
-) -> float:
+) -> Change:
     """Refuse an update that must not be aggregated.
 
     Args:
@@ -84,9 +103,6 @@ def check_update(
         arrays: safetensors file of the global tensors that the fit started from.
         frozen: names of those that no client sends.
         examples: frames that the client trains on; None where nobody counted them.
-
-    Returns:
-        Norm of the client's change.
 
     Raises:
         ClientError: bad_data: no examples, or others than were counted, no tensors, other names, shapes or dtypes, or
@@ -107,7 +123,7 @@ def check_update(
     if odd := sorted(there.keys() ^ here.keys()):
         fault = "missing" if odd[0] in there else "frozen" if odd[0] in frozen else "not one of the global tensors"
         _refuse(result, f"tensor {odd[0]!r} is {fault}")
-    squares = 0.0
+    squares = {False: 0.0, True: 0.0}
     for name, array in here.items():
         expected = (there[name].dtype, there[name].shape)
         if (array.dtype, array.shape) != expected:
@@ -117,19 +133,22 @@ def check_update(
         value = array.numpy()
         if not np.isfinite(value).all():
             _refuse(result, f"tensor {name!r} has values that are not finite; lower training.lr or check its data")
-        squares += square(value, there[name].numpy())
-    if not math.isfinite(squares):
+        squares[is_state(name)] += square(value, there[name].numpy())
+    if not math.isfinite(sum(squares.values())):
         _refuse(result, "its change is too large for a number; lower training.lr or check its data")
-    return math.sqrt(squares)
+    return Change(math.sqrt(squares[False]), math.sqrt(squares[True]))
 
 
-def judge(norms: Mapping[str, float], history: History, admission: AdmissionConfig) -> Verdict:
+def judge(
+    norms: Mapping[str, float], history: History, admission: AdmissionConfig, what: str = "its change"
+) -> Verdict:
     """Compare the changes of a round with one another and with those before.
 
     Args:
         norms: client -> norm of its change, of all whose update is whole.
         history: of the rounds before.
         admission: the bounds.
+        what: words for what has the norm.
     """
     before = [norm for earlier in history.norms for norm in earlier]
     verdict = Verdict({}, {}, {})
@@ -145,12 +164,12 @@ def judge(norms: Mapping[str, float], history: History, admission: AdmissionConf
             verdict.scales[client] = bound / norm
         elif bound == relative:
             verdict.refused[client] = (
-                f"its change has the norm {norm:.4g}, {norm / (usual or 1):.4g} times the usual {usual:.4g} "
+                f"{what} has the norm {norm:.4g}, {norm / (usual or 1):.4g} times the usual {usual:.4g} "
                 f"(federation.admission.max_norm_ratio = {ratio:g}); lower training.lr or check its data"
             )
         else:
             verdict.refused[client] = (
-                f"its change has the norm {norm:.4g} (federation.admission.max_norm = {bound:g}); lower training.lr or "
+                f"{what} has the norm {norm:.4g} (federation.admission.max_norm = {bound:g}); lower training.lr or "
                 "check its data"
             )
     return verdict

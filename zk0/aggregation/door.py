@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord
 from loguru import logger
 
-from zk0.aggregation.admission import History, check_update, judge
+from zk0.aggregation.admission import Change, History, Verdict, check_update, judge
 from zk0.aggregation.by_piece import THREADS
 from zk0.aggregation.norms import LITTLE
 from zk0.aggregation.replies import update_record
@@ -99,9 +99,10 @@ class Door:
         came = [given[name] for name in clients if name in given]
         with ThreadPoolExecutor(THREADS) as threads:  # hashes and sums leave Python to others
             seen = dict(threads.map(lambda result: (result.client, self._seen(result, run_dir)), came))
-        norms = {client: norm for client, norm in seen.items() if isinstance(norm, float)}
+        changes = {client: change for client, change in seen.items() if isinstance(change, Change)}
+        norms = {client: change.norm for client, change in changes.items()}
         refused = {client: why for client, why in seen.items() if isinstance(why, str)}
-        verdict = judge(norms, before, self._bounds())
+        verdict = self._judged(changes, before)
         for client, why in verdict.refused.items():
             refused[client] = f"client {client!r}, round {self.server_round}: {why}"
         for why in refused.values():
@@ -117,20 +118,43 @@ class Door:
             failed=failed,
             norms=admitted,
             scales=scales,
-            history=before.after({client: norm * scales[client] for client, norm in admitted.items()}, refused),
+            history=before.after(
+                {client: norm * scales[client] for client, norm in admitted.items()},
+                refused,
+                {client: changes[client].beside * scale for client, scale in scales.items()},
+            ),
         )
 
-    def _seen(self, result: ClientResult, run_dir: Path) -> float | str:
-        """The norm of a client's change, or why it is refused."""
+    def _judged(self, changes: Mapping[str, Change], before: History) -> Verdict:
+        """Parameters and what no gradient made are compared apart, each with its like; the worse counts."""
+        bounds = self._bounds()
+        verdict = judge({client: change.norm for client, change in changes.items()}, before, bounds)
+        beside = judge(
+            {client: change.beside for client, change in changes.items()},
+            replace(before, norms=before.beside),
+            bounds.model_copy(update={"max_norm": None}),
+            "the change of what it learns beside its parameters",
+        )
+        refused = beside.refused | verdict.refused
+        scales = {
+            client: min(scale, beside.scales[client])
+            for client, scale in verdict.scales.items()
+            if client not in refused
+        }
+        return Verdict(verdict.bounds, scales, refused)
+
+    def _seen(self, result: ClientResult, run_dir: Path) -> Change | str:
+        """How large a client's change is, or why it is refused."""
         try:
             return self._norm(result, run_dir)
         except ClientError as error:
             return str(error)
 
-    def _norm(self, result: ClientResult, run_dir: Path) -> float:
+    def _norm(self, result: ClientResult, run_dir: Path) -> Change:
         """See `check_update`; where clients clip, their change must be within the bound."""
         examples = self.examples.get(result.client)
-        norm = check_update(result, run_dir, self.arrays, self.frozen, examples)
+        change = check_update(result, run_dir, self.arrays, self.frozen, examples)
+        norm = change.norm
         clips = self.config.federation.privacy.side == "client"
         if self.bound is not None and clips and norm > self.bound * (1 + LITTLE):
             raise ClientError(
@@ -138,7 +162,7 @@ class Door:
                 f"client {result.client!r}, round {result.server_round}: its change has the norm {norm:.4g} and "
                 f"should have been clipped to {self.bound:.4g} (federation.privacy.side = 'client')",
             )
-        return norm
+        return change
 
     def _bounds(self) -> Any:
         admission = self.config.federation.admission

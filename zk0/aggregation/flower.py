@@ -144,6 +144,17 @@ def scaled_record(record: ArrayRecord, base: ArrayRecord, scale: float) -> Array
     return scaled
 
 
+def lacking(record: ArrayRecord, names: Collection[str]) -> ArrayRecord:
+    """The same tensors but for some."""
+    if not names:
+        return record
+    rest = ArrayRecord()
+    for name, array in record.items():
+        if name not in names:
+            rest[name] = array
+    return rest
+
+
 def wide_record(record: ArrayRecord) -> ArrayRecord:
     """The same tensors in float64."""
     wide = ArrayRecord()

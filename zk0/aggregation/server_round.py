@@ -12,11 +12,11 @@ from flwr.serverapp.strategy import Strategy
 from loguru import logger
 from numpy.typing import NDArray
 
-from zk0.aggregation import by_piece, lora, privacy
+from zk0.aggregation import by_piece, carried, lora, privacy
 from zk0.aggregation.admission import History
 from zk0.aggregation.by_piece import Piece, elementwise
 from zk0.aggregation.door import Admitted, Door
-from zk0.aggregation.flower import NodeGrid, ensure_task_identity, lazy_record, seeded, wide_record
+from zk0.aggregation.flower import NodeGrid, ensure_task_identity, lacking, lazy_record, seeded, wide_record
 from zk0.aggregation.foreign import attributes, forgotten, refuse_strategy
 from zk0.aggregation.privacy import Private
 from zk0.aggregation.replies import replies, reply_metrics, weights_of
@@ -137,7 +137,7 @@ class ServerRound:
             made = (self._by_piece if elementwise(strategy) else self._at_once)(strategy, messages, admitted, run_dir)
         tensors, metrics, state = made
         before = lazy_record(self.arrays, follow=True)
-        tensors |= {name: before[name].numpy() for name in self._frozen()}
+        tensors |= {name: before[name].numpy() for name in self._frozen()} | self._carried(admitted, run_dir)
         means = {key: float(value) for key, value in (metrics or {}).items() if isinstance(value, float | int)}
         factors, figures = self._adapters(admitted, run_dir)
         self._check_finite(tensors | factors, *state)
@@ -154,7 +154,7 @@ class ServerRound:
         self, strategy: Strategy, messages: Mapping[str, Message], admitted: Admitted, run_dir: Path
     ) -> _Made:
         """Piece by piece; see `zk0.aggregation.by_piece`."""
-        before = lazy_record(self.arrays, self._frozen(), follow=True)
+        before = lazy_record(self.arrays, self._apart(), follow=True)
         records = admitted.records(run_dir, self.arrays)
         metrics = reply_metrics(admitted.results, self.config.federation)
 
@@ -181,7 +181,8 @@ class ServerRound:
         self, messages: Mapping[str, Message], admitted: Admitted, run_dir: Path, *, private: bool
     ) -> list[Message]:
         """Flower's replies; those of failures are left out where a wrapper would give up the round for one."""
-        records = admitted.records(run_dir, self.arrays)
+        apart, records = self._apart(), admitted.records(run_dir, self.arrays)
+        records = {client: lacking(record, apart) for client, record in records.items()}
         metrics = reply_metrics(admitted.results, self.config.federation)
         if self.config.federation.strategy in BY_DISTANCE:
             records = {client: wide_record(record) for client, record in records.items()}
@@ -211,8 +212,8 @@ class ServerRound:
             )
 
     def _check_shapes(self, record: ArrayRecord, before: ArrayRecord) -> None:
-        """A strategy must give every tensor that clients send, and nothing else."""
-        wanted = {name: tuple(before[name].shape) for name in before.keys() - self._frozen()}
+        """A strategy must give every tensor that it is given, and nothing else."""
+        wanted = {name: tuple(before[name].shape) for name in before.keys() - self._apart()}
         given = {name: tuple(array.shape) for name, array in record.items()}
         for name in sorted(wanted.keys() | given.keys()):
             here, there = (f"of shape {group[name]}" if name in group else "missing" for group in (given, wanted))
@@ -224,10 +225,21 @@ class ServerRound:
                 )
 
     def _frozen(self) -> frozenset[str]:
-        """Names of the global tensors that no client trains or sends: FFA-LoRA's A."""
-        if self.config.peft.aggregation != "ffa":
-            return frozenset()
-        return frozenset(name for name in lazy_record(self.arrays, follow=True) if lora.is_factor_a(name))
+        """Names of the global tensors that no client sends; see `carried.unsent`."""
+        return carried.unsent(lazy_record(self.arrays, follow=True), self.config)
+
+    def _apart(self) -> frozenset[str]:
+        """Names of those that no strategy is given: the frozen ones, and what no gradient made."""
+        states = filter(carried.is_state, lazy_record(self.arrays, follow=True))
+        return self._frozen() | frozenset(states)
+
+    def _carried(self, admitted: Admitted, run_dir: Path) -> Tensors:
+        """What becomes of the latter; holds one tensor of all clients at a time."""
+        names = sorted(self._apart() - self._frozen())
+        weights = weights_of(admitted.results.values(), self.config.federation)
+        updates = list(admitted.records(run_dir, self.arrays).values()) if names else []
+        strategy = self.config.federation.strategy
+        return {name: carried.combined([own[name].numpy() for own in updates], weights, strategy) for name in names}
 
     def _adapters(self, admitted: Admitted, run_dir: Path) -> tuple[Tensors, dict[str, float]]:
         """The factors that stand in for those that the strategy averaged apart, and `Aggregate.lora`.
@@ -261,7 +273,7 @@ class ServerRound:
             record = ArrayRecord()
             if not elementwise(strategy):  # else each tensor's strategy is given its own part
                 load_strategy_state(strategy, self.strategy_tensors, self.strategy_scalars)
-                record = lazy_record(self.arrays, self._frozen(), follow=True)
+                record = lazy_record(self.arrays, self._apart(), follow=True)
             grid = NodeGrid(len(names))
             messages = list(strategy.configure_train(self.server_round, record, ConfigRecord(), grid))
         messages.sort(key=lambda message: message.metadata.dst_node_id)

@@ -9,6 +9,7 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.utils.random_utils import set_seed
 from numpy.typing import NDArray
 
+from zk0.aggregation.carried import is_state
 from zk0.config import DatasetConfig, EnvironmentConfig, RunConfig, validate_config
 from zk0.data.datasets import build_dataset, open_metadata, split_episodes
 from zk0.data.pooled import PooledDataset
@@ -18,6 +19,7 @@ from zk0.files import atomic
 from zk0.layout import BASE_FOLDER, RUN_FILE
 from zk0.learning.build import build_policy, missing_weights, plain_policy, with_adapters
 from zk0.learning.exchange import load_exchanged_tensors
+from zk0.learning.frames import decode_once
 from zk0.learning.policy import (
     Policy,
     Processor,
@@ -52,6 +54,12 @@ def read_tensors(run_dir: Path, ref: ArtifactRef) -> dict[str, NDArray[Any]]:
     path = run_dir / ref.path
     atomic.verify(path, ref.sha256, ref.size, follow=True)
     return atomic.read_tensors(path, follow=True)
+
+
+def tensor_names(run_dir: Path, ref: ArtifactRef) -> frozenset[str]:
+    """Names of the tensors of such a file."""
+    with atomic.opened_tensors(run_dir / ref.path, follow=True) as file:
+        return frozenset(file.entries)
 
 
 def load_global(
@@ -93,7 +101,8 @@ def load_policy(
 def continued_tensors(config: RunConfig, fresh: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The tensors of the run that this one continues from, if they are the same ones by name and shape."""
     store, ref = origin_tensors(config)
-    tensors = read_tensors(store.folder, ref)
+    late = {name: value for name, value in fresh.items() if is_state(name)}  # an earlier zk0 left them with the base
+    tensors = late | read_tensors(store.folder, ref)
     for name in sorted(fresh.keys() | tensors.keys()):
         here, there = (f"of shape {group[name].shape}" if name in group else "missing" for group in (fresh, tensors))
         if here != there:
@@ -121,16 +130,32 @@ def first_policy(task: ClientTask, config: RunConfig, meta: LeRobotDatasetMetada
 
 
 def training_frames(
-    config: RunConfig, client: DatasetConfig, meta: LeRobotDatasetMetadata, built: PreTrainedConfig
+    config: RunConfig, client: DatasetConfig, meta: LeRobotDatasetMetadata, built: PreTrainedConfig, steps: int
 ) -> Any:
-    """The training episodes of a client; a LeRobotDataset."""
+    """The training episodes of a client, for so many steps in a round; a LeRobotDataset."""
     episodes, _ = split_episodes(meta.total_episodes, config.evaluation.holdout_episodes)
-    return build_dataset(client, meta, built, config.data, episodes)
+    frames = build_dataset(client, meta, built, config.data, episodes)
+    draws = steps * config.training.batch_size
+    decode_once(frames, config.data, draws, draws * config.federation.num_rounds)
+    return frames
+
+
+def held_out_frames(
+    config: RunConfig, dataset: DatasetConfig, meta: LeRobotDatasetMetadata, built: PreTrainedConfig
+) -> Any:
+    """The held-out episodes of a client, or all of a setting that no client trains on; a LeRobotDataset."""
+    held_out = config.evaluation.holdout_episodes if dataset in config.clients else meta.total_episodes
+    _, episodes = split_episodes(meta.total_episodes, held_out)
+    frames = build_dataset(dataset, meta, built, config.data, episodes)
+    draws = len(frames) // config.evaluation.frame_stride
+    decode_once(frames, config.data, draws, draws * (config.federation.num_rounds + 1))
+    return frames
 
 
 def pooled_frames(config: RunConfig, built: PreTrainedConfig) -> Any:
     """Those of all clients as one dataset."""
-    opened = [training_frames(config, client, open_metadata(client), built) for client in config.clients]
+    steps = config.training.steps
+    opened = [training_frames(config, client, open_metadata(client), built, steps) for client in config.clients]
     return PooledDataset(opened, [client.rename_map for client in config.clients])
 
 

@@ -19,14 +19,16 @@ from zk0.client.inputs import (
     continued_tensors,
     dataset_of,
     first_policy,
+    held_out_frames,
     load_global,
     pooled_frames,
     read_tensors,
+    tensor_names,
     training_frames,
 )
 from zk0.client.progress import progress_to
 from zk0.config import RunConfig
-from zk0.data.datasets import build_dataset, open_metadata, split_episodes
+from zk0.data.datasets import open_metadata, split_episodes
 from zk0.data.pooled import pooled_training
 from zk0.data.statistics import flatten_stats, training_statistics
 from zk0.layout import VIDEOS_FOLDER
@@ -74,14 +76,14 @@ def statistics(task: ClientTask, config: RunConfig, _sampler: MemorySampler) -> 
 
 def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcome:
     """Fit the global policy to this client's training episodes for one round."""
-    dataset = dataset_of(config, task.client)
+    dataset, run_dir = dataset_of(config, task.client), Path(task.run_dir)
     meta = open_metadata(dataset)
     built, preprocessor, _ = load_global(task, config, dataset, meta)
     if task.client == POOLED:
         frames, plan = pooled_frames(config, built.config), pooled_training(config)
     else:
-        frames = training_frames(config, dataset, meta, built.config)
         plan = config.training_of(task.client, task.steps)
+        frames = training_frames(config, dataset, meta, built.config, plan.steps)
     seed = derive_seed(config.seed, task.server_round, task.client, "train")
     set_seed(seed)
     sampler.enter("train")
@@ -98,7 +100,7 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
             lr_scale=task.lr_scale,
             proximal_mu=task.proximal_mu,
             micro_batch_size=task.micro_batch_size,
-            optimizer_state=None if task.optimizer is None else read_tensors(Path(task.run_dir), task.optimizer),
+            optimizer_state=None if task.optimizer is None else read_tensors(run_dir, task.optimizer),
         ),
         progress_to(task, plan.steps, sampler),
         FitCheckpoint(task, config.checkpoint.every_steps),
@@ -116,9 +118,9 @@ def train(task: ClientTask, config: RunConfig, sampler: MemorySampler) -> Outcom
         "update_s": outcome.update_s,
         "micro_batch_size": task.micro_batch_size or config.training.micro_batch_size or config.training.batch_size,
     }
-    update = update_tensors(built, config.peft)
+    update = update_tensors(built, config, None if task.incoming is None else tensor_names(run_dir, task.incoming))
     if task.clipping_norm is not None and task.incoming is not None:
-        update, larger = norms.clipped(update, read_tensors(Path(task.run_dir), task.incoming), task.clipping_norm)
+        update, larger = norms.clipped(update, read_tensors(run_dir, task.incoming), task.clipping_norm)
         metrics[CLIPPED] = float(larger)
     return Outcome(update, frames.num_frames, metrics, outcome.optimizer_state)
 
@@ -127,10 +129,8 @@ def evaluate_held_out(task: ClientTask, config: RunConfig, sampler: MemorySample
     """Evaluate the global policy on a client's held-out episodes, or on all of a setting that no client trains on."""
     dataset = dataset_of(config, task.client)
     meta = open_metadata(dataset)
-    held_out = config.evaluation.holdout_episodes if dataset in config.clients else meta.total_episodes
-    _, episodes = split_episodes(meta.total_episodes, held_out)
     built, preprocessor, postprocessor = load_global(task, config, dataset, meta)
-    frames = build_dataset(dataset, meta, built.config, config.data, episodes)
+    frames = held_out_frames(config, dataset, meta, built.config)
     seed = derive_seed(config.seed, 0, task.client, "evaluate")
     sampler.enter("evaluate")
     parts = (built, preprocessor, postprocessor, frames)

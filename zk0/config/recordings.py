@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from zk0.config.part import Name, Part
+from zk0.config.part import Name, Part, size_in_bytes
 from zk0.config.paths import FilePath
 
 UNITS = ("deg", "rad", "m", "%")
@@ -45,6 +45,15 @@ class DataConfig(Part):
     """Largest deviation of a time stamp from 1/fps, in seconds."""
     video_backend: Literal["pyav", "torchcodec"] = "pyav"
     """Video decoder; torchcodec needs ffmpeg's shared libraries."""
+    cache: Literal["auto", "ram", "disk", "off"] = "auto"
+    """Where the camera frames of videos are kept once they are decoded, three bytes a pixel, so that fits and
+    evaluations of all rounds share them: `disk`: in ~/.cache/zk0/frames, for other runs, too; `ram`: in /dev/shm until
+    the command ends; `auto`: on the disk, or in memory where that cannot be written, and only where the run draws so
+    many frames that it pays; `off`: they are decoded whenever they are drawn. In a container each piece of work has its
+    own. The bytes of a run are the same in all four; see [data.md](data.md#frames-are-decoded-once)."""
+    cache_limit: str | None = None
+    """Most bytes of all frames that are kept there together, such as "20g"; recordings that find no room are decoded as
+    they are drawn. When absent: a tenth of the free disk, or a quarter of the free memory."""
     unit: str | dict[str, str] | None = None
     """What the joints but the grippers are recorded in, "deg", "rad", "m" or "%"; or joint -> unit, by names or
     patterns of which the first that fits counts: {rail = "m", "*" = "rad"}. It stands in tables, charts, logs and the
@@ -53,6 +62,13 @@ class DataConfig(Part):
     grippers: list[str] = Field(default=["*gripper*"])
     """Names or patterns of the joints that are grippers, whose error is a figure of its own: ["*gripper*", "*hand*"];
     letters large and small are the same."""
+
+    @field_validator("cache_limit")
+    @classmethod
+    def _size(cls, value: str | None) -> str | None:
+        if value is not None:
+            size_in_bytes(value)
+        return value
 
     @field_validator("unit", mode="before")
     @classmethod

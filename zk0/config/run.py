@@ -14,7 +14,8 @@ from zk0.config.paths import FilePath
 from zk0.config.recordings import ClientConfig, DataConfig, DatasetConfig, EvaluationConfig
 from zk0.config.trust import AdmissionConfig, PrivacyConfig, check_robust
 
-WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "report", "outputs_dir", "federation.may_miss")
+CACHE = ("data.cache", "data.cache_limit")
+WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "report", "outputs_dir", "federation.may_miss", *CACHE)
 """Keys that do not change a run's result: RunConfig.digest leaves them out, and they may change under way."""
 
 SUPERLINK = "superlink"

@@ -56,6 +56,8 @@ def open_metadata(dataset: DatasetConfig) -> LeRobotDatasetMetadata:
         raise fault(dataset, where, f"its metadata are damaged ({first_line(error)})", DAMAGED) from error
     if root is None:
         check_metadata(dataset, Path(meta.root))
+    if meta.robot_type is not None:
+        meta.info.robot_type = str(meta.robot_type)  # LeRobot takes anything, and looks at none of it
     name_axes(meta.features)
     return meta
 

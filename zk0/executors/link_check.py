@@ -107,6 +107,7 @@ def _described(config: RunConfig, link: Link, known: dict[str, Described]) -> di
     Raises:
         PassingError: too few are, for as long as a node may be away.
     """
+    name = name_of_checked()  # here: threads have none of it
     every, away_s = config.data.normalization == "federated", config.executor.away_s
     needed = len(config.clients) if every else config.federation.min_train_clients
     said: dict[str, Described] = {}
@@ -117,7 +118,7 @@ def _described(config: RunConfig, link: Link, known: dict[str, Described]) -> di
             left = [client for client in config.clients if client.name not in said]
             patience_s = min(JOIN_S, away_s, max(1.0, until - time.monotonic()))
             with ThreadPoolExecutor(len(left), "zk0-nodes") as pool:
-                asked = {client.name: pool.submit(_one, config, client, way, patience_s) for client in left}
+                asked = {client.name: pool.submit(_one, config, client, way, name, patience_s) for client in left}
                 said |= {name: item for name, future in asked.items() if (item := future.result()) is not None}
             lacking = [client.name for client in config.clients if client.name not in {*said, *known}]
             if len(config.clients) - len(lacking) >= needed:
@@ -177,9 +178,9 @@ def describe_request(config: RunConfig, client: str, name: str) -> Request:
     )
 
 
-def _one(config: RunConfig, client: DatasetConfig, way: Line, away_s: float) -> Described | None:
+def _one(config: RunConfig, client: DatasetConfig, way: Line, name: str, away_s: float) -> Described | None:
     """What a node says; None where it is away."""
-    request = describe_request(config, client.name, name_of_checked())
+    request = describe_request(config, client.name, name)
     way.box.ask(request)
     try:
         answer = way.wait(request, limit_s=config.executor.timeout_s, away_s=away_s)

@@ -48,6 +48,8 @@ class Line:
         self.link, self.box = link, box.make()
         self._keeping = threading.Lock()
         self._not_before = 0.0
+        self._submitted: set[str] = set()
+        """The courier that was submitted last, by Flower's id of its run."""
         self._looking = threading.Lock()
         self._looked = 0.0
         self._seen: dict[str, float] = {}
@@ -100,7 +102,12 @@ class Line:
             PassingError: the link does not take it.
         """
         self._not_before = time.monotonic() + BEGIN_S
-        self.box.appoint(submit.submit(self.link, self.box))
+        self._submit(submit.PATIENCE_S)
+
+    def _submit(self, patience_s: float) -> None:
+        flower_run = submit.submit(self.link, self.box, patience_s)
+        self._submitted = {flower_run}
+        self.box.appoint(flower_run)
 
     def keep(self, *, fresh_s: float = FRESH_S, patience_s: float = submit.PATIENCE_S) -> None:
         """See that a courier is at work; one that is gone is submitted again.
@@ -117,10 +124,11 @@ class Line:
                 return
             if status is not None:
                 logger.info("no word of the courier: submitting it again")
+            for flower_run in {*self._submitted, *([status.flower_run] if status is not None else [])}:
                 with suppress(PassingError):
-                    submit.end(self.link, status.flower_run, patience_s)
+                    submit.end(self.link, flower_run, patience_s)
             self._not_before = time.monotonic() + BEGIN_S
-            self.box.appoint(submit.submit(self.link, self.box, patience_s))
+            self._submit(patience_s)
         except PassingError as error:
             self._not_before = time.monotonic() + PAUSE_S
             logger.warning("the courier cannot be submitted: {}", error)

@@ -4,6 +4,7 @@ What this does not cover: it is no sandbox. A worker has the user's rights, netw
 for isolation.
 """
 
+import atexit
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -23,12 +24,13 @@ from loguru import logger
 
 from zk0.config import ExecutorConfig
 from zk0.errors import ClientError
-from zk0.executors import FORK_SERVER_OF
 from zk0.executors.call import STARTS, call
 from zk0.executors.death import FORK_SERVER_GONE, outcome
 from zk0.executors.living import kill_tree, live_worker, process_of, runs
 from zk0.executors.stopping import go_on, stop_processes, stoppable
 from zk0.executors.worker import HELD_EXIT_CODE, work
+from zk0.files import FORK_SERVER_OF
+from zk0.files.cache import forget
 from zk0.work.executor import STOPPED
 from zk0.work.lock import is_held, wait_until_free
 from zk0.work.log import what
@@ -151,6 +153,7 @@ class ProcessExecutor:
 @cache
 def _keeper(_: int) -> ThreadPoolExecutor:
     """The thread of this process that starts the fork server: the server ends with it, see `forkserver`."""
+    atexit.register(forget, os.getpid())
     return ThreadPoolExecutor(1, "zk0-fork-server")
 
 

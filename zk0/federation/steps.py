@@ -25,7 +25,7 @@ from zk0.report.pictures import draw_all
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.work import attempts
-from zk0.work.executor import STOPPED
+from zk0.work.executor import STOPPED, Executor
 from zk0.work.records import ClientResult, ClientTask
 
 SHOWN_WITHIN_S = 30.0
@@ -40,13 +40,15 @@ class Steps:
 
     Args:
         store: the run; whoever makes rounds holds its lock.
+        executor: where clients' work is done; as `executor.kind` says when None.
     """
 
     endings: ClassVar[tuple[type[BaseException], ...]] = (KeyboardInterrupt,)
     """What says that a person, or the system, ends this orchestrator."""
 
-    def __init__(self, store: RunStore) -> None:
+    def __init__(self, store: RunStore, executor: Executor | None = None) -> None:
         self.store = store
+        self._elsewhere = executor
         self._beside = Beside(self.draw)
         self._showing = False
 
@@ -85,7 +87,10 @@ class Steps:
             with phase(step):
                 ends = self.do(step, work)
         except self.endings:
-            stop_work(str(self.store.folder), self.config)
+            try:
+                stop_work(str(self.store.folder), self.config)
+            except Zk0Error as error:  # an engine that does not answer: the run is ended all the same
+                logger.warning("what is at work could not be ended, and may go on: {}", error)
             raise
         return sorted_out(work, ends, all_needed=all_needed)
 
@@ -94,7 +99,7 @@ class Steps:
         pool = ThreadPoolExecutor(max(1, self.config.executor.places), thread_name_prefix="zk0-work")
         try:
             # In our context, which tells whose log it is.
-            futures = [pool.submit(copy_context().run, retried, item, self.config) for item in work]
+            futures = [pool.submit(copy_context().run, retried, item, self.config, self._elsewhere) for item in work]
             return [future.exception() or future.result() for future in futures]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # who ends the run ends the work that is waited for
@@ -154,15 +159,15 @@ class Steps:
         return final
 
 
-def run_work(work: ClientTask, config: RunConfig) -> ClientResult:
-    """Do one piece of work on the run's executor, its log lines bound to client and round.
+def run_work(work: ClientTask, config: RunConfig, executor: Executor | None = None) -> ClientResult:
+    """Do one piece of work on the run's executor, or on a given one, its log lines bound to client and round.
 
     Raises:
         ClientError: it ended without a result; noted among the client's attempts.
     """
     with logger.contextualize(client=work.client, server_round=work.server_round):
         try:
-            return run_guarded(make_executor(work, config).run, work, config)
+            return run_guarded((executor or make_executor(work, config)).run, work, config)
         except QuarantineError as error:
             logger.warning("{} refused: {}", work.kind, error)
             raise
@@ -176,15 +181,15 @@ def run_work(work: ClientTask, config: RunConfig) -> ClientResult:
             raise judged from error
 
 
-def retried(work: ClientTask, config: RunConfig) -> ClientResult:
+def retried(work: ClientTask, config: RunConfig, executor: Executor | None = None) -> ClientResult:
     """`run_work`, again after a failure that may pass: `executor.max_retries` times, each after a pause."""
     for _ in range(config.executor.max_retries):
         try:
-            return run_work(work, config)
+            return run_work(work, config, executor)
         except ClientError as error:
             if not goes_on(error, config):
                 raise
-    return run_work(work, config)
+    return run_work(work, config, executor)
 
 
 def goes_on(error: object, config: RunConfig) -> bool:

@@ -1,18 +1,21 @@
 """What may be lost at any time: records that spare work, in the user's cache folder; a broken one counts as none."""
 
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from zk0.errors import StorageError
-from zk0.files import atomic
+from zk0.files import FORK_SERVER_OF, atomic
 
 FOLDER_VARIABLE = "ZK0_CACHE"
 """Environment variable: another folder than `zk0` in XDG_CACHE_HOME, or in ~/.cache."""
 MOST_RECORDS = 1000
 """Of one kind; then the oldest go."""
 MOST_BYTES = 16 * 2**20
+MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own in it
+"""Where files lie in memory."""
 
 
 def folder() -> Path | None:
@@ -22,6 +25,27 @@ def folder() -> Path | None:
         return Path(given) if given else Path(common or "~/.cache").expanduser() / "zk0"
     except RuntimeError:  # a user without a home
         return None
+
+
+def in_memory() -> Path | None:
+    """A folder in memory of the process that this one works for: it goes when that has ended; None without such."""
+    if not MEMORY.is_dir():
+        return None
+    _sweep()
+    return MEMORY / f"zk0-{os.getuid()}-{os.environ.get(FORK_SERVER_OF) or os.getpid()}"
+
+
+def forget(pid: int) -> None:
+    """Remove what was kept in memory for a process."""
+    shutil.rmtree(MEMORY / f"zk0-{os.getuid()}-{pid}", ignore_errors=True)
+
+
+def _sweep() -> None:
+    """Remove what was kept for processes that have ended without doing so."""
+    for folder in MEMORY.glob(f"zk0-{os.getuid()}-*"):
+        pid = folder.name.rpartition("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            forget(int(pid))
 
 
 def read(kind: str, key: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Every schedule is a function of the step alone, so a fit that begins in the midd
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lerobot.optim.schedulers import (
@@ -11,10 +12,14 @@ from lerobot.optim.schedulers import (
     CosineDecayWithWarmupSchedulerConfig,
     LRSchedulerConfig,
 )
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from zk0.config import TrainingConfig
+
+_COUNT = "optimized_steps"
+"""VQ-BeT's name of it."""
 
 
 @dataclass
@@ -69,6 +74,20 @@ def scheduler_config(
         preset.decay_lr *= training.lr / preset.peak_lr
         preset.peak_lr = training.lr
     return preset
+
+
+def counting(policy: nn.Module) -> list[nn.Module]:
+    """Modules that count their steps in a number of their own, which neither a checkpoint nor an update has.
+
+    VQ-BeT's first phase ends by such a one: without `tell` it would begin anew in every round, and in a resumed fit.
+    """
+    return [module for module in policy.modules() if isinstance(getattr(module, _COUNT, None), int)]
+
+
+def tell(modules: Iterable[nn.Module], step: int) -> None:
+    """Tell them how many steps of the whole run are done."""
+    for module in modules:
+        setattr(module, _COUNT, step)
 
 
 def go_to(scheduler: LRScheduler, optimizer: Optimizer, step: int) -> None:

@@ -27,7 +27,7 @@ from zk0.learning import optimizer_state
 from zk0.learning.checkpoint import FitCheckpoint, LiveFit
 from zk0.learning.micro_batches import MicroBatchedPolicy
 from zk0.learning.policy import Policy, Processor
-from zk0.learning.schedules import go_to, scheduler_config
+from zk0.learning.schedules import counting, go_to, scheduler_config, tell
 
 OnStep = Callable[[int, float], None]
 """Called after every step with (steps done, loss)."""
@@ -132,9 +132,7 @@ def fit(
         ClientError: the loss is not finite (cause `bad_data`), or `over_limit` said so (`out_of_memory`).
     """
     device = torch.device(policy.config.device)
-    accelerator = Accelerator(
-        step_scheduler_with_optimizer=False, cpu=device.type == "cpu", mixed_precision=training.amp
-    )
+    accelerator = _accelerator(device, training)
     optimizer, scheduler, clip = _make_optimizer(policy, dataset, training, local)
     if local.optimizer_state is not None:
         optimizer_state.from_arrays(optimizer, local.optimizer_state)
@@ -145,11 +143,13 @@ def fit(
     live = LiveFit(policy, optimizer, scheduler, accelerator.scaler)
     if checkpoint is not None:
         checkpoint.restore(live)
+    counters = counting(policy)
     batches = _batches(policy, preprocessor, dataset, training, local.seed, live.step)
     for step in range(live.step + 1, training.steps + 1):
         started = time.perf_counter()
         batch = next(batches)
         live.data_s += time.perf_counter() - started
+        tell(counters, local.first_step + step - 1)
         tracker, outputs = update_policy(
             tracker, model, batch, stepper, clip, accelerator=accelerator, lr_scheduler=scheduler
         )
@@ -165,6 +165,10 @@ def fit(
             raise ClientError("out_of_memory", f"{why}; ended after step {step} of {training.steps}")
     kept = optimizer_state.to_arrays(optimizer) if training.optimizer_state == "keep" else None
     return FitOutcome(live.losses, tracker.lr.val, tracker.grad_norm.val, live.data_s, live.update_s, kept)
+
+
+def _accelerator(device: torch.device, training: TrainingConfig) -> Accelerator:
+    return Accelerator(step_scheduler_with_optimizer=False, cpu=device.type == "cpu", mixed_precision=training.amp)
 
 
 def _model(policy: Policy, training: TrainingConfig, local: LocalRound, accelerator: Accelerator) -> ProximalPolicy:

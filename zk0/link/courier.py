@@ -8,8 +8,8 @@ once for a whole fit: so it can say how far it is, and a message that is lost co
 import hashlib
 import json
 import os
-import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from zk0.files import untrusted
 from zk0.link.mailbox import Mailbox, Status
 from zk0.link.parcel import files_of, packed, text_of
 from zk0.link.registry import bound
+from zk0.link.settings import LOG
 from zk0.link.wire import Answer, Ending, Request
 
 LOOK_S = 0.1
@@ -38,6 +39,7 @@ PAUSE_S = 2.0
 """After one of them, before the next."""
 ENDING_S = 600.0
 """How long a courier that is not wanted any more still tries to tell nodes that their work is not."""
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 
 app = ServerApp()
 
@@ -205,7 +207,7 @@ class Courier:
                 self._end(way, f"its node's answer is none: {untrusted.words(error)}")
                 continue
             if said.state == "failed":
-                say(f"client {way.request.client!r}, on its node: {said.message}")
+                self._say(f"client {way.request.client!r}, on its node: {said.message}")
             way.errors = 0
             way.known = said.state != "unknown"
             if said.state == "ended":
@@ -220,8 +222,14 @@ class Courier:
         if way.errors >= MOST_ERRORS:
             self._end(way, f"its node gave no answer {way.errors} times running (Flower's error {code})")
 
+    def _say(self, text: str) -> None:
+        """A line for the link's log: what a ServerApp prints, Flower keeps to itself."""
+        line = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} courier: {untrusted.words(text)}\n"
+        with suppress(OSError), os.fdopen(untrusted.open_plain(self._link / LOG, _APPEND), "ab") as log:
+            log.write(line.encode())
+
     def _end(self, way: _Way, why: str) -> None:
-        say(f"client {way.request.client!r}: {why}")
+        self._say(f"client {way.request.client!r}: {why}")
         said = Answer(ask=way.request.ask, state="failed", cause="lost", message=why)
         self._box.tell(way.request, said)
 
@@ -245,9 +253,3 @@ def _key_of(result: str) -> str | None:
     except (ValueError, KeyError, TypeError):
         return None
     return str(key)
-
-
-def say(text: str) -> None:
-    """A line for the link's log, where superexec's output goes."""
-    sys.stderr.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} courier: {untrusted.words(text)}\n")
-    sys.stderr.flush()

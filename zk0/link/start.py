@@ -10,10 +10,11 @@ from zk0.link import settings
 from zk0.link.control import QUIET, environment, program
 from zk0.link.folder import LINK_FILE
 from zk0.link.keys import load_certificate, load_key
+from zk0.link.serverapps import shims
 from zk0.link.settings import LinkSettings, load_link
 from zk0.services.keeper import Keeper, Part
 
-SUPERLINK, SUPEREXEC, GATE = "superlink", "superexec", "gate"
+SUPERLINK, SERVERAPPS, SUPEREXEC, GATE = "superlink", "serverapps", "superexec", "gate"
 
 
 def start(folder: Path, say: Callable[[str], None]) -> None:
@@ -35,7 +36,8 @@ def start(folder: Path, say: Callable[[str], None]) -> None:
     quiet = environment(folder)
     parts = [
         Part(SUPERLINK, lambda: superlink_command(folder, link), quiet),
-        Part(SUPEREXEC, lambda: superexec_command(folder, link), {**quiet, **_for_superexec()}),
+        Part(SERVERAPPS, lambda: serverapps_command(folder), quiet),
+        Part(SUPEREXEC, lambda: superexec_command(folder, link), {**quiet, **_for_superexec(shims(folder))}),
     ]
     if link.gate:
         parts.append(Part(GATE, lambda: [sys.executable, "-P", "-m", "zk0.link.gate", str(folder)], QUIET))
@@ -62,9 +64,14 @@ def superexec_command(folder: Path, link: LinkSettings) -> list[str]:
     ]
 
 
-def _for_superexec() -> dict[str, str]:
-    """It starts the courier by name: Flower's commands lie beside Python, whatever PATH is."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+def serverapps_command(folder: Path) -> list[str]:
+    """The process that couriers are forked from."""
+    return [sys.executable, "-P", "-m", "zk0.link.serverapps", "serve", str(folder), str(os.getpid())]
+
+
+def _for_superexec(first: Path) -> dict[str, str]:
+    """It starts the courier by name: ours, and Flower's commands beside Python, whatever PATH is."""
+    path = os.pathsep.join([str(first), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return {"PATH": path, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
 
 

@@ -45,7 +45,7 @@ def leaves(config: RunConfig) -> list[Leaf]:
         ]
     found += [
         Leaf(when=ALL, what=f"update: {name}", shape=str(value.shape), size=value.nbytes)
-        for name, value in update_tensors(policy, config.peft).items()
+        for name, value in update_tensors(policy, config).items()
     ]
     if config.training.optimizer_state == "keep":
         found += [Leaf(when=ALL, what="the optimizer's state, for the next fit")]

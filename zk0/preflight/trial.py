@@ -23,7 +23,7 @@ from zk0.errors import BadInputError, PolicyError
 from zk0.layout import BASE_FOLDER, FINAL
 from zk0.learning.build import check_finite, missing_weights, named_policy, plain_policy, with_adapters
 from zk0.learning.evaluation import try_frame
-from zk0.learning.exchange import exchanged_bytes
+from zk0.learning.exchange import exchanged_bytes, stays_behind
 from zk0.learning.policy import Policy, Processor, base_config
 from zk0.learning.processors import build_processors, saved_processors
 from zk0.preflight.room import check_room
@@ -93,8 +93,8 @@ def tried(config: RunConfig) -> Trial:
         before = {name: value.clone() for name, value in policy.named_buffers()}
         for piece in pieces:
             _look(policy, piece, learns=piece is pieces[0], acts=bool(config.evaluation.environments))
-        if stays := _stays_behind(policy, before):
-            warnings.append(_stays_warning(base, stays))
+        if stays := stays_behind(policy, config, before):
+            warnings.append(_stays_warning(base, stays, private=config.federation.privacy.active))
         _leave(config, policy, base, pieces[0], Path(scratch) / FINAL)
     return Trial(policy, pieces[0], size, base_bytes, warnings)
 
@@ -150,24 +150,6 @@ def _look(policy: Policy, piece: Piece, *, learns: bool, acts: bool) -> None:
         )
 
 
-def _stays_behind(policy: Policy, before: dict[str, torch.Tensor]) -> list[str]:
-    """What learning changes in a policy beside its trained parameters, and so does not travel.
-
-    Args:
-        policy: which has just had a batch to learn from.
-        before: its buffers before that.
-    """
-    now = dict(policy.named_buffers())
-    changed = [name for name, old in before.items() if name in now and not _same(old, now[name])]
-    if callable(getattr(policy, "update", None)):  # LeRobot calls it after each step: a slower copy of the weights
-        changed += [name for name, value in policy.named_parameters() if not value.requires_grad]
-    return changed
-
-
-def _same(old: torch.Tensor, new: torch.Tensor) -> bool:
-    return old.shape == new.shape and torch.allclose(old.double(), new.double(), rtol=0, atol=0, equal_nan=True)
-
-
 def _failed(item: DatasetConfig, policy: Policy, error: Exception) -> PolicyError:
     said = " ".join(str(error).split())[:500]
     return PolicyError(
@@ -217,11 +199,17 @@ def _save_all(config: PreTrainedConfig, processors: tuple[Processor, Processor],
         pipeline.save_pretrained(folder)
 
 
-def _stays_warning(base: PreTrainedConfig, names: list[str]) -> str:
+def _stays_warning(base: PreTrainedConfig, names: list[str], *, private: bool) -> str:
+    remedy = (
+        "take a setting of the policy without them, or no federation.privacy, if that matters"
+        if private
+        else "name their modules in peft.full_training_modules, or train all of it (peft.enabled = false), if that "
+        "matters"
+    )
+    why = "bear no noise (federation.privacy)" if private else "are no adapters"
     return (
-        f"{named_policy(base)}: learning changes {len(names)} of its tensors that are no trained parameters "
-        f"({names[0]}, ...) and do not travel: every round, and the final policy, has them as they were at first; take "
-        "another policy, or another setting of it, if that matters"
+        f"{named_policy(base)}: learning changes {len(names)} of its tensors that {why} and do not travel ({names[0]}, "
+        f"...): every round, and the final policy, has them as they were at first; {remedy}"
     )
 
 

@@ -99,6 +99,22 @@ def test_who_ends_a_run_waits_for_no_pause_before_an_attempt(tmp_path: Path, mon
     assert failed_causes(task.folder, "train") == ["lost"]
 
 
+def test_who_ends_a_run_is_heard_although_its_work_cannot_be_ended(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise ClientError("lost", "the Docker engine does not answer")
+
+    def interrupted(*_: object) -> list[object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "stop_work", away)
+    run = Steps(store)
+    monkeypatch.setattr(run, "do", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.each("fit", work(store, "kitchen"))
+
+
 def test_results_and_failures_come_in_the_order_of_the_work(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     executor = scripted(monkeypatch, b=["bad_data"], d=["bad_data"])
     executor.pause_s = 0.05

@@ -190,20 +190,23 @@ def test_messages_that_are_lost_cost_nothing_until_too_many_are(
     assert "secret" not in said.message
 
 
-def test_a_result_of_other_work_is_turned_away_by_its_clients_name(office: Office, capfd) -> None:
+def test_a_result_of_other_work_is_turned_away_by_its_clients_name(office: Office) -> None:
     office.carry()
     other = json.dumps({"key": "0" * 64})
     office.desk.tell(office.request, Answer(ask=office.request.ask, state="done", result=other))
     office.carry(2)
     assert "a result of other work" in office.box.answer(office.request).message
-    assert "courier: client 'left': its node's answer is none: it is a result of other work" in capfd.readouterr().err
+    assert (
+        "courier: client 'left': its node's answer is none: it is a result of other work"
+        in (office.link / "link.log").read_text()
+    )
 
 
-def test_what_a_node_refuses_is_in_the_links_log(office: Office, capfd) -> None:
+def test_what_a_node_refuses_is_in_the_links_log(office: Office) -> None:
     office.carry()
     office.desk.tell(office.request, Answer(ask=office.request.ask, state="failed", cause="refused", message="no"))
     office.carry(2)
-    assert "courier: client 'left', on its node: no" in capfd.readouterr().err
+    assert "courier: client 'left', on its node: no" in (office.link / "link.log").read_text()
 
 
 def test_everything_that_leaves_is_in_the_ledger_whatever_it_says(office: Office) -> None:
