@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 import typer
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from zk0.cli import app
 
