@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from zk0.config.part import NAME_PATTERN
 from zk0.config.run import RunConfig
 
 _SHORT = reprlib.Repr(maxstring=120, maxother=120, maxlong=40)
@@ -16,6 +17,7 @@ _FOR_PEOPLE = {
     "list_of_tables": "should be a list of tables, each under [[{key}]]",
     "dict_type": "should be a table of keys",
     "string_type": "should be a text in quotes",
+    "name": "should be 1 to 63 of a-z, 0-9, '.', '_' and '-', and begin with a letter or digit",
 }
 """Kind of pydantic's error -> what a person who writes TOML is told."""
 
@@ -60,6 +62,8 @@ def explain(error: Any, kind: type[BaseModel] = RunConfig) -> str:
     if error["type"] == "value_error":  # our own validators name key, value and remedy themselves
         return f"{key}: {message}"
     fault = "list_of_tables" if error["type"] == "list_type" and _model_at(kind, location) else error["type"]
+    if error.get("ctx", {}).get("pattern") == NAME_PATTERN:
+        fault = "name"
     message = _FOR_PEOPLE[fault].format(key=key) if fault in _FOR_PEOPLE else message
     described = _describe(kind, location)
     return f"{key} = {shown(error['input'])}: {message}" + (f" ({described})" if described else "")

@@ -143,8 +143,7 @@ def fit(
     live = LiveFit(policy, optimizer, scheduler, accelerator.scaler)
     if checkpoint is not None:
         checkpoint.restore(live)
-    counters = counting(policy)
-    batches = _batches(policy, preprocessor, dataset, training, local.seed, live.step)
+    counters, batches = counting(policy), _batches(policy, preprocessor, dataset, training, local.seed, live.step)
     for step in range(live.step + 1, training.steps + 1):
         started = time.perf_counter()
         batch = next(batches)
