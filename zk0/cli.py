@@ -30,6 +30,7 @@ from zk0.commands.doctor import doctor
 from zk0.commands.examples import EXAMPLES
 from zk0.commands.export import export
 from zk0.commands.init import init
+from zk0.commands.push import push
 from zk0.commands.record import record
 from zk0.commands.report import report
 from zk0.errors import AbsentClientsError, DatasetError, Zk0Error
@@ -167,7 +168,7 @@ def compare(name: NameArgument = None, outputs: OutputsOption = Path("outputs"),
     echo(f"chart: {chart}")
 
 
-for command in (report, export, record, doctor, init, clean):
+for command in (report, export, push, record, doctor, init, clean):
     app.command(epilog=EXAMPLES[command.__name__])(command)
 
 

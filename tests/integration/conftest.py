@@ -10,6 +10,9 @@ import pytest
 
 from benchmarks.service import CommandLine
 
+CANARY = "hf_canaryCANARYcanaryCANARY0123456789"
+"""A token of the hub: it must be in nothing that a run writes or says."""
+
 
 def kill(process: subprocess.Popen[str]) -> None:
     """SIGKILL, and nothing else: its workers are left to themselves."""
@@ -28,7 +31,7 @@ def worker_of(folder: Path, kind: str) -> psutil.Process | None:
 
 @pytest.fixture(scope="session")
 def zk0(tmp_path_factory: pytest.TempPathFactory, prefect_environment: dict[str, str]) -> CommandLine:
-    environment = {**prefect_environment, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**prefect_environment, "PYTHONPATH": str(Path(__file__).parents[2]), "HF_TOKEN": CANARY}
     return CommandLine(tmp_path_factory.mktemp("zk0"), environment)
 
 

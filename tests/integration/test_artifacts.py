@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 
 from benchmarks.service import CommandLine
 from tests.integration.browser import WIDTHS, browser, keep, needs_chromium, sees
+from tests.integration.conftest import CANARY
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +46,18 @@ def test_there_are_four_of_one_version_and_no_picture_twice(
     events = post(zk0, "/events/filter", {"filter": {"event": {"prefix": ["prefect.artifact"]}}, "limit": 50})
     assert events["events"]
     assert picture not in json.dumps(events)
+
+
+def test_a_token_is_in_nothing_that_a_run_writes_or_says(
+    zk0: CommandLine, reference: str, artifacts: dict[str, dict[str, Any]]
+) -> None:
+    (flow_run,) = post(zk0, "/flow_runs/filter", {"flow_runs": {"name": {"any_": ["reference"]}}})
+    logs = post(zk0, "/logs/filter", {"logs": {"flow_run_id": {"any_": [flow_run["id"]]}}})
+    said = json.dumps([flow_run, logs, artifacts]) + reference + zk0.run("report", "reference") + zk0.run("status")
+    assert CANARY not in said
+    files = [path for path in (zk0.outputs / "reference").rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert [path for path in files if CANARY.encode() in path.read_bytes()] == []
 
 
 def test_the_table_begins_with_what_came_of_the_newest_round(

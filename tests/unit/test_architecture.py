@@ -85,24 +85,11 @@ ROOMS: dict[str, set[str]] = {
     "api": {"config", "errors", "federation", "layout", "learning", "metrics", "runs"},
     "__init__": {"api", "config", "errors"},
     "doctor": {"config", "errors", "executors", "memory", "runs"},
+    "publish": {"config", "data", "errors", "federation", "files", "layout", "metrics", "report", "runs"},
     # 10: behind the door, without Prefect
     "commands": {
-        *(
-            "config",
-            "data",
-            "doctor",
-            "errors",
-            "executors",
-            "federation",
-            "files",
-            "housekeeping",
-            "layout",
-            "logs",
-            "memory",
-            "metrics",
-            "page",
-        ),
-        *("preflight", "report", "runs", "services", "sim", "starter", "work"),
+        *("config", "doctor", "errors", "federation", "files", "housekeeping", "layout", "page", "publish", "runs"),
+        *("sim", "starter"),
     },
     # 11: the one door, the only one that may go out of the house, inside a command
     "cli": {

@@ -11,6 +11,7 @@ import yaml  # type: ignore[import-untyped]  # no stubs
 
 from flows import serve
 from flows.settings import DEFAULTS
+from zk0.link.settings import LinkSettings
 
 DEPLOYMENTS = Path(__file__).parents[2] / "deployments"
 
@@ -44,6 +45,23 @@ def test_zk0_serve_has_the_time_that_it_allows_itself() -> None:
     assert unit is not None
     assert service("worker")["stop_grace_period"] == f"{unit[1]}s"
     assert int(unit[1]) > needed
+
+
+def test_the_second_worker_is_the_first_one_under_another_name_and_home() -> None:
+    second = yaml.safe_load((DEPLOYMENTS / "compose.second.yaml").read_text())["services"]["second"]
+    differing = {key for key in second | service("worker") if second.get(key) != service("worker").get(key)}
+    assert differing == {"hostname", "environment", "command"}
+    environments = second["environment"].items() ^ service("worker")["environment"].items()
+    assert {key for key, _ in environments} == {"PREFECT_HOME", "PREFECT_API_URL"}
+
+
+def test_of_a_link_in_a_container_the_gate_alone_can_be_reached() -> None:
+    link = yaml.safe_load((DEPLOYMENTS / "compose.link.yaml").read_text())["services"]["link"]
+    inside = LinkSettings()
+    assert [port.rsplit(":", 1)[1] for port in link["ports"]] == [str(inside.port)]
+    assert "network_mode" not in link
+    assert inside.inner_address.startswith("127.0.0.1:")
+    assert link["stop_grace_period"] == service("worker")["stop_grace_period"]
 
 
 @pytest.mark.parametrize("name", ["tasks", "flows", "flows.settings"])

@@ -19,6 +19,10 @@ EXAMPLES = {
     "compare": _lines("zk0 compare first", "zk0 compare first --json"),
     "export": _lines("zk0 export first --out policy", "zk0 export first --round 3 --merge --out policy"),
     "check-data": _lines("zk0 check-data my.toml", "zk0 check-data my.toml --fix-to fixed"),
+    "push": _lines(
+        "zk0 push first me/arm --dry-run",
+        "zk0 push first me/arm --round last --merge --license apache-2.0 --public",
+    ),
     "record": _lines("zk0 record kitchen --out recordings/kitchen --episodes 10"),
     "doctor": _lines("zk0 doctor", "zk0 doctor --json"),
     "init": _lines(

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from zk0.files import cache
@@ -18,17 +18,18 @@ SETTLED_NS = 2 * 10**9
 Say = Callable[[str], None]
 
 
-def file_digests(root: Path, say: Say = lambda _: None) -> dict[str, str]:
+def file_digests(root: Path, say: Say = lambda _: None, parts: Sequence[str] = PARTS) -> dict[str, str]:
     """Path within the dataset -> SHA-256 of what the file there holds, in order.
 
     Args:
         root: the dataset's folder.
         say: told of every file that is read.
+        parts: the folders in it that count.
     """
     key = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()
     known = cache.read(KIND, key)
     found, kept = {}, {}
-    for name, path in sorted(_files(root)):
+    for name, path in sorted(_files(root, parts)):
         now = time.time_ns()
         try:
             status = path.stat()
@@ -51,10 +52,10 @@ def file_digests(root: Path, say: Say = lambda _: None) -> dict[str, str]:
     return found
 
 
-def _files(root: Path) -> Iterator[tuple[str, Path]]:
+def _files(root: Path, parts: Sequence[str]) -> Iterator[tuple[str, Path]]:
     """Every file of the dataset's parts, links followed, by its path within the dataset."""
     seen: set[str] = set()
-    for part in PARTS:
+    for part in parts:
         for folder, folders, names in os.walk(root / part, followlinks=True):
             real = os.path.realpath(folder)
             if real in seen:  # a link that leads back

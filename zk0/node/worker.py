@@ -157,9 +157,9 @@ class Worker:
         number, steps = (0, None) if task is None else (task.server_round, task.steps)
         asked = request_of(terms, kind, asker, server_round=number, steps=steps)
         self._desk.judged(request, asked)
-        judge(asked, settings, self._desk.home)
         if task is None and (refusals := review(terms, asker, settings, self._desk.home)):
-            raise RefusedError("refused", "; ".join(refusals))
+            raise RefusedError("refused", "; ".join(refusals))  # all of them, not the first
+        judge(asked, settings, self._desk.home)
         return asked
 
     def _config(self, terms: RunConfig, settings: NodeSettings) -> RunConfig:

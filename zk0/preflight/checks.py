@@ -10,11 +10,12 @@ from zk0.data.datasets import open_metadata, split_episodes
 from zk0.data.findings import DataReport
 from zk0.errors import ConfigError, first_line
 from zk0.learning.policy import base_config
-from zk0.preflight import environments, fetch, probe
+from zk0.preflight import environments, fetch, probe, trials
 from zk0.preflight.between import together
 from zk0.preflight.datasets import examine, refuse, report
 from zk0.preflight.records import Examined, Preflight
-from zk0.preflight.trial import Trial, tried
+from zk0.preflight.trial import Trial, check_room_for, tried
+from zk0.preflight.trials import Tried
 
 
 def preflight(config: RunConfig, examined: list[Examined] | None = None, *, in_container: bool = False) -> Preflight:
@@ -35,18 +36,36 @@ def preflight(config: RunConfig, examined: list[Examined] | None = None, *, in_c
         examined = [examine(config, dataset, every_frame=False) for dataset in config.datasets]
     found = together(config, examined)
     refuse(found)
-    trial = try_policy(config)
     files = {dataset.name: item.files for dataset, item in zip(config.datasets, examined, strict=True) if item.files}
+    tried = _tried(config, files)
+    memory = None
+    if config.memory.probe and tried.step is not None:
+        memory = probe.estimate(config, tried.step, in_container=in_container)
     return Preflight(
         config=config,
         frames=found.frames,
         training_frames=_training_frames(config),
-        exchanged_bytes=trial.exchanged_bytes,
-        base_bytes=trial.base_bytes,
-        warnings=[*(str(item) for item in found.of("warning")), *trial.warnings],
+        exchanged_bytes=tried.exchanged_bytes,
+        base_bytes=tried.base_bytes,
+        warnings=[*(str(item) for item in found.of("warning")), *tried.warnings],
         files=files,
-        memory=probe.estimate(config, trial, in_container=in_container) if config.memory.probe else None,
+        memory=memory,
     )
+
+
+def _tried(config: RunConfig, files: dict[str, dict[str, str]]) -> Tried:
+    """What came of trying the policy, now or before with the same of everything."""
+    key = trials.key_of(config, files)
+    if (found := trials.recall(key, probe=config.memory.probe)) is not None:
+        check_room_for(config)
+        return found
+    trial = try_policy(config)
+    step = probe.step_of(config, trial) if config.memory.probe else None
+    tried = Tried(
+        exchanged_bytes=trial.exchanged_bytes, base_bytes=trial.base_bytes, warnings=trial.warnings, step=step
+    )
+    trials.remember(key, tried)
+    return tried
 
 
 def _training_frames(config: RunConfig) -> dict[str, int]:

@@ -11,12 +11,13 @@ from zk0.memory.cgroup import of_process
 from zk0.memory.estimate import MemoryEstimate
 from zk0.memory.usage import TreeMeter, container_share, high_water_bytes, peak_vram, reset_high_water, snapshot
 from zk0.preflight.trial import Trial
+from zk0.preflight.trials import Step
 
 FRAMES = (1, 1, 4)
 """Frames of the steps tried; the first one only warms up, and two sizes tell what is fixed from what grows."""
 
 
-def estimate(config: RunConfig, trial: Trial, *, in_container: bool = False) -> MemoryEstimate:
+def step_of(config: RunConfig, trial: Trial) -> Step:
     """Try small steps of the first client's fit, in this process, and read what they cost.
 
     What is counted is the GPU's memory where the fit uses one, else that of this process.
@@ -24,7 +25,6 @@ def estimate(config: RunConfig, trial: Trial, *, in_container: bool = False) -> 
     Args:
         config: with everything settled that depends on the machine.
         trial: of the run's policy, which learns from it.
-        in_container: whether fits will be in containers, whose memory is bounded.
 
     Raises:
         ConfigError: not even one frame fits.
@@ -39,8 +39,19 @@ def estimate(config: RunConfig, trial: Trial, *, in_container: bool = False) -> 
             "free some memory, use a smaller policy, or lower peft.r"
         ) from error
     growth = max(0, peaks[2] - peaks[1]) // (FRAMES[2] - FRAMES[1])
+    return Step(fixed=max(0, peaks[1] - growth), per_frame=growth)
+
+
+def estimate(config: RunConfig, step: Step, *, in_container: bool = False) -> MemoryEstimate:
+    """What a step needs beside what there is now.
+
+    Args:
+        config: with everything settled that depends on the machine.
+        step: what was tried, now or before.
+        in_container: whether fits will be in containers, whose memory is bounded.
+    """
     budget, whose = _budget(config, in_container=in_container)
-    return MemoryEstimate(fixed=max(0, peaks[1] - growth), per_frame=growth, budget=budget, whose=whose)
+    return MemoryEstimate(fixed=step.fixed, per_frame=step.per_frame, budget=budget, whose=whose)
 
 
 def _peak_of_a_step(

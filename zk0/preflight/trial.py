@@ -74,8 +74,7 @@ def tried(config: RunConfig) -> Trial:
     """
     metas = {item.name: open_metadata(item) for item in [*config.clients, *config.evaluation.datasets]}
     client = config.clients[0]
-    base = base_config(config, metas[client.name])
-    check_room(base, metas[client.name], client.rename_map, adapters=config.peft.enabled)
+    base = check_room_for(config, metas[client.name])
     set_seed(derive_seed(config.seed, 0, "", "base"))
     plain = plain_policy(base, metas[client.name], client.rename_map)
     check_finite(plain, named_policy(base))
@@ -97,6 +96,23 @@ def tried(config: RunConfig) -> Trial:
             warnings.append(_stays_warning(base, stays, private=config.federation.privacy.active))
         _leave(config, policy, base, pieces[0], Path(scratch) / FINAL)
     return Trial(policy, pieces[0], size, base_bytes, warnings)
+
+
+def check_room_for(config: RunConfig, meta: LeRobotDatasetMetadata | None = None) -> PreTrainedConfig:
+    """See that memory can hold a policy; gives LeRobot's config of it.
+
+    Args:
+        config: whose policy it is.
+        meta: of the first client's dataset, where it is known.
+
+    Raises:
+        ConfigError: its weights are more than memory holds.
+    """
+    client = config.clients[0]
+    meta = meta or open_metadata(client)
+    base = base_config(config, meta)
+    check_room(base, meta, client.rename_map, adapters=config.peft.enabled)
+    return base
 
 
 def _kinds(config: RunConfig, metas: dict[str, LeRobotDatasetMetadata]) -> list[DatasetConfig]:

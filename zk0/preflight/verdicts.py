@@ -78,7 +78,11 @@ def remember(key: Key, found: Examined, *, every_frame: bool) -> None:
 @once
 def _version_of_checks() -> str:
     """A digest of the code that looks at datasets, and of what it decodes and reads them by."""
-    rooms = [Path(__file__).parent, Path(__file__).parents[1] / "data"]
+    return version_of(Path(__file__).parent, Path(__file__).parents[1] / "data")
+
+
+def version_of(*rooms: Path) -> str:
+    """A digest of the code in some folders, and of what it decodes and reads datasets by."""
     code = [path.read_bytes() for room in rooms for path in sorted(room.glob("*.py"))]
     versions = f"{lerobot.__version__} {av.__version__}".encode()
     return hashlib.sha256(b"\0".join([versions, *code])).hexdigest()

@@ -106,23 +106,12 @@ def _difference(before: Json, after: Json) -> str:
 def summary(store: RunStore, rounds: Sequence[Json]) -> str:
     """Markdown: round 0, the base, beside the newest round, and where everything lies."""
     newest = int(rounds[-1]["server_round"]) if rounds else 0
-    (base, line), frames = comparable([rounds[0], rounds[-1]] if rounds else [{}, {}])
-    how = ", on the quick frames" if frames == QUICK else ""
-    unit = _unit(base, line)
-    words = f" in {WORDS[unit]}" if unit else ", each in its dataset's unit"
-    ends = " | ".join(headed(title, unit) for title in ("base", f"round {newest}"))
     parts = [
         f"# {store.info.name}",
         f"Round {newest} of {store.config.federation.num_rounds} is committed.{_best(store, rounds)}",
         "",
-        f"Action errors are mean absolute errors{words}{how}, with the 95 % interval over held-out episodes.",
-        "",
-        f"| held out | {ends} | change | base loss | loss |",
-        "|---|---:|---:|---:|---:|---:|",
-        *_summary_rows(store.config, base, line, unit),
-        *_joint_rows(store.config, base, line),
-        *_success_rows(store, rounds),
-        *_privacy(line),
+        *outcome(store, rounds),
+        *_videos(store, rounds),
         "",
         "## Where it is",
         "",
@@ -144,6 +133,26 @@ def summary(store: RunStore, rounds: Sequence[Json]) -> str:
         if items:
             parts += ["", f"## {title}", "", *(f"- {text}" for text in items)]
     return "\n".join(parts)
+
+
+def outcome(store: RunStore, rounds: Sequence[Json]) -> list[str]:
+    """Markdown: round 0 beside the newest one that is given, by dataset, by joint and in closed loop."""
+    newest = int(rounds[-1]["server_round"]) if rounds else 0
+    (base, line), frames = comparable([rounds[0], rounds[-1]] if rounds else [{}, {}])
+    how = ", on the quick frames" if frames == QUICK else ""
+    unit = _unit(base, line)
+    words = f" in {WORDS[unit]}" if unit else ", each in its dataset's unit"
+    ends = " | ".join(headed(title, unit) for title in ("base", f"round {newest}"))
+    return [
+        f"Action errors are mean absolute errors{words}{how}, with the 95 % interval over held-out episodes.",
+        "",
+        f"| held out | {ends} | change | base loss | loss |",
+        "|---|---:|---:|---:|---:|---:|",
+        *_summary_rows(store.config, base, line, unit),
+        *_joint_rows(store.config, base, line),
+        *_success_rows(store, rounds),
+        *_privacy(line),
+    ]
 
 
 def _privacy(line: Json) -> list[str]:
@@ -218,7 +227,7 @@ def _joint_rows(config: RunConfig, base: Json, line: Json) -> Iterator[str]:
 
 
 def _success_rows(store: RunStore, rounds: Sequence[Json]) -> Iterator[str]:
-    """Success in closed loop in round 0 and in the newest round that has it, and where that round's videos are."""
+    """Success in closed loop in round 0 and in the newest round that has it."""
     lines = [line for line in rounds if mapping(line.get("rollout"))]
     if not lines:
         return
@@ -232,6 +241,12 @@ def _success_rows(store: RunStore, rounds: Sequence[Json]) -> Iterator[str]:
         yield f"| {name} | {success_text(first.get(name))} | {success_text(last.get(name))} |"
     if len(names) > 1:
         yield f"| all episodes | {success_text(lines[0].get('summary'))} | {success_text(lines[-1].get('summary'))} |"
+
+
+def _videos(store: RunStore, rounds: Sequence[Json]) -> Iterator[str]:
+    """Where the videos of the newest round with rollouts are."""
+    newest = next((int(line["server_round"]) for line in reversed(rounds) if mapping(line.get("rollout"))), 0)
+    names = [environment.name for environment in store.config.evaluation.environments]
     kept = [path for name in names for path in videos(store.folder, newest, name)]
     if kept:
         yield ""
