@@ -25,7 +25,7 @@ from zk0.executors import calls
 from zk0.executors.choice import check_clients, own_executor, stop_work
 from zk0.executors.process import ProcessExecutor
 from zk0.files import atomic, untrusted
-from zk0.layout import ROUNDS_FOLDER, RUN_FILE, result_file
+from zk0.layout import ROUNDS_FOLDER, RUN_FILE, STAND_IN, result_file
 from zk0.link.wire import Answer, Request
 from zk0.node import ledger
 from zk0.node.desk import Desk
@@ -171,7 +171,7 @@ class Worker:
 
     def _described(self, request: Request, config: RunConfig) -> dict[str, Any]:
         """What the node says of itself: for a run that goes on with the same recordings, what it said before."""
-        path = self._desk.folder / "described.json"
+        path = self._desk.folder / STAND_IN
         of = {"key": request.key, "config": config.model_dump(mode="json"), "versions": versions()}
         of["recordings"] = recordings_digest(str(config.clients[0].root))
         with suppress(StorageError):
