@@ -67,13 +67,9 @@ class Wire:
 
         self._start(accept)
 
-    def mark(self) -> int:
-        """How many calls there were."""
-        return len(self.calls)
-
-    def since(self, mark: int) -> Pushed:
-        """What was pushed since then."""
-        pushed = [call for call in self.calls[mark:] if call.target in PUSHES]
+    def pushed(self) -> Pushed:
+        """What has been pushed so far."""
+        pushed = [call for call in self.calls if call.target in PUSHES]
         return Pushed(sum(call.target == PUSHES[0] for call in pushed), sum(call.size for call in pushed))
 
     def _start(self, target) -> None:

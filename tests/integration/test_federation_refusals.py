@@ -16,7 +16,7 @@ import tomli_w
 import zk0
 from benchmarks.links import ZK0, Place, place, until
 from benchmarks.service import CommandLine, small_run
-from tests.wire import PUSHES, Wire
+from tests.wire import Wire
 from zk0.errors import ConfigError, DatasetError
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]  # minutes; tests/unit/node/test_rules.py has each rule
@@ -107,15 +107,18 @@ def test_the_coordinators_terminal_shows_it(here, tmp_path):
 
 def test_the_ledger_is_what_goes_over_the_wire(here, wire):
     set_rules(here, "")
-    before, mark = ledger(here), wire.mark()
     zk0.run(config(here), name="counted")
-    left = [line for line in ledger(here)[len(before) :] if line["event"] == "left"]
-    pushed = wire.since(mark)
-    answers = [line for line in left if line["what"].startswith("answer: ")]
-    told = sum(line["bytes"] for line in left)
-    assert told <= pushed.body_bytes <= 1.02 * told + 8192 * len(answers), wire.calls[mark:]
-    assert pushed.messages == len(answers), [call for call in wire.calls[mark:] if call.target in PUSHES]
-    assert {"update.safetensors"} < {line["what"] for line in left}
+
+    def left() -> list[dict[str, Any]]:
+        return [line for line in ledger(here) if line["event"] == "left"]
+
+    def answers() -> int:
+        return sum(line["what"].startswith("answer: ") for line in left())
+
+    until(lambda: wire.pushed().messages == answers(), 60)  # an answer is in the ledger before it is on the wire
+    told = sum(line["bytes"] for line in left())
+    assert told <= wire.pushed().body_bytes <= 1.02 * told + 8192 * answers()
+    assert {"update.safetensors"} < {line["what"] for line in left()}
 
 
 def test_a_node_that_calls_itself_another_is_turned_away_in_both_logs(here):
