@@ -158,7 +158,7 @@ class Campaign:
     def _start_flow_run(self, run: RunUnderFire) -> bool:
         """Do what `prefect deployment run` does; a server that was just killed may answer that it is too busy."""
         # `nightly` of itself starts from the newest run's weights.
-        parameters = {"config": str(run.path), "overrides": [], "continue_from": None}
+        parameters: dict[str, Any] = {"config": str(run.path), "overrides": [], "continue_from": None}
         body = {"name": run.name, "parameters": parameters, "idempotency_key": run.name}
         try:
             made = self.service.post(f"/deployments/{self.service.nightly()}/create_flow_run", body)

@@ -661,7 +661,7 @@ GOOD: dict[str, Change] = {
     "more columns": more_columns,
     "links": as_links,
     "a linked folder, unicode and spaces": moved("Küche [3], größer/日本 語"),
-    "fps as a float": info(fps=25.0),
+    "fps as a float, a robot_type that is no text": info(fps=25.0, robot_type=["so101"]),
     "a list": retyped(pa.list_(pa.float32())),
     "double precision": retyped(pa.list_(pa.float64(), 6)),
     "a large list": retyped(pa.large_list(pa.float32())),

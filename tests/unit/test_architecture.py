@@ -85,7 +85,7 @@ ROOMS: dict[str, set[str]] = {
     "api": {"config", "errors", "federation", "layout", "learning", "metrics", "runs"},
     "__init__": {"api", "config", "errors"},
     "doctor": {"config", "errors", "executors", "memory", "runs"},
-    "publish": {"data", "errors", "federation", "files", "layout", "metrics", "report", "runs"},
+    "publish": {"config", "data", "errors", "federation", "files", "layout", "metrics", "report", "runs"},
     # 10: behind the door, without Prefect
     "commands": {
         *("config", "doctor", "errors", "federation", "files", "housekeeping", "layout", "page", "publish", "runs"),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from zk0.commands.common import OutputsOption, echo, open_run
+from zk0.commands.common import OutputsOption, echo, notes, open_run
 
 
 def export(
@@ -18,8 +18,18 @@ def export(
     ] = None,
     outputs: OutputsOption = Path("outputs"),
 ) -> None:
-    """Write a round's policy as a LeRobot pretrained_model folder."""
-    from zk0.federation.export import export_round
+    """Write a round's policy as a LeRobot pretrained_model folder, and say how it is brought onto an arm.
 
-    written = export_round(open_run(outputs, name), out, number, merge=merge, client=client)
+    The line for `lerobot-rollout` names the cameras as the client's recordings do; port, the cameras' indices and the
+    task are for you to fill in.
+    """
+    from zk0.federation.export import export_round
+    from zk0.publish.arm import rollout_line
+
+    store = open_run(outputs, name)
+    written = export_round(store, out, number, merge=merge, client=client)
     echo(f"written: {written}")
+    for item in store.config.clients:
+        if client in (None, item.name):
+            echo(f"for the arm of {item.name}:", to=notes)
+            echo(rollout_line(item, written), to=notes)

@@ -75,7 +75,7 @@ def page(store: RunStore) -> str:
         comparison=compared[0] if compared else None,
         bars=bars,
         counts=_counts(story.events),
-        events=[_row(event) for event in story.events],
+        events=[_row(event, f"{store.folder}/") for event in story.events],
         clients=[client.name for client in store.config.clients],
         data=facts.data(store),
         about=facts.about(store),
@@ -138,7 +138,8 @@ def _counts(events: Sequence[Event]) -> list[tuple[str, int]]:
     return list(counted.items())
 
 
-def _row(event: Event) -> dict[str, Any]:
+def _row(event: Event, folder: str) -> dict[str, Any]:
+    """An event's cells; files of the run are named from its directory."""
     at = "" if event.at is None else f"{datetime.fromtimestamp(event.at, UTC):%Y-%m-%d %H:%M:%S}"
     number = "" if event.server_round is None else str(event.server_round)
     return {
@@ -146,6 +147,6 @@ def _row(event: Event) -> dict[str, Any]:
         "round": number,
         "who": event.who,
         "kind": event.kind,
-        "text": event.text,
+        "text": event.text.replace(folder, ""),
         "bad": event.kind in BAD,
     }

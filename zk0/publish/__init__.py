@@ -1,1 +1,1 @@
-"""A run's policy on the Hugging Face hub, with a card that says where it comes from."""
+"""A run's policy on its way out: to the Hugging Face hub with a card, and onto an arm."""

@@ -205,7 +205,7 @@ def test_so100_is_what_it_says():
         (("data", "unit"), {"elbow": 3}, ["data.unit: 3 is no unit", "'rad'"]),
         (("clients",), [], ["clients = []", "at least 1 item"]),
         (("clients", 0), {"name": "a"}, ["clients.0.repo_id: missing", "hub id"]),
-        (("clients", 0, "name"), "A b", ["clients.0.name = 'A b'", "pattern"]),
+        (("clients", 0, "name"), "A b", ["clients.0.name = 'A b'", "begin with a letter or digit"]),
         (("clients", 1, "name"), "a", ["clients: client names must differ", "a"]),
         (("clients", 0, "rename_map"), {"x": 1}, ["clients.0.rename_map.x = 1", "a text in quotes"]),
         (("training", "steps"), 0, ["training.steps = 0", "greater than or equal to 1"]),

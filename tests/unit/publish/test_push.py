@@ -79,7 +79,7 @@ class Hub(BaseHTTPRequestHandler):
 
     @property
     def base(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
+        return f"http://{self.headers['Host']}"
 
     def mode(self, path: str) -> str:
         return "lfs" if path.endswith(".safetensors") else "regular"
@@ -174,7 +174,7 @@ def test_a_push_that_broke_goes_on_without_sending_again(store: RunStore, server
     nowhere(store.folder, str(failed.value))
     assert server.asked["put"] == 1
     server.breaks = set()
-    again = pack(store, REPO, "last", merge=False, licence=None, write=None)  # type: ignore[arg-type]  # is there already
+    again = pack(store, REPO, "last", merge=False, licence=None, write=None)
     send(again, REPO, private=True)
     assert server.asked["put"] == 1
     assert server.files["model.safetensors"]
