@@ -1,22 +1,27 @@
 """What a run begins from: built and tried once before anything is written; an adapter is merged into its base."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies import make_policy
 from safetensors.numpy import load_file
 
 import zk0
-from benchmarks.service import CommandLine, small_run
+from benchmarks.service import small_run
 from tests.bases import STATS, WEIGHTS, adapter, base, edit_json, edit_tensors, keyed_by_dataset, spoiled
-from tests.integration.conftest import kill
 from tests.refusals import accepted, refused
 from zk0.client.run import run_task
 from zk0.config import PolicyConfig, RunConfig, resolve_path, validate_config
@@ -260,24 +265,36 @@ def test_a_run_begins_from_the_adapter_and_gives_the_same_again(tmp_path: Path, 
     assert whole.exchanged_bytes > 2**22, "all of the policy is trained, as if it had never been adapted"
 
 
-@pytest.mark.exhaustive  # two runs with a server; what it holds together is held apart by cheaper ones
+@pytest.mark.exhaustive  # two runs of two rounds; what it holds together is held apart by cheaper tests
 def test_a_run_on_an_adapter_that_is_killed_in_its_second_round_gives_the_same_bytes(
-    zk0: CommandLine, made: Path
+    tmp_path: Path, made: Path
 ) -> None:
     """base/ is not made again, and the adapter is not merged twice."""
-    file = zk0.config(policy__path=str(made), executor__max_parallel=1)
-    zk0.run("run", file, "--name", "on-an-adapter")
-    here, there = (zk0.outputs / name for name in ("killed-on-an-adapter", "on-an-adapter"))
-    command = ("run", file, "--name", here.name)
-    kill(zk0.start_until((here / "rounds/0002/clients/kitchen/train.json").is_file, *command))
+    wanted = config(tmp_path / "outputs", policy__path=str(made), federation__num_rounds=2)
+    (file := tmp_path / "config.toml").write_text(tomli_w.dumps(wanted.model_dump(mode="json", exclude_none=True)))
+    here = tmp_path / "outputs" / "killed"
+    code = f"import zk0\nif __name__ == '__main__':\n    zk0.run({str(file)!r}, name='killed')"
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    until((here / "rounds/0002/clients/mine/progress.json").is_file, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     before = (here / BASE_FOLDER / WEIGHTS).stat()
     assert not (here / "rounds/0002/manifest.json").exists()
-    zk0.run(*command)
+    zk0.run(file, name="killed")
     after = (here / BASE_FOLDER / WEIGHTS).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    quiet = zk0.run(file, name="quiet").path
     files = [f"{BASE_FOLDER}/{WEIGHTS}", "final/adapter_model.safetensors"]
     for path in [*files, *(f"rounds/{server_round:04d}/global.safetensors" for server_round in range(3))]:
-        assert file_digest(here / path) == file_digest(there / path), path
+        assert file_digest(here / path) == file_digest(quiet / path), path
+
+
+def until(seen: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 400
+    while not seen():
+        assert process.poll() is None, "it has ended"
+        assert time.monotonic() < deadline, "not seen in time"
+        time.sleep(0.02)
 
 
 def as_lerobot_loads_it(folder: Path) -> Any:

@@ -16,7 +16,7 @@ def square(value: NDArray[Any], base: NDArray[Any]) -> float:
     if value.dtype.kind != "f":
         return 0.0
     with np.errstate(over="ignore"):
-        change = np.subtract(value, base, dtype=np.float64)
+        change = np.asarray(np.subtract(value, base, dtype=np.float64))  # of one number numpy makes no array
         return float(np.sum(np.square(change, out=change)))  # a second array would cost more than the sums
 
 
