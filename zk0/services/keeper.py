@@ -19,10 +19,9 @@ import psutil
 
 from zk0.errors import BadInputError, Zk0Error
 from zk0.files import atomic, untrusted
+from zk0.services.left_over import MARK, STATUS, end_left_over
 
-MARK = "ZK0_KEPT_FOR"
-"""Environment variable of everything that a keeper started, directly or not: its folder."""
-LOCK, STATUS = "start.lock", "status.json"
+LOCK = "start.lock"
 LOCK_LOOKS, LOCK_LOOK_S = 10, 0.02
 """Times that the lock is tried again, which one who only looks at it has for an instant; the pause between, in s."""
 LOOK_S = 0.5
@@ -222,32 +221,6 @@ class Keeper:
         finally:
             for taken, handler in before.items():
                 signal.signal(taken, handler)
-
-
-def end_left_over(folder: Path) -> list[str]:
-    """Kill everything that an earlier keeper of a folder started, wherever it has got to.
-
-    Returns:
-        What it was: process id and command, of each.
-    """
-    found, kept = [], _kept(folder)
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            ours = process.environ().get(MARK) == str(folder) or kept.get(process.pid) == process.create_time()
-            if ours and process.pid != os.getpid():
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(f"process {process.pid}, {' '.join(process.cmdline())[:200]}")
-                process.kill()
-    return found
-
-
-def _kept(folder: Path) -> dict[int, float]:
-    """Process id -> beginning of what an earlier keeper had at work when it last wrote of it."""
-    status = folder / STATUS
-    with contextlib.suppress(OSError, ValueError):
-        parts = json.loads(untrusted.read(status))["parts"].values()
-        return {int(part["pid"]): float(part["began"]) for part in parts if part["pid"] and part["began"]}
-    return {}
 
 
 def _began(pid: int) -> float | None:

@@ -150,7 +150,7 @@ def test_what_is_no_plain_file_is_named(tmp_path: Path) -> None:
         ("policy.path=" + "ü" * 200, ["policy.path", "longer than the 255 bytes that a name may have"]),
         ("evaluation.datasets.0.root=" + "a" * 300, ["evaluation.datasets.0.root", "255 bytes"]),
         ("clients.1.name=kitchen", ["clients: client names must differ", "kitchen"]),
-        ("clients.1.name=" + "a" * 70, ["clients.1.name", "pattern"]),
+        ("clients.1.name=" + "a" * 70, ["clients.1.name", "1 to 63"]),
         ("logging.rotation=foo", ["logging.rotation = 'foo'", "foo", "'500 MB'"]),
         ("logging.rotation=", ["logging.rotation = ''", "'500 MB'"]),
         ("logging.rotation=99999999999 years", ["logging.rotation", "'500 MB'"]),

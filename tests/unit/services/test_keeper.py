@@ -13,7 +13,8 @@ import pytest
 
 from zk0.errors import BadInputError, LinkError
 from zk0.services import keeper
-from zk0.services.keeper import Keeper, Part, end_left_over, running
+from zk0.services.keeper import Keeper, Part, running
+from zk0.services.left_over import MARK, end_left_over
 
 
 def sleeper(*, children=0, session=False):
@@ -59,7 +60,7 @@ def ours(folder):
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(keeper.MARK) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(MARK) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             continue
