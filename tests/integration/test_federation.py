@@ -52,7 +52,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 def config(here: Place, **changes: Any) -> dict[str, Any]:
     """The small run's, over the link: whose clients' folders the coordinator does not know."""
-    found = small_run(here.folder / "outputs", **ASKED, **changes)
+    found = small_run(here.folder / "outputs", **{**ASKED, **changes})
     found["executor"] |= {"kind": "superlink", "link": str(here.link)}
     for client in found["clients"]:
         del client["root"]
