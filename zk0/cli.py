@@ -200,7 +200,7 @@ def check_data(
         console.print(findings_table(found))
     if errors := found.of("error"):
         at = ", ".join(dict.fromkeys(finding.dataset for finding in errors))
-        raise DatasetError(f"{len(errors)} errors in the table ({at}); training would fail on them or learn wrongly")
+        raise DatasetError(f"errors in the table: {len(errors)} ({at}); training would fail on them or learn wrongly")
     if strict and (warnings := found.of("warning")):
         at = ", ".join(dict.fromkeys(finding.dataset for finding in warnings))
         raise DatasetError(f"--strict: {len(warnings)} warnings in the table ({at}) are errors")
