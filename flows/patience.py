@@ -7,6 +7,7 @@ from collections.abc import Callable
 import httpx
 from loguru import logger
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
 from flows.server import STARTUP_TIMEOUT_S, answers, bring_back
@@ -18,6 +19,8 @@ RESTART_AFTER_S = 10.0
 """A server that somebody else starts again has so long to come back."""
 PATIENCE_S = 3600.0
 POLL_S = 1.0
+MOST_DATABASES = 5
+"""Databases that one command loses before something else must be wrong."""
 
 
 def patiently[**P, R](call: Callable[P, R], *, brings_back: bool = True) -> Callable[P, R]:
@@ -39,6 +42,33 @@ def patiently[**P, R](call: Callable[P, R], *, brings_back: bool = True) -> Call
             except AWAY as error:
                 logger.warning("Prefect's server is away ({}: {}): waiting for it", type(error).__name__, error)
                 wait_for_server(brings_back=brings_back)
+
+    return repeated
+
+
+def again[**P, R](flow: Callable[P, R], ended: Callable[[], bool]) -> Callable[P, R]:
+    """A flow that begins anew where the server's database has been lost, or another server has taken its place.
+
+    Args:
+        flow: finds finished work in the run directory.
+        ended: whether a person ended the run, who may have deleted the flow run.
+
+    Raises:
+        Zk0Error: that has happened `MOST_DATABASES` times.
+    """
+
+    @functools.wraps(flow)
+    def repeated(*args: P.args, **kwargs: P.kwargs) -> R:
+        url = str(get_current_settings().api.url)
+        for _ in range(MOST_DATABASES):
+            try:
+                return flow(*args, **kwargs)
+            except ObjectNotFound:
+                if ended():
+                    raise
+                logger.warning("the Prefect server at {} knows nothing of this run any more: it is told anew", url)
+                wait_for_server()
+        raise Zk0Error(f"the Prefect server at {url} has forgotten this run {MOST_DATABASES} times; see what ends it")
 
     return repeated
 
