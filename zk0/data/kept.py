@@ -4,7 +4,6 @@ Nothing is mapped: a file that another process cuts short gives a short read, no
 what was written is no frame, and the file goes: frames are only ever kept to spare work.
 """
 
-import fcntl
 import hashlib
 import math
 import os
@@ -19,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from loguru import logger
+
+from zk0.files.locks import taken
 
 ENDING = ".frames"
 MAGIC_BYTES = 32
@@ -246,15 +247,6 @@ def _lock(folder: Path) -> Iterator[bool]:
     """Hold the folder while its room is counted; False where another process does not let go of it."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        yield any(_taken(descriptor, pause) for pause in (0, *[LOOK_S] * LOOKS))
+        yield taken(descriptor, (0, *[LOOK_S] * LOOKS))
     finally:
         os.close(descriptor)
-
-
-def _taken(descriptor: int, after_s: float) -> bool:
-    time.sleep(after_s)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from zk0.errors import StorageError
 from zk0.files import atomic, untrusted
+from zk0.files.locks import taken
 from zk0.link.wire import Answer, Ending, Request
 from zk0.work.records import Record
 
@@ -173,12 +174,11 @@ class Mailbox:
         except OSError:
             return False  # it never had one
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return taken(descriptor, shared=True)
         except OSError:
             return False
         finally:
             os.close(descriptor)
-        return True
 
     def is_anothers(self, flower_run: str, since: float) -> bool:
         """Whether another courier was appointed after this one began, in seconds since 1970."""

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from zk0.errors import StorageError
 from zk0.files import atomic, untrusted
+from zk0.files.locks import taken
 
 FOLDER = ".processes"
 FORGET_S = 86400.0
@@ -64,9 +65,8 @@ def _is_held(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return not taken(descriptor, shared=True)
     except OSError:
         return True
     finally:
         os.close(descriptor)
-    return False

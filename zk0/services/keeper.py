@@ -1,7 +1,6 @@
 """Keeps programs running: starts again what dies, after pauses, and ends with them whatever they left behind."""
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ import psutil
 
 from zk0.errors import BadInputError, Zk0Error
 from zk0.files import atomic, untrusted
+from zk0.files.locks import taken
 from zk0.services.left_over import MARK, STATUS, end_left_over
 
 LOCK = "start.lock"
@@ -247,9 +247,7 @@ def running(folder: Path) -> dict[str, Any] | None:
     if not atomic.exists(lock):
         return None
     with lock.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not taken(file.fileno(), shared=True):
             status = folder / STATUS
             found: dict[str, Any] = json.loads(status.read_bytes()) if status.exists() else {}
             return found
@@ -272,7 +270,7 @@ def only_one(folder: Path) -> Iterator[None]:
         BadInputError: there is one.
     """
     with (folder / LOCK).open("a+") as lock:
-        if not any(_locked(lock.fileno(), after_s=pause) for pause in (0, *[LOCK_LOOK_S] * LOCK_LOOKS)):
+        if not taken(lock.fileno(), (0, *[LOCK_LOOK_S] * LOCK_LOOKS)):
             lock.seek(0)
             raise BadInputError(
                 f"{folder} is started already, by process {lock.read() or 'unknown'}; end that one first"
@@ -281,15 +279,6 @@ def only_one(folder: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
-
-
-def _locked(descriptor: int, after_s: float) -> bool:
-    time.sleep(after_s)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _end(state: _State) -> None:

@@ -1,17 +1,15 @@
 """What a node answers that sees no run, or has no home; and the link that a `flwr run` is itself."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from flwr.app import Message
-from flwr.supercore.task_identity import TaskIdentity
 
 from benchmarks.links import until
 from tests.flower import LocalGrid, context
 from zk0.config import RunConfig
 from zk0.errors import ClientError, HopelessError, PassingError
-from zk0.flower import nodes as module
 from zk0.flower import server_app
 from zk0.flower.carried import NO_NODE, carried, with_link
 from zk0.flower.client_app import app
@@ -24,17 +22,6 @@ from zk0.link.mailbox import Mailbox
 from zk0.link.parcel import packed, text_of
 from zk0.link.wire import Answer
 from zk0.runs.store import RunStore
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(module, "LOOK_S", 0.01)
-    monkeypatch.setattr(module, "WHO_S", 0.01)
-    names = ("_run_id", "_node_id", "_task_id")
-    before = [getattr(TaskIdentity, name) for name in names]
-    yield
-    for name, value in zip(names, before, strict=True):
-        setattr(TaskIdentity, name, value)
 
 
 def nodes_of(config: RunConfig, **clients: int) -> Nodes:

@@ -1,31 +1,16 @@
 """Which node does which client's work, and what becomes of a question."""
 
-from collections.abc import Iterator
-
 import pytest
 from flwr.app import Context, Error, Message
-from flwr.supercore.task_identity import TaskIdentity
 
 from tests.flower import LocalGrid
 from zk0.errors import ClientError, HopelessError
-from zk0.flower import nodes as module
 from zk0.flower.client_app import app
 from zk0.flower.nodes import LockedGrid, Nodes, assigned
 from zk0.link.parcel import packed, text_of
 from zk0.work.executor import STOPPED
 
 CLIENTS = ["kitchen", "workshop", "study"]
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(module, "LOOK_S", 0.01)
-    monkeypatch.setattr(module, "WHO_S", 0.01)
-    names = ("_run_id", "_node_id", "_task_id")
-    before = [getattr(TaskIdentity, name) for name in names]
-    yield
-    for name, value in zip(names, before, strict=True):
-        setattr(TaskIdentity, name, value)
 
 
 @pytest.mark.parametrize(
