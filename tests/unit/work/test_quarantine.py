@@ -31,3 +31,5 @@ def test_what_cannot_be_read_counts_as_nothing(store: RunStore, warnings: list[s
     quarantine.path_of(store.folder, "kitchen").write_text("{")
     assert quarantine.read(store.folder, "kitchen") is None
     assert "Why kitchen sits out is lost" in warnings[0]
+    quarantine.put(store.folder, "kitchen", 3, [])
+    assert quarantine.read(store.folder, "kitchen") is None
