@@ -109,7 +109,7 @@ def _check_numbers(name: str, value: NDArray[Any]) -> None:
     if value.dtype.kind not in "iuf" or not np.isfinite(value).all():
         raise _fault(name, "has values that are not finite")
     if value.dtype.name not in WIDE and not name.endswith("/count"):
-        raise _fault(name, f"is {value.dtype.name}, not {' or '.join(WIDE)}")
+        raise _fault(name, f"is {value.dtype.name}, not float32 or float64")
     if not value.size or float(np.abs(value).max()) > LARGEST:
         raise _fault(name, f"is empty, or has values above {LARGEST:g}")
 

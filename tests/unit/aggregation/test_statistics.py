@@ -9,7 +9,6 @@ import pytest
 from numpy.typing import NDArray
 
 from zk0.aggregation.statistics import refused
-from zk0.executors.calls import aggregate_statistics
 from zk0.files import atomic
 
 Flat = dict[str, NDArray[Any]]
@@ -150,13 +149,3 @@ def test_of_two_whose_shapes_differ_nobody_s_are_taken(tmp_path: Path) -> None:
     files = written(tmp_path, all_moments("action", lambda value: value[:5]))
     found = refused({client: files[client] for client in ("greenhouse", "study")}, FRAMES)
     assert list(found) == ["greenhouse", "study"]
-
-
-def test_a_quantile_that_one_client_lacks_is_not_lost_to_the_others(tmp_path: Path) -> None:
-    def made(spoil: Callable[[Flat], object], but: str = "") -> dict[str, NDArray[Any]]:
-        paths = [str(path) for client, path in written(tmp_path, spoil).items() if client != but]
-        return aggregate_statistics(paths)
-
-    with_all, without = made(lambda _: None, "study"), made(lambda stats: stats.pop("action/q01"))
-    assert np.allclose(without["action/q01"], with_all["action/q01"])
-    assert "action/q50" not in made(another("action/q50", "action/q01"))
