@@ -44,7 +44,7 @@ class Follower:
                 )
 
     def _begun(self, kind: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-P", "-m", "zk0.tracking.send", str(self._run_dir), kind]
+        command = [sys.executable, "-P", "-m", "zk0.tracking.send", str(self._run_dir), kind, str(WITHIN_S)]
         return subprocess.Popen(  # in a session of its own: Ctrl-C ends the run, and what is committed is sent
             command,
             stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""`python -m zk0.tracking.send RUN_DIR KIND`: bring one tracker up to date with a run's committed rounds."""
+"""`python -m zk0.tracking.send RUN_DIR KIND [SECONDS]`: bring one tracker up to date with a run's committed rounds."""
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ from zk0.tracking.figures import figures, told_config
 from zk0.tracking.tracker import KINDS, Told, Tracker
 
 WITHIN_S = 60
-"""The kernel ends this process then, whatever it waits for."""
+"""Seconds: the kernel ends this process then, whatever it waits for."""
 LATER = 10
 """Niceness: what trains goes first."""
 SECRET = re.compile(r"KEY|TOKEN|PASSWORD|SECRET|CREDENTIAL", re.IGNORECASE)
@@ -48,7 +48,8 @@ def bring_up_to_date(store: RunStore, kind: str) -> int:
         tracker = _opened(_told(store, folder, max(lines)), kind)
         missing = tracker.missing({number: figures(line) for number, line in lines.items()})
         for number in sorted(missing):
-            tracker.log(number, datetime.fromisoformat(lines[number]["committed_at"]), missing[number])
+            committed = lines[number].get("committed_at", store.info.created_at)  # which older versions did not note
+            tracker.log(number, datetime.fromisoformat(committed), missing[number])
         tracker.close()
         return len(missing)
 
@@ -90,9 +91,9 @@ def without_secrets(text: str, environment: Mapping[str, str]) -> str:
     return re.sub(r"://[^/@\s]+@", "://***@", " ".join(text.split()))[:LONGEST]
 
 
-def main(run_dir: str, kind: str) -> int:
+def main(run_dir: str, kind: str, within_s: str = str(WITHIN_S)) -> int:
     """Do it within bounds; what went wrong is one line on stdout, on which no library writes."""
-    signal.alarm(WITHIN_S)
+    signal.alarm(int(within_s))
     os.nice(LATER)
     said = os.dup(sys.stdout.fileno())
     nowhere = os.open(os.devnull, os.O_WRONLY)
