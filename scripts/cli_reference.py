@@ -32,7 +32,7 @@ def render() -> str:
     hidden = [name for name, item in command.commands.items() if item.hidden]
     for name in hidden:
         del command.commands[name]
-    with click.Context(command, info_name="zk0") as context:
+    with typer.Context(command, info_name="zk0") as context:
         text = html.unescape(get_docs_for_click(obj=command, ctx=context, name="zk0"))
     return (
         INTRODUCTION
