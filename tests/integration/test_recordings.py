@@ -490,6 +490,24 @@ def test_what_contradicts_itself_is_named_with_its_file(change: Change, words: s
     assert tree(recording) == before
 
 
+@pytest.mark.parametrize("name", ["arm [3]", "left::right", "a**b", "arm[!x]", "arm*"])
+def test_a_folder_that_lerobot_takes_for_a_pattern_is_named(name: str, recording: Path, tmp_path: Path) -> None:
+    recording.rename(tmp_path / name)
+    (tmp_path / "arm2").mkdir()  # what the star stands for, too
+    said = "root = '.*': LeRobot reads .* in a path as a pattern"
+    if name == "arm [3]":
+        refused(raw(tmp_path / name), "mine", said, "rename the folder, or give a link")
+    assert_said(errors(tmp_path / name)[0], f"dataset 'mine': metadata: {said}, .*; rename the folder")
+    recording.symlink_to(tmp_path / name)
+    assert not errors(recording)
+
+
+def test_signs_in_a_folders_name_that_are_no_pattern(recording: Path, tmp_path: Path) -> None:
+    root = recording.rename(tmp_path / "a[b, 50 %, #1, {x}, c:d, f*")
+    assert not errors(root)
+    assert len(LeRobotDataset("me/mine", root=root, video_backend="pyav")) == sum_frames(root)
+
+
 @pytest.mark.parametrize("name", ["more episodes", "no tasks", "tasks in a column", "no spread", "a pointer for rows"])
 def test_both_commands_refuse_it(name: str, recording: Path) -> None:
     change, words = CONTRADICTIONS[name]

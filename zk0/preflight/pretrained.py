@@ -4,6 +4,7 @@ Light on purpose: reads headers and JSON, without torch, so that what is wrong i
 """
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,8 @@ def _check_adapter(folder: Path, named: str) -> None:
         )
     if weights.suffix == ".safetensors":
         _check_safetensors(weights, named)
+    else:
+        _check_torch_file(weights, named)
     adapter_base(folder, named)
 
 
@@ -209,6 +212,9 @@ def _check_weights(folder: Path, named: str) -> None:
         return
     other = sorted(item.name for pattern in TORCH_WEIGHTS for item in folder.glob(pattern))
     parts = sorted(item.name for item in folder.glob("*.safetensors") if "processor" not in item.name)
+    if path.is_symlink() or path.exists():
+        kind = "a link to what is not there" if not path.exists() else "no plain file"
+        raise PolicyError(f"{named}: {path.name} is {kind}; copy it there from the checkpoint")
     if (folder / ADAPTER_CONFIG).is_file():
         why = f'it is an adapter, and {CONFIG_NAME} does not say so; write "use_peft": true there'
     elif parts:
@@ -239,6 +245,15 @@ def _check_safetensors(path: Path, named: str) -> list[str]:
     if not names:
         raise PolicyError(f"{named}: {path.name} holds no tensors; copy it again from the original")
     return names
+
+
+def _check_torch_file(path: Path, named: str) -> None:
+    """Refuse what `torch.save` has not written, or what is cut: torch would speak of pickles."""
+    if not zipfile.is_zipfile(path):
+        raise PolicyError(
+            f"{named}: {path.name} is no file of torch's, or cut; copy it again from the original, or give "
+            f"{ADAPTER_WEIGHTS[0]}"
+        )
 
 
 def _check_processor(folder: Path, name: str, named: str) -> None:

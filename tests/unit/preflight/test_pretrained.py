@@ -64,6 +64,10 @@ def unlink(name: str) -> Edit:
     return lambda folder: (folder / name).unlink()
 
 
+def dangling(name: str) -> Edit:
+    return lambda folder: (folder / name).symlink_to("/gone/blob")
+
+
 def write(name: str, content: bytes) -> Edit:
     return lambda folder: (folder / name).write_bytes(content)
 
@@ -72,6 +76,16 @@ def write(name: str, content: bytes) -> Edit:
     ("edit", "words"),
     [
         (shutil.rmtree, "no LeRobot policy can be read there (there is no such folder"),
+        (then(unlink(WEIGHTS), dangling(WEIGHTS)), f"{WEIGHTS} is a link to what is not there; copy it there"),
+        (then(unlink(WEIGHTS), lambda folder: (folder / WEIGHTS).mkdir()), f"{WEIGHTS} is no plain file; copy it"),
+        (
+            then(
+                an_adapter(),
+                unlink("adapter_model.safetensors"),
+                write("adapter_model.bin", b"\x80\x02cpickle\nattack\n."),
+            ),
+            "adapter_model.bin is no file of torch's, or cut; copy it again",
+        ),
         (emptied, "no LeRobot policy can be read there (it has no config.json); give a pretrained_model folder"),
         (within("pretrained_model"), "a policy lies inside it: give '{at}/pretrained_model'"),
         (within("checkpoints", "last", "pretrained_model"), "give '{at}/checkpoints/last/pretrained_model'"),
