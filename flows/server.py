@@ -1,42 +1,62 @@
 """Find a Prefect server, or start one in the background on loopback."""
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
+import psutil
 from loguru import logger
 from prefect.settings import get_current_settings
 
 from flows.service_logs import SERVER_LOG, keep_within_bounds, rotate
 from zk0.errors import BadInputError, Zk0Error
+from zk0.files.locks import taken
 
 LOOPBACK = "127.0.0.1"
 LOGGING = Path(__file__).parents[1] / "deployments" / "server-logging.yaml"
 """How a server of ours logs, where a person has no file of their own."""
 STARTUP_TIMEOUT_S = 180
 """The first start migrates a new database: 35 s on two cores, more on a busy machine."""
-
-
 JOINED_TIMEOUT_S = 15
-"""A server that was there when it was looked for, and is not now, has probably died."""
+"""A configured server that was there when it was looked for, and is not now, has probably died."""
+START_AGAIN_AFTER_S = 10.0
+"""Pause between two starts of a local server whose process ends at once."""
 
 
-class _Place(NamedTuple):
-    """Where a local server listens, and keeps its files."""
+@dataclass
+class _Local:
+    """A server on this machine, which is ours to start."""
 
     host: str
     port: int
     home: Path
+    """Where it keeps its files."""
+    process: subprocess.Popen[bytes] | None = None
+    """The last one that this process started there."""
+    started_at: float = float("-inf")
+
+    @property
+    def lock(self) -> Path:
+        """Held by the server's process as long as it lives."""
+        return self.home / f"zk0-server-{self.port}.lock"
+
+    def is_starting(self) -> bool:
+        """Whether a process that we started may yet come to listen, or another one would end as fast."""
+        lives = self.process is not None and self.process.poll() is None
+        return lives or time.monotonic() - self.started_at < START_AGAIN_AFTER_S
 
 
-_local: dict[str, _Place] = {}
-"""API URL -> the local server there, which is ours to start."""
+_local: dict[str, _Local] = {}
+"""API URL -> the local server there."""
+_starting = threading.Lock()
+"""One thread of a process looks and starts at a time."""
 
 
 @dataclass
@@ -56,12 +76,14 @@ class Server:
         Raises:
             Zk0Error: the started server did not come up.
         """
-        deadline = time.monotonic() + (JOINED_TIMEOUT_S if self.started is None else STARTUP_TIMEOUT_S)
+        deadline = time.monotonic() + (STARTUP_TIMEOUT_S if self.url in _local else JOINED_TIMEOUT_S)
         while not answers(self.url):
-            if self.started is None and time.monotonic() > deadline:
-                raise Zk0Error(f"the Prefect server at {self.url} was there and is gone; try again")
-            if self.started is not None and (self.started.poll() is not None or time.monotonic() > deadline):
+            late = time.monotonic() > deadline
+            if self.started is not None and (late or self.started.poll() is not None):
                 raise Zk0Error(f"the Prefect server at {self.url} did not come up; see {self.log}")
+            if late:
+                raise Zk0Error(f"the Prefect server at {self.url} was there and is gone; try again")
+            bring_back(self.url)
             time.sleep(0.2)
         return self.url
 
@@ -70,8 +92,8 @@ class Server:
         return answers(self.url)
 
     def discard(self) -> None:
-        """End a server that we started for a run that does not take place."""
-        if self.started is not None:
+        """End a server that we started for a run that does not take place, unless somebody else uses it by now."""
+        if self.started is not None and not _has_guests(self.started.pid):
             self.started.terminate()
 
 
@@ -103,15 +125,15 @@ def ensure_server(bind: str = LOOPBACK) -> Server:
     host = LOOPBACK if bind in ("0.0.0.0", "::", "localhost") else bind  # noqa: S104 - compared, not bound
     port = settings.server.api.port
     url = f"http://{host}:{port}/api"
-    _local[url] = _Place(bind, port, Path(settings.home))
+    _local[url] = _Local(bind, port, Path(settings.home))
     if answers(url):
         keep_within_bounds(Path(settings.home))
         return Server(url)
-    if _listening(host, port):
+    if _listening(host, port) and not _held(_local[url].lock):  # else it is one of ours, and busy
         raise BadInputError(
             f"PREFECT_SERVER_API_PORT = {port}: another program listens there; set a free port in that variable"
         )
-    return _start(url, *_local[url])
+    return _start(url)
 
 
 def ui_url(api_url: str) -> str:
@@ -119,29 +141,35 @@ def ui_url(api_url: str) -> str:
     return (get_current_settings().ui_url or api_url).removesuffix("/").removesuffix("/api")
 
 
-def _start(url: str, host: str, port: int, home: Path) -> Server:
+def _start(url: str) -> Server:
     """Start the server in a session of its own, so that Ctrl-C here does not end it.
 
     Prefect's own `--background` leaves the server in our process group, on pipes that nobody reads. The PID file is
-    the one that `prefect server stop` looks for.
+    the one that `prefect server stop` looks for. Of several processes one starts it: it gives the server the lock.
     """
-    home.mkdir(parents=True, exist_ok=True)
-    log = home / SERVER_LOG
-    rotate(log)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
-    environment = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
-    if not get_current_settings().logging.config_path.exists():
-        environment["PREFECT_LOGGING_SETTINGS_PATH"] = str(LOGGING)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    (home / "server.pid").write_text(str(process.pid))
+    local = _local[url]
+    local.home.mkdir(parents=True, exist_ok=True)
+    with local.lock.open("ab") as lock:
+        if not _free(lock.fileno()):
+            return Server(url)
+        log = local.home / SERVER_LOG
+        rotate(log)
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", local.host, "--port", str(local.port)]
+        environment = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
+        if not get_current_settings().logging.config_path.exists():
+            environment["PREFECT_LOGGING_SETTINGS_PATH"] = str(LOGGING)
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                pass_fds=(lock.fileno(),),
+            )
+    local.process, local.started_at = process, time.monotonic()
+    (local.home / "server.pid").write_text(str(process.pid))
     return Server(url, process, log)
 
 
@@ -156,11 +184,38 @@ def answers(url: str) -> bool:
 
 def bring_back(url: str) -> None:
     """Start the local server again that `ensure_server` found or started; one that was configured is left alone."""
-    if url in _local and not _listening(_local[url].host, _local[url].port):
-        logger.warning("the Prefect server at {} is gone: starting it again", url)
-        _start(url, *_local[url])
+    with _starting:
+        local = _local.get(url)
+        if local is None or local.is_starting() or _listening(local.host, local.port):
+            return
+        if _start(url).started is not None:
+            logger.warning("the Prefect server at {} is gone: starting it again", url)
 
 
 def _listening(host: str, port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((host, port)) == 0
+
+
+def _held(lock: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError), lock.open("rb") as file:
+        return not _free(file.fileno())
+    return False
+
+
+def _free(lock: int) -> bool:
+    """Whether no server of ours lives here; a file system without locks says nothing of it."""
+    try:
+        return taken(lock)
+    except OSError:
+        return True
+
+
+def _has_guests(pid: int) -> bool:
+    """Whether a server speaks with other processes than this one: each run keeps a connection for its events."""
+    try:
+        here = {link.laddr for link in psutil.Process().net_connections("tcp")}
+        served = psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:
+        return False
+    return any(link.status == psutil.CONN_ESTABLISHED and link.raddr not in here for link in served)

@@ -25,6 +25,8 @@ DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     # Results are never persisted; without this a stray one would land in the user's home whatever PREFECT_HOME says.
     "PREFECT_TASKS_DEFAULT_PERSIST_RESULT": "false",
+    # A server that is away costs a line of 2,000 characters for each event; zk0 says it once: flows/patience.py.
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
     # Flows and tasks speak through zk0's log; Prefect's own lines would tear the live view.
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }

@@ -77,7 +77,7 @@ class PrefectSteps(Steps):
         rounds = self.store.read_metrics()
         charts = list(draw_all(self.store.folder, self.config, rounds).values())
         if self._pages is not None:
-            patiently(self._pages.publish, brings_back=False)(server_round, rounds, charts)
+            patiently(self._pages.publish)(server_round, rounds, charts)
 
 
 @flow(name=ROUND, persist_result=False)

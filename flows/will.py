@@ -135,13 +135,22 @@ def ended_by_signal(store: RunStore, flow_run: FlowRun) -> Iterator[None]:
     """
     try:
         yield
-    except (ExternalSignal, ObjectNotFound, *ENDINGS) as error:  # by its worker; its flow run is gone; see `early`
+    except ObjectNotFound:  # its flow run was deleted, or the server has another database, and nobody ended anything
+        with contextlib.suppress(*PASSING), client() as prefect:
+            if _is_free(store) and _look(prefect, store, flow_run):
+                _stop(store)
+        raise
+    except (ExternalSignal, *ENDINGS) as error:  # by its worker; see `early`
         done = isinstance(error, ENDINGS) and store.stopped is not None
-        if not done and (is_ours(store.folder) or store.holder() is None):
+        if not done and _is_free(store):
             _stop(store)
             with contextlib.suppress(*PASSING), client() as prefect:
                 _look(prefect, store, flow_run)
         raise
+
+
+def _is_free(store: RunStore) -> bool:
+    return is_ours(store.folder) or store.holder() is None
 
 
 def _watch(store: RunStore, flow_run: FlowRun, ended: threading.Event) -> None:

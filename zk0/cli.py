@@ -284,13 +284,13 @@ def _flow(store: "RunStore", api: str, pages: str) -> Zk0Error | None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.federated_training import federated_training
-    from flows.patience import again
+    from flows.patience import again, kept_up
     from flows.will import ENDINGS
     from zk0.errors import EndedError
     from zk0.report.live import LiveView
 
     try:
-        with temporary_settings({PREFECT_API_URL: api}), LiveView(store.folder, pages, notes):
+        with temporary_settings({PREFECT_API_URL: api}), kept_up(api), LiveView(store.folder, pages, notes):
             again(federated_training, lambda: store.stopped is not None)(str(store.folder))
     except KeyboardInterrupt:
         store.mark_stopped()

@@ -114,7 +114,7 @@ ROOMS: dict[str, set[str]] = {
 
 OUTSIDE: dict[str, set[str]] = {
     "tasks": {"config", "errors", "federation", "layout", "logs", "metrics", "report", "runs", "work"},
-    "flows": {"errors", "executors", "federation", "layout", "logs", "report", "runs", "tasks", "work"},
+    "flows": {"errors", "executors", "files", "federation", "layout", "logs", "report", "runs", "tasks", "work"},
     "deployments": set(),
 }
 """The same for what stands around the core, which may import nothing of one another but this either."""
