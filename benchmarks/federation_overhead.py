@@ -10,12 +10,14 @@ own commands, without gate, keys and TLS.
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -177,7 +179,8 @@ def floor(folder: Path, nodes: int, sizes: list[int], rounds: int) -> dict[int, 
                         [*map(str, command)], env=environment, stdout=log, stderr=log, start_new_session=True
                     )
                 )
-                time.sleep(2 if command is link else 0)
+                if command is link:
+                    until(partial(_listens, port))
             found = {}
             for size in sizes:
                 out = folder / f"floor-{nodes}-{size}.json"
@@ -192,6 +195,12 @@ def floor(folder: Path, nodes: int, sizes: list[int], rounds: int) -> dict[int, 
             for process in started:
                 os.killpg(process.pid, 9)
                 process.wait()
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 def measured(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
