@@ -80,11 +80,12 @@ def serve(folder: Path, name: str, parent: int, main: Callable[[list[str]], None
         most: processes at the same time.
     """
     os.chdir(folder)
-    os.umask(0o077)
     with suppress(FileNotFoundError):
         Path(name).unlink()
     with socket.socket(socket.AF_UNIX) as server:
+        ours = os.umask(0o077)
         server.bind(name)
+        os.umask(ours)  # what is forked writes files that a container's user may have to read
         server.listen(16)
         server.settimeout(LOOK_S)
         living: set[int] = set()
