@@ -1,5 +1,6 @@
 """The steps of a round as plain calls; whoever does them otherwise, as Prefect tasks, takes their place."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from zk0.report.beside import Beside
 from zk0.report.pictures import draw_all
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
+from zk0.tracking.follow import Follower
 from zk0.work import attempts
 from zk0.work.executor import STOPPED, Executor
 from zk0.work.records import ClientResult, ClientTask
@@ -50,6 +52,7 @@ class Steps:
         self.store = store
         self._elsewhere = executor
         self._beside = Beside(self.draw)
+        self._tracked = Beside(Follower(store.folder, store.config.tracking.kinds).follow)
         self._showing = False
 
     @property
@@ -126,8 +129,10 @@ class Steps:
         return commit.commit(self.store, before, after, aggregated, did, duration_s)
 
     def show(self, server_round: int) -> None:
-        """Have a committed round shown beside the next ones; comes back at once."""
+        """Have a committed round shown beside the next ones, and given to trackers; comes back at once."""
         self._beside.show(server_round)
+        if self.config.tracking.kinds:
+            self._tracked.show(server_round)
         self._showing = True
 
     @contextmanager
@@ -136,12 +141,23 @@ class Steps:
         try:
             yield
         except Zk0Error:
-            self._beside.wait(SHOWN_WITHIN_S)
+            self._wait()
             raise
         if not self._showing and (rounds := self.store.committed_rounds()):
             self.show(rounds[-1])  # nothing was left to do, and what shows it may have been cut short
-        if not self._beside.wait(SHOWN_WITHIN_S):
+        drawn, tracked = self._wait()
+        if not drawn:
             logger.warning("the run goes on without its last charts: they take more than {:.0f} s", SHOWN_WITHIN_S)
+        if not tracked:
+            logger.warning(
+                "the run goes on before its trackers have its last rounds: they take more than {:.0f} s", SHOWN_WITHIN_S
+            )
+
+    def _wait(self) -> tuple[bool, bool]:
+        """Whether the charts are drawn, and the trackers up to date, when both are or patience ends."""
+        until = time.monotonic() + SHOWN_WITHIN_S
+        drawn = self._beside.wait(SHOWN_WITHIN_S)
+        return drawn, self._tracked.wait(max(0.0, until - time.monotonic()))
 
     def draw(self, server_round: int) -> None:  # noqa: ARG002 - for those who show more than the charts
         """Draw the charts of a committed round; done beside the training."""
