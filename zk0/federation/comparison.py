@@ -129,7 +129,7 @@ class Arm(Steps):
             return None
         members = [client.name for client in self.config.clients if self._learner in (client.name, POOLED)]
         work = [self.store.task("statistics", 0, name) for name in members]
-        return self.aggregate_statistics(self.each("prepare", work, all_needed=True).results).stats
+        return self.aggregate_statistics(self.each("prepare", work, all_needed=True, but="bad_data")).stats
 
     def sample(self, server_round: int, before: RoundState) -> RoundPlan:
         """The learner alone."""

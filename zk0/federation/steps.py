@@ -12,7 +12,7 @@ from loguru import logger
 
 from zk0.aggregation.server_round import RoundPlan
 from zk0.config import RunConfig
-from zk0.errors import ClientError, QuarantineError, Zk0Error
+from zk0.errors import ClientError, FailureCause, QuarantineError, Zk0Error
 from zk0.executors.choice import make_executor, stop_work
 from zk0.federation import attendance, commit, server
 from zk0.federation.export import export
@@ -74,13 +74,16 @@ class Steps:
         """See `server.sample`."""
         return server.sample(self.store, server_round, before)
 
-    def each(self, step: str, work: Sequence[ClientTask], *, all_needed: bool = False) -> Outcomes:
+    def each(
+        self, step: str, work: Sequence[ClientTask], *, all_needed: bool = False, but: FailureCause | None = None
+    ) -> Outcomes:
         """Have one step done by every client that it is for.
 
         Args:
             step: `prepare`, `fit`, `evaluate` or `rollout`.
             work: a piece for each.
             all_needed: nothing goes without any of them.
+            but: a cause that costs a client its own part all the same.
 
         Raises:
             ClientError: one failed and `all_needed`.
@@ -95,7 +98,7 @@ class Steps:
             except Zk0Error as error:  # an engine that does not answer: the run is ended all the same
                 logger.warning("what is at work could not be ended, and may go on: {}", error)
             raise
-        return sorted_out(work, ends, all_needed=all_needed)
+        return sorted_out(work, ends, all_needed=all_needed, but=but)
 
     def do(self, step: str, work: Sequence[ClientTask]) -> list[object]:  # noqa: ARG002 - for those who name it
         """What came of each piece of work: its result, or the error that it ended with."""
@@ -111,9 +114,9 @@ class Steps:
         """See `server.aggregate`."""
         return server.aggregate(self.store, server_round, before, fits)
 
-    def aggregate_statistics(self, results: Sequence[ClientResult]) -> AggregatedStatistics:
+    def aggregate_statistics(self, statistics: Outcomes) -> AggregatedStatistics:
         """See `server.aggregate_statistics`."""
-        return server.aggregate_statistics(self.store, results)
+        return server.aggregate_statistics(self.store, statistics)
 
     def evaluate(self, evaluations: Sequence[ClientTask], rollouts: Sequence[ClientTask]) -> Outcomes:
         """What the round's policy is worth: on held-out episodes, then in simulation."""
