@@ -117,6 +117,7 @@ def from_scratch(outputs: Path, kind: str, **overrides: Any) -> RunConfig:
             r"state_proj.weight has shape .*\[128, 8\]\) in the",
         ),
         (lambda folder: edit_json(folder, later=1), "base", r"config.json does not fit LeRobot .*fields `later`"),
+        (lambda folder: edit_json(folder, chunk_size=None), "base", r"does not fit LeRobot .*\(chunk_size is null\)"),
         (lambda folder: edit_json(folder, chunk_size="x"), "base", r"does not fit LeRobot .*`chunk_size`: Couldn't"),
         (lambda folder: edit_json(folder, n_action_steps=99), "base", r"does not fit LeRobot .*Got 99 for `n_action"),
         (lambda folder: edit_json(folder, type="smolvla2"), "base", r"type = 'smolvla2', .*did you mean 'smolvla'"),
@@ -229,7 +230,7 @@ def test_both_commands_refuse_in_the_same_words(tmp_path: Path, made: Path) -> N
         ({"r": 2}, r"lora_[AB].* has shape .* in the file and .* by adapter_config.json"),
         ({"target_modules": ".*state_proj"}, r"does not fit its base: .*has no place in its base"),
         ({"base_model_name_or_path": "some/base"}, r"the base of this adapter: cannot be fetched"),
-        ({"peft_type": "FOO"}, r"its weights cannot be loaded \(KeyError: 'FOO'\)"),
+        ({"peft_type": "FOO"}, r"its weights cannot be loaded \(KeyError: 'FOO'\); correct peft_type"),
     ],
 )
 def test_an_adapter_that_does_not_fit_its_base(tmp_path: Path, edit: dict[str, Any], words: str) -> None:

@@ -131,10 +131,6 @@ def wrong_shape(root: Path) -> None:
     edit_info(root, lambda info: info["features"][STATE].update(shape=[7]))
 
 
-def wrong_names(root: Path) -> None:
-    edit_info(root, lambda info: info["features"][ACTION].update(names=["a", "b"]))
-
-
 def not_a_number(root: Path) -> None:
     def spoil(values: np.ndarray) -> None:
         values[7, 2] = np.nan
@@ -168,7 +164,6 @@ ERRORS: dict[Callable[[Path], None], tuple[str, str]] = {
     cut_video: ("video frames", rf"{FRONT}, episode \d+: .*\.mp4"),
     missing_video: ("files", r"\.mp4 is missing or empty"),
     wrong_shape: ("dimensions", r"has 6 numbers in a row, info.json says 7"),
-    wrong_names: ("dimensions", r"has 6 numbers in a row, info.json says 6 and names 2"),
     not_a_number: ("values", r"NaN or infinity in 1 rows, first in row 7"),
     dead_arm: ("constant joints", r"no dimension of 'observation.state' moves"),
     wrapped_encoder: ("jumps", r"\d+ of the state and 0 of the action, first wrist_roll.pos .* by 3\d\d"),
@@ -202,6 +197,16 @@ def test_a_constant_joint_is_a_warning_and_training_goes_on(dataset: Path, confi
     warning = verdicts(config, "warning")["constant joints"]
     assert "gripper.pos (observation.state), gripper.pos (action)" in warning.seen
     assert [line for line in preflight(config).warnings if "constant joints: never move: gripper.pos" in line]
+
+
+def test_names_of_another_number_are_a_warning_and_training_goes_on(dataset: Path, config: RunConfig) -> None:
+    """LeRobot never counts them."""
+    edit_info(dataset, lambda info: info["features"][ACTION].update(names=["a", "b"]))
+    edit_info(dataset, lambda info: info["features"][STATE].update(names="joints"))
+    seen = verdicts(config, "warning")["dimensions"].seen
+    assert seen.startswith("'observation.state' has 6 numbers in a row, and info.json names 1; 'action' has 6 numbers")
+    said = "joints have no names: their order cannot be compared"
+    assert [line for line in preflight(config).warnings if said in line]
 
 
 def test_a_single_jump_is_a_warning(dataset: Path, config: RunConfig) -> None:

@@ -343,10 +343,6 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "a count with a point": (info(total_episodes=4.0), f"{INFO}: total_episodes = 4.0 is no whole number"),
     "sizes with a point": (feature(ACTION, shape=[6.0]), f"{INFO}: features.action.shape = .6.0. is no list of sizes"),
     "a byte order mark": (bom, f"{INFO}: begins with a byte order mark.*; save it as UTF-8 without BOM"),
-    "names of too few groups": (
-        feature(ACTION, names={"left": ["a", "b"], "right": ["c"]}),
-        "'action' has 6 numbers in a row, info.json says 6 and names 3; correct features.action.names",
-    ),
     "a video that is too short": (shorter_video, rf"episode 3 ends at .* s of .*{FIRST_VIDEO}, which lasts 1\.6"),
     "a folder for a video": (
         lambda root: ((root / FIRST_VIDEO).unlink(), (root / FIRST_VIDEO).mkdir()),
@@ -383,11 +379,18 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
         f"{INFO}: data_path = .* is no path with chunk_index and file_index",
     ),
     "no path of videos": (info(video_path=None), f"{INFO}: video_path = None"),
+    "a path of another place": (
+        info(data_path="/etc/passwd"),
+        f"{INFO}: data_path = '/etc/passwd' leads out of the dataset's folder .*; write 'data/chunk-",
+    ),
+    "no camera in the path": (
+        info(video_path="videos/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"),
+        f"{INFO}: video_path = .* has no {{video_key}}: all cameras would show the same; write 'videos/",
+    ),
     "an unknown type": (feature(ACTION, dtype="float33"), f"{INFO}: features.action = .*float33.* is no column"),
     "a shape that is none": (feature(ACTION, shape=None), f"{INFO}: features.action.shape = None is no list of sizes"),
     "another shape": (feature(ACTION, shape=[7]), f"'action' has 6 numbers in a row, info.json says 7.*{DATA}"),
     "another type": (feature(ACTION, dtype="int64"), f"'action' is .* in .*{DATA}, which is no"),
-    "too many names": (feature(ACTION, names=list("abcdefg")), "'action' has 6 numbers in a row, .* names 7"),
     "an undeclared column": (
         lambda root: edit_rows(root, lambda rows: rows.append_column("reward", pa.array([0.0] * len(rows)))),
         f"{DATA} has a column 'reward', which is no feature of info.json",
@@ -485,6 +488,24 @@ def test_what_contradicts_itself_is_named_with_its_file(change: Change, words: s
     assert re.search(rf"dataset 'mine': .*{words}", said), f"{words!r} is not in: {said}"
     assert all(item.remedy for item in found)
     assert tree(recording) == before
+
+
+@pytest.mark.parametrize("name", ["arm [3]", "left::right", "a**b", "arm[!x]", "arm*"])
+def test_a_folder_that_lerobot_takes_for_a_pattern_is_named(name: str, recording: Path, tmp_path: Path) -> None:
+    recording.rename(tmp_path / name)
+    (tmp_path / "arm2").mkdir()  # what the star stands for, too
+    said = "root = '.*': LeRobot reads .* in a path as a pattern"
+    if name == "arm [3]":
+        refused(raw(tmp_path / name), "mine", said, "rename the folder, or give a link")
+    assert_said(errors(tmp_path / name)[0], f"dataset 'mine': metadata: {said}, .*; rename the folder")
+    recording.symlink_to(tmp_path / name)
+    assert not errors(recording)
+
+
+def test_signs_in_a_folders_name_that_are_no_pattern(recording: Path, tmp_path: Path) -> None:
+    root = recording.rename(tmp_path / "a[b, 50 %, #1, {x}, c:d, f*")
+    assert not errors(root)
+    assert len(LeRobotDataset("me/mine", root=root, video_backend="pyav")) == sum_frames(root)
 
 
 @pytest.mark.parametrize("name", ["more episodes", "no tasks", "tasks in a column", "no spread", "a pointer for rows"])
@@ -678,6 +699,9 @@ GOOD: dict[str, Change] = {
     "names in two arms": feature(ACTION, names={"left": ["a", "b", "c"], "right": ["a", "b", "c"]}),
     "names as places": feature(ACTION, names={name: place for place, name in enumerate("abcdef")}),
     "names as numbers": feature(ACTION, names=[0, 1, 2, 3, 4, 5]),
+    "too few names": feature(ACTION, names={"left": ["a", "b"], "right": ["c"]}),
+    "too many names": feature(ACTION, names=list("abcdefg")),
+    "a text for names": feature(STATE, names="joints"),
     "names null": feature(ACTION, names=None),
     "no names at all": no_names,
     "names of a camera null": feature(FRONT, names=None),

@@ -23,12 +23,14 @@ from lerobot.utils.utils import flatten_dict
 from zk0.config import DatasetConfig
 from zk0.data.faults import fault, read_json, require, shown
 from zk0.data.statistics import WITHOUT_STATISTICS
+from zk0.data.templates import template_fault
 from zk0.data.versions import KEY, is_new_layout, is_old_layout
 from zk0.errors import first_line
 
 OLD_DATA = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 OLD_VIDEO = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 """Where v2 keeps an episode, if its info.json does not say otherwise; the converter looks nowhere else."""
+OLD_PLACE = ("episode_chunk", "episode_index")
 STOPS = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, StopIteration),
     *(pa.ArrowException, DatasetsError, FFmpegError),
@@ -50,17 +52,18 @@ class Old(NamedTuple):
     def files(self, key: str | None = None) -> dict[int, Path]:
         """The data file of each episode, or its video of a camera."""
         name, default = ("data_path", OLD_DATA) if key is None else ("video_path", OLD_VIDEO)
-        template = self.info.get(name) or default
-        size = self.info.get("chunks_size") or 1000
-        try:
-            return {
-                number: self.root
-                / template.format(episode_chunk=number // size, episode_index=number, video_key=key or "")
-                for number in self.lengths
-            }
-        except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
-            seen = f"{name} = {shown(template)} is no path with episode_chunk and episode_index"
-            raise fault(self.dataset, self.root / "meta" / "info.json", seen, f"write {default!r}") from error
+        template, size = self.info.get(name) or default, self.info.get("chunks_size") or 1000
+        where = self.root / "meta" / "info.json"
+        if not isinstance(size, int) or size < 0:
+            raise fault(self.dataset, where, f"chunks_size = {shown(size)} is no whole number above 0", "write 1000")
+        cameras = None if key is None else [key]
+        if (found := template_fault(name, template, OLD_PLACE, default, cameras)) is not None:
+            raise fault(self.dataset, where, *found)
+        fields = {"video_key": key or ""}
+        return {
+            number: self.root / template.format(episode_chunk=number // size, episode_index=number, **fields)
+            for number in self.lengths
+        }
 
 
 def convert(dataset: DatasetConfig, root: Path, scratch: Path) -> Path:

@@ -1,5 +1,6 @@
 """Open and split LeRobot datasets, and compute the statistics of chosen episodes."""
 
+import glob
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def open_metadata(dataset: DatasetConfig) -> LeRobotDatasetMetadata:
     if root is not None and is_stand_in(root):
         return open_stand_in(dataset.repo_id, root)
     if root is not None:
+        _refuse_pattern(dataset, root)
         check_metadata(dataset, root)
     else:
         _check_cached(dataset)
@@ -60,6 +62,20 @@ def open_metadata(dataset: DatasetConfig) -> LeRobotDatasetMetadata:
         meta.info.robot_type = str(meta.robot_type)  # LeRobot takes anything, and looks at none of it
     name_axes(meta.features)
     return meta
+
+
+def _refuse_pattern(dataset: DatasetConfig, root: Path) -> None:
+    """Refuse a folder whose name LeRobot takes for a pattern of names: it hands paths on to `datasets` as they are.
+
+    Raises:
+        DatasetError: names it.
+    """
+    path = str(root)
+    if "::" in path or "**" in path or (root.exists() and glob.glob(path) != [path]):  # noqa: PTH207 - as theirs
+        raise DatasetError(
+            f"dataset {dataset.name!r}: root = {dataset.root!r}: LeRobot reads [ ], *, ? and :: in a path as a "
+            "pattern, and finds none there, or another; rename the folder, or give a link to it without such signs"
+        )
 
 
 def check_metadata(dataset: DatasetConfig, root: Path) -> None:

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 from lerobot.datasets.feature_utils import get_hf_features_from_features
 from lerobot.datasets.language import is_language_column
+from lerobot.datasets.utils import DEFAULT_DATA_PATH, DEFAULT_VIDEO_PATH
 
 from zk0.config import DatasetConfig
 from zk0.data.faults import fault, read_json, shown
+from zk0.data.templates import template_fault
 from zk0.data.versions import check_version
 from zk0.errors import first_line
 
@@ -20,6 +21,7 @@ SIZES = ("chunks_size", "data_files_size_in_mb", "video_files_size_in_mb")
 PICTURES = ("image", "video")
 INDICES = ("index", "episode_index", "frame_index", "task_index")
 """Whole numbers, one in a row: LeRobot looks frames, episodes and tasks up by them."""
+PLACE = ("chunk_index", "file_index")
 RESTORE = "restore it, or record or convert the dataset again"
 
 
@@ -53,9 +55,7 @@ def _faults(info: dict[str, Any]) -> Iterable[tuple[str, str]]:
         yield f"features = {shown(features)} names no feature", RESTORE
     for key, feature in features.items():
         yield from _of_feature(key, feature)
-    if any(feature["dtype"] == "video" for feature in features.values()):
-        yield from _template(info, "video_path", {"video_key", "chunk_index", "file_index"})
-    yield from _template(info, "data_path", {"chunk_index", "file_index"})
+    yield from _of_paths(info)
     for key in INDICES:
         if key in features and (tuple(features[key]["shape"]) != (1,) or "int" not in features[key]["dtype"]):
             yield f"features.{key} = {shown(features[key])} is no single whole number", RESTORE
@@ -71,6 +71,15 @@ def _of_numbers(info: dict[str, Any]) -> Iterable[tuple[str, str]]:
     for key in SIZES:
         if key in info and (not _is_number(info[key]) or info[key] <= 0):
             yield f"{key} = {shown(info[key])} is no number above 0", RESTORE
+
+
+def _of_paths(info: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """Where the files lie; where it is left out LeRobot has its own."""
+    cameras = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
+    found = [template_fault("data_path", info["data_path"], PLACE, DEFAULT_DATA_PATH)] if "data_path" in info else []
+    if cameras and "video_path" in info:
+        found.append(template_fault("video_path", info["video_path"], PLACE, DEFAULT_VIDEO_PATH, cameras))
+    yield from (item for item in found if item is not None)
 
 
 def _of_feature(key: str, feature: Any) -> Iterable[tuple[str, str]]:
@@ -93,21 +102,6 @@ def _of_feature(key: str, feature: Any) -> Iterable[tuple[str, str]]:
         get_hf_features_from_features({key: {**feature, "shape": tuple(shape)}})
     except (ValueError, TypeError, KeyError) as error:
         yield f"features.{key} = {shown(feature)} is no column that LeRobot knows ({first_line(error)})", RESTORE
-
-
-def _template(info: dict[str, Any], key: str, wanted: set[str]) -> Iterable[tuple[str, str]]:
-    """A path in which LeRobot sets numbers; where it is left out it has its own."""
-    if key not in info:
-        return
-    remedy = "write LeRobot's own, such as data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-    try:
-        names = {name for _, name, _, _ in Formatter().parse(info[key]) if name is not None}
-        info[key].format(video_key="camera", chunk_index=0, file_index=0)
-    except (AttributeError, TypeError, ValueError, KeyError, IndexError):
-        yield f"{key} = {shown(info[key])} is no path with {' and '.join(sorted(wanted))}", remedy
-        return
-    if not names <= wanted:
-        yield f"{key} = {shown(info[key])} is no path with {' and '.join(sorted(wanted))}", remedy
 
 
 def _is_size(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """The names of a feature's dimensions, in every shape in which LeRobot's recorders and converters write them."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -32,6 +33,15 @@ def given_names(feature: Mapping[str, Any]) -> list[str] | None:
     return [
         f"{name}_{place}" if name in twice else name or f"joint_{place}" for place, name in enumerate(named)
     ]  # a null among names is none
+
+
+def fitting_names(feature: Mapping[str, Any]) -> list[str] | None:
+    """The names of a feature's dimensions; None where there are none, or not as many as dimensions.
+
+    LeRobot never counts them, and trains all the same.
+    """
+    names = given_names(feature)
+    return names if names is not None and len(names) == math.prod(feature["shape"]) else None
 
 
 def joint_names(feature: Mapping[str, Any], dimension: int) -> list[str]:

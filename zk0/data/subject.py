@@ -16,7 +16,7 @@ from zk0.data.columns import ColumnError, read_rows
 from zk0.data.datasets import files_of, open_metadata
 from zk0.data.faults import RECORD_AGAIN, to_restore, unreadable
 from zk0.data.findings import DataFinding
-from zk0.data.names import given_names
+from zk0.data.names import fitting_names
 from zk0.data.videos import video_fault
 from zk0.errors import first_line
 
@@ -101,7 +101,7 @@ def open_subject(
         DatasetError: there is no such dataset, or its metadata cannot be read or contradict one another.
     """
     meta = open_metadata(dataset)
-    subject = Subject(dataset, meta, config, given_names(first.features.get(ACTION, {})) if first else None)
+    subject = Subject(dataset, meta, config, _joints(first) if first else None)
     folder = Path(meta.root)
     if dataset.root is None and not (folder / "data").is_dir():
         why = "the recordings are not fetched from the hub yet: only the metadata was checked"
@@ -149,6 +149,11 @@ def _misplaced(subject: Subject, rows: dict[Path, pa.Table]) -> str | None:
                 if (named := Path(subject.meta.root) / name) != file:
                     return f"meta/episodes puts episode {episode} into {named}, but its rows are in {file}"
     return None
+
+
+def _joints(meta: LeRobotDatasetMetadata) -> list[str] | None:
+    """The names of a dataset's action."""
+    return fitting_names(meta.features[ACTION]) if ACTION in meta.features else None
 
 
 def first_of(faults: Sequence[object], text: str = "{}") -> str:

@@ -5,7 +5,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 
 from zk0.data.faults import RECORD_AGAIN
 from zk0.data.findings import DataFinding
-from zk0.data.names import given_names
+from zk0.data.names import fitting_names, given_names
 from zk0.data.subject import Subject
 
 CONSTANT_RANGE = 1e-3
@@ -19,10 +19,10 @@ JUMP_SHARE = 0.01
 
 
 def check_lengths(subject: Subject) -> DataFinding:
-    """There is an action, and state and action have as many names as numbers in a row."""
+    """There is an action; and where state and action have other than as many names as numbers, nobody reads these."""
     if ACTION not in subject.meta.features:
         return subject.error("dimensions", f"has no {ACTION!r} feature: it cannot teach a policy", RECORD_AGAIN)
-    sizes = []
+    sizes, misnamed = [], []
     for key in (OBS_STATE, ACTION):
         if key not in subject.meta.features:
             continue
@@ -32,9 +32,12 @@ def check_lengths(subject: Subject) -> DataFinding:
             return subject.error("dimensions", seen, RECORD_AGAIN)
         size = values.shape[1]
         if names is not None and len(names) != size:
-            seen = f"{key!r} has {size} numbers in a row, info.json says {size} and names {len(names)}"
-            return subject.error("dimensions", seen, f"correct features.{key}.names in meta/info.json, or make it null")
+            misnamed.append((key, f"{key!r} has {size} numbers in a row, and info.json names {len(names)}"))
         sizes.append(f"{key} {size}")
+    if misnamed:
+        keys = " and ".join(f"features.{key}.names" for key, _ in misnamed)
+        seen = f"{'; '.join(seen for _, seen in misnamed)}: they are called joint_0, joint_1, ..."
+        return subject.warning("dimensions", seen, f"correct {keys} in meta/info.json, or make it null")
     return subject.ok("dimensions", ", ".join(sizes))
 
 
@@ -50,7 +53,8 @@ def check_values(subject: Subject) -> DataFinding:
 
 def check_joint_names(subject: Subject) -> DataFinding:
     """The joints have the first client's names, in its order: averaged policies would mix joints up otherwise."""
-    names, first = given_names(subject.meta.features.get(ACTION, {})), subject.first_names
+    names = fitting_names(subject.meta.features[ACTION]) if ACTION in subject.meta.features else None
+    first = subject.first_names
     if names is None:
         remedy = f"name the joints in meta/info.json (features.{ACTION}.names)"
         return subject.warning("joint names", "the joints have no names: their order cannot be compared", remedy)
@@ -108,5 +112,4 @@ def check_jumps(subject: Subject) -> DataFinding:
 
 def _labels(subject: Subject, feature: str, size: int) -> list[str]:
     """The joints' names, or their numbers where there are not as many names."""
-    names = given_names(subject.meta.features[feature]) or []
-    return names if len(names) == size else [str(number) for number in range(size)]
+    return fitting_names(subject.meta.features[feature]) or [str(number) for number in range(size)]

@@ -188,7 +188,8 @@ def _check_adapter_keys(wrapped: Policy, folder: str, config: PreTrainedConfig) 
         where = "the adapter's file, and has no place in its base" if odd[0] in file else "its config, not in its file"
         raise PolicyError(
             f"policy.path = {folder!r}: the adapter does not fit its base: {odd[0]} (and {len(odd) - 1} more) is in "
-            f"{where}; correct base_model_name_or_path in adapter_config.json"
+            f"{where}; correct base_model_name_or_path or target_modules in adapter_config.json, or copy the adapter "
+            "again"
         )
 
 
@@ -212,6 +213,12 @@ def _explained(config: PreTrainedConfig, error: Exception) -> PolicyError:
     what = "it cannot be built" if config.pretrained_path is None else "its weights cannot be loaded"
     if error.__cause__ is not None and (cause := first_line(error.__cause__)) not in said:
         said += f", from {type(error.__cause__).__name__}: {cause}"
+    said = shorten(said, 400, placeholder=" ...")
+    if config.use_peft:
+        return PolicyError(
+            f"{named}: {what} ({type(error).__name__}: {said}); correct peft_type, target_modules or r in "
+            "adapter_config.json, or give the weights that were saved with it"
+        )
     return PolicyError(
         f"{named}: {what} ({type(error).__name__}: {said}); correct policy.overrides or the policy's "
         "folder, or take another policy"

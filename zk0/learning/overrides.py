@@ -58,6 +58,11 @@ def refused_by_policy(named: str, overrides: dict[str, Any], error: Exception) -
     return PolicyError(f"{values or named}: the policy refuses it ({said}); correct or remove it")
 
 
+def null_misfits(value: Any, hint: Any) -> bool:
+    """Whether a value is null where the type of its field takes none."""
+    return value is None and hint is not Any and NoneType not in (get_args(hint) or (hint,))
+
+
 def _value(key: str, value: Any, hint: Any, owner: str) -> Any:
     kinds = get_args(hint) or (hint,)
     why = ""

@@ -2,11 +2,12 @@
 
 import dataclasses
 import difflib
+import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from draccus.utils import DraccusException
 from huggingface_hub.constants import CONFIG_NAME
@@ -26,7 +27,7 @@ from zk0.config import PolicyConfig, RunConfig, resolve_path
 from zk0.data.hub import HUB_ERRORS, patiently
 from zk0.errors import PolicyError, StorageError, first_line
 from zk0.layout import BASE_FOLDER
-from zk0.learning.overrides import decoded, refused_by_policy
+from zk0.learning.overrides import decoded, null_misfits, refused_by_policy
 from zk0.learning.plugins import check_plugin, load_plugins
 
 VLM_FOLDER = "vlm"
@@ -65,7 +66,7 @@ def load_policy_config(policy: PolicyConfig, path: str) -> PreTrainedConfig:
         with _temporary_files_removed():
             config = patiently(lambda: PreTrainedConfig.from_pretrained(path, revision=policy.revision), path)
     except (*HUB_ERRORS, OSError, ValueError, DraccusException, TypeError, KeyError) as error:
-        raise _unreadable(policy, error) from error
+        raise _unreadable(policy, error, _nulls(Path(path))) from error
     config.pretrained_path = Path(path) if Path(path).is_dir() else path
     config.pretrained_revision = None if own else policy.revision
     if getattr(config, "vlm_model_name", None) == VLM_FOLDER:
@@ -76,10 +77,21 @@ def load_policy_config(policy: PolicyConfig, path: str) -> PreTrainedConfig:
     return config
 
 
-def _unreadable(policy: PolicyConfig, error: Exception) -> PolicyError:
+def _nulls(folder: Path) -> str:
+    """Fields of a folder's config.json that are null and may not be, which LeRobot finds only when it reckons."""
+    try:
+        found = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        hints = get_type_hints(PreTrainedConfig.get_choice_class(found["type"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    odd = [f"{key} is null" for key, hint in hints.items() if key in found and null_misfits(found[key], hint)]
+    return ", ".join(odd)
+
+
+def _unreadable(policy: PolicyConfig, error: Exception, nulls: str = "") -> PolicyError:
     """What is wrong with a config.json, in LeRobot's words: in the cause where draccus only says that it couldn't."""
     cause = error.__cause__ if str(error).startswith("Couldn't instantiate") and error.__cause__ else error
-    said = " ".join(str(cause).split()) or type(cause).__name__
+    said = nulls or " ".join(str(cause).split()) or type(cause).__name__
     named = f"policy.path = {policy.path!r}"
     if "is not registered" in said:
         kind = said.split("'")[1]

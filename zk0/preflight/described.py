@@ -32,7 +32,11 @@ def describe(found: Preflight) -> Described:
         fps=float(meta.fps),
         robot_type=meta.robot_type,
         features={
-            name: {"dtype": str(item["dtype"]), "shape": [int(side) for side in item["shape"]], "names": item["names"]}
+            name: {
+                "dtype": str(item["dtype"]),
+                "shape": [int(side) for side in item["shape"]],
+                "names": item.get("names"),
+            }
             for name, item in meta.features.items()
         },
         traits=None if seen is None else seen.model_copy(update={"rows": None}),

@@ -15,6 +15,7 @@ from zk0.preflight.pretrained import (
     ADAPTER_CONFIG,
     adapter_base,
     check_adapter_base,
+    check_model,
     check_pretrained,
     read_config,
     read_json,
@@ -67,7 +68,7 @@ def fetch_policy(config: RunConfig) -> None:
     named = f"policy.path = {config.policy.path!r}"
     path = source_path(config.policy)
     folder = _local(path, config.policy.revision, named)
-    check_pretrained(folder, named)
+    check_pretrained(folder, named, config.policy.plugin)
     if (folder / ADAPTER_CONFIG).is_file() and read_config(folder, named).get("use_peft"):
         revision = read_json(folder / ADAPTER_CONFIG, named).get("revision")
         check_adapter_base(_local(adapter_base(folder, named), revision, f"{named}: the base of this adapter"), named)
@@ -76,6 +77,8 @@ def fetch_policy(config: RunConfig) -> None:
     if model and not Path(model).is_dir():
         weights = bool(getattr(base, "load_vlm_weights", False))
         _local(str(model), None, f"{named}: its vlm_model_name = {model!r}", weights=weights)
+    elif model:
+        check_model(Path(model), f"{named}: its vlm_model_name = {str(model)!r}")
 
 
 def _local(path: str, revision: str | None, named: str, *, weights: bool | None = None) -> Path:

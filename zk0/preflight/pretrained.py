@@ -4,6 +4,7 @@ Light on purpose: reads headers and JSON, without torch, so that what is wrong i
 """
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ POINTER_BYTES = 1024
 """No pointer is longer."""
 DEPTHS = ("*", "*/*", "checkpoints/*/pretrained_model")
 """Where inside a policy is looked for, to propose it; the last is how `lerobot-train` leaves it."""
+OF_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+"""What transformers reads of a tokenizer and processor, where it is there."""
+THEIRS = "lerobot"
+"""How LeRobot's package is called, and how the names of its plug-ins begin."""
 TORCH_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 INSIDE_MODEL = ("normalize_inputs.", "unnormalize_outputs.", "normalize_targets.", "input_normalizer.", "normalizer.")
 """How LeRobot before 0.4 named the statistics that it kept among the weights."""
@@ -33,12 +38,13 @@ MIGRATE = "python -m lerobot.processor.migrate_policy_normalization --pretrained
 """LeRobot's own converter of such checkpoints."""
 
 
-def check_pretrained(folder: Path, named: str) -> None:
+def check_pretrained(folder: Path, named: str, plugin: str | None = None) -> None:
     """Refuse a folder that holds no policy which LeRobot can load: config, weights or adapter, processors.
 
     Args:
         folder: where it lies, or is expected.
         named: how the config names it, such as `policy.path = 'x'`: how every message begins.
+        plugin: policy.plugin.
 
     Raises:
         PolicyError: names the file and the remedy.
@@ -51,7 +57,7 @@ def check_pretrained(folder: Path, named: str) -> None:
         _check_weights(folder, named)
     if config["type"] not in MAKE_THEIR_PROCESSORS:
         for name in PROCESSORS:
-            _check_processor(folder, name, named)
+            _check_processor(folder, name, named, plugin)
 
 
 def read_config(folder: Path, named: str) -> dict[str, Any]:
@@ -126,6 +132,17 @@ def check_adapter_base(base: Path, named: str) -> None:
     _check_weights(base, of_base)
 
 
+def check_model(folder: Path, named: str) -> None:
+    """Refuse the folder of a model of transformers, on which a policy builds, whose JSON files are cut or pointers.
+
+    Raises:
+        PolicyError: names the file and the remedy.
+    """
+    for name in (CONFIG_NAME, *OF_TOKENIZERS):
+        if name == CONFIG_NAME or (folder / name).exists():
+            read_json(folder / name, named)
+
+
 def _refuse_place(folder: Path, named: str) -> None:
     """Say what lies where a policy's folder was expected."""
     nothing = f"{named}: no LeRobot policy can be read there"
@@ -198,6 +215,8 @@ def _check_adapter(folder: Path, named: str) -> None:
         )
     if weights.suffix == ".safetensors":
         _check_safetensors(weights, named)
+    else:
+        _check_torch_file(weights, named)
     adapter_base(folder, named)
 
 
@@ -209,6 +228,9 @@ def _check_weights(folder: Path, named: str) -> None:
         return
     other = sorted(item.name for pattern in TORCH_WEIGHTS for item in folder.glob(pattern))
     parts = sorted(item.name for item in folder.glob("*.safetensors") if "processor" not in item.name)
+    if path.is_symlink() or path.exists():
+        kind = "a link to what is not there" if not path.exists() else "no plain file"
+        raise PolicyError(f"{named}: {path.name} is {kind}; copy it there from the checkpoint")
     if (folder / ADAPTER_CONFIG).is_file():
         why = f'it is an adapter, and {CONFIG_NAME} does not say so; write "use_peft": true there'
     elif parts:
@@ -241,14 +263,33 @@ def _check_safetensors(path: Path, named: str) -> list[str]:
     return names
 
 
-def _check_processor(folder: Path, name: str, named: str) -> None:
-    """Refuse a folder without one of the two pipelines, or without what one of its steps needs."""
+def _check_torch_file(path: Path, named: str) -> None:
+    """Refuse what `torch.save` has not written, or what is cut: torch would speak of pickles."""
+    if not zipfile.is_zipfile(path):
+        raise PolicyError(
+            f"{named}: {path.name} is no file of torch's, or cut; copy it again from the original, or give "
+            f"{ADAPTER_WEIGHTS[0]}"
+        )
+
+
+def _check_processor(folder: Path, name: str, named: str, plugin: str | None) -> None:
+    """Refuse a folder without one of the two pipelines, or without what one of its steps needs.
+
+    LeRobot calls whatever a step names as its class, `os.system` too: only its own, and those that somebody here has
+    installed as its plug-ins or named, are let through.
+    """
     if not (folder / name).is_file():
         raise PolicyError(f"{named}: no {name}: {_without_processors(folder)}")
     steps = read_json(folder / name, named).get("steps")
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         raise PolicyError(f"{named}: {name} has no list of steps; copy it again from the checkpoint")
     for step in steps:
+        package = str(step.get("class") or THEIRS).partition(".")[0]
+        if not package.startswith(THEIRS) and package != (plugin or "").partition(".")[0]:
+            raise PolicyError(
+                f"{named}: {name} has a step of the class {step['class']!r}, which is not LeRobot's: it would be "
+                f"called; if you trust it, set policy.plugin = {package!r}"
+            )
         state = step.get("state_file")
         if state is None:
             continue

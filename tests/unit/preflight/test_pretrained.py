@@ -1,5 +1,6 @@
 """Folders that hold no whole policy: each is named by its file, with what to do, before torch is even loaded."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from tests.bases import POINTER, STATS, WEIGHTS, base, edit_json, edit_tensors
 from zk0.config import resolve_path
 from zk0.errors import PolicyError
-from zk0.preflight.pretrained import ADAPTER_CONFIG, check_adapter_base, check_pretrained
+from zk0.preflight.pretrained import ADAPTER_CONFIG, check_adapter_base, check_model, check_pretrained
 
 NAMED = "policy.path = 'mine'"
 Edit = Callable[[Path], object]
@@ -64,6 +65,21 @@ def unlink(name: str) -> Edit:
     return lambda folder: (folder / name).unlink()
 
 
+def a_step_of(kind: object) -> Edit:
+    """LeRobot would call it."""
+    step = {"class": kind, "config": {"command": "touch called"}}
+
+    def change(folder: Path) -> None:
+        steps = json.loads((folder / "policy_preprocessor.json").read_text())["steps"]
+        edit_json(folder, "policy_preprocessor.json", steps=[*steps, step])
+
+    return change
+
+
+def dangling(name: str) -> Edit:
+    return lambda folder: (folder / name).symlink_to("/gone/blob")
+
+
 def write(name: str, content: bytes) -> Edit:
     return lambda folder: (folder / name).write_bytes(content)
 
@@ -72,6 +88,21 @@ def write(name: str, content: bytes) -> Edit:
     ("edit", "words"),
     [
         (shutil.rmtree, "no LeRobot policy can be read there (there is no such folder"),
+        (
+            a_step_of("os.system"),
+            "policy_preprocessor.json has a step of the class 'os.system', which is not LeRobot's: it would be called;",
+        ),
+        (a_step_of(7), "has a step of the class 7, which is not LeRobot's"),
+        (then(unlink(WEIGHTS), dangling(WEIGHTS)), f"{WEIGHTS} is a link to what is not there; copy it there"),
+        (then(unlink(WEIGHTS), lambda folder: (folder / WEIGHTS).mkdir()), f"{WEIGHTS} is no plain file; copy it"),
+        (
+            then(
+                an_adapter(),
+                unlink("adapter_model.safetensors"),
+                write("adapter_model.bin", b"\x80\x02cpickle\nattack\n."),
+            ),
+            "adapter_model.bin is no file of torch's, or cut; copy it again",
+        ),
         (emptied, "no LeRobot policy can be read there (it has no config.json); give a pretrained_model folder"),
         (within("pretrained_model"), "a policy lies inside it: give '{at}/pretrained_model'"),
         (within("checkpoints", "last", "pretrained_model"), "give '{at}/checkpoints/last/pretrained_model'"),
@@ -113,6 +144,25 @@ def test_what_is_not_whole_is_named_with_its_remedy(tmp_path: Path, edit: Edit, 
         check_pretrained(folder, NAMED)
     assert words.replace("{at}", str(folder)) in str(error.value)
     assert str(error.value).startswith(NAMED)
+
+
+def test_a_step_of_a_package_that_somebody_here_has_named_passes(tmp_path: Path) -> None:
+    for kind in ("lerobot.processor.pipeline.IdentityProcessorStep", "my_policies.steps.Step", None):
+        a_step_of(kind)(folder := base(tmp_path / str(kind)))
+        check_pretrained(folder, "policy.path = 'x'", "my_policies")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "cannot be read"), (b'{"a', "cannot be read"), (b"[]", "no JSON"), (POINTER, "lfs pull")],
+)
+def test_a_model_that_a_policy_builds_on_is_whole(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    folder = base(tmp_path / "base") / "vlm"
+    check_model(folder, "policy.path = 'x'")
+    (folder / name).write_bytes(content)
+    with pytest.raises(PolicyError, match=rf"policy\.path = 'x': {name} .*{words}"):
+        check_model(folder, "policy.path = 'x'")
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
