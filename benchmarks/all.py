@@ -109,13 +109,20 @@ def _steps_per_s(run_dir: Path) -> float:
 
 def null_rounds() -> Iterator[Row]:
     """Rounds of four clients that learn nothing, each piece of work in a process: by plain calls, and by Prefect."""
-    for mb in (10, 100):
+    for mb, most in ((10, 1.0), (100, 0.6)):
+        flower = _simulated(mb)
         alone = scale.one(Wanted(4, mb=mb, processes=True))
         prefect = scale.one(Wanted(4, mb=mb, processes=True, prefect=True))
-        yield Row(f"null round, {mb} MB, zk0.run(), s", "-", alone["round_s"])
-        yield Row(
-            f"null round, {mb} MB, Prefect's own share, s", "zk0.run()", prefect["round_s"] - alone["round_s"], most=1.2
-        )
+        yield Row(f"null round, {mb} MB, Flower's simulation, s", "-", flower)
+        yield Row(f"null round, {mb} MB, zk0.run()", "Flower's simulation", alone["round_s"] / flower, most=most)
+        share = prefect["round_s"] - alone["round_s"]
+        yield Row(f"null round, {mb} MB, Prefect's own share, s", "zk0.run()", share, most=1.2)
+
+
+def _simulated(mb: int) -> float:
+    command = [sys.executable, "-m", "benchmarks.simulated", "--mb", str(mb)]
+    told = subprocess.run(command, cwd=ROOT, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    return float(json.loads(told.stdout.splitlines()[-1])["round_s"])
 
 
 def aggregations() -> Iterator[Row]:

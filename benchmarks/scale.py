@@ -24,6 +24,7 @@ from loguru import logger
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.null_work import TENSORS, work
 from benchmarks.service import CommandLine, small_run
 from zk0.config import RunConfig, validate_config
 from zk0.executors import choice
@@ -31,18 +32,14 @@ from zk0.executors.process import ProcessExecutor
 from zk0.federation.round import federate
 from zk0.federation.start import advancing
 from zk0.federation.steps import Steps
-from zk0.files import atomic
-from zk0.metrics.scores import FULL
 from zk0.runs.store import RunStore
 from zk0.work.records import ClientResult, ClientTask
-from zk0.work.results import find_finished, write_result
+from zk0.work.results import find_finished
 
 LIMIT = 1.2
 """Cost of a client of 256, over that of one of 16."""
 GROWTH = 1.1
 """Memory after the last round, over that after the second."""
-TENSORS = 20
-"""Of a client's update."""
 
 
 class Nothing:
@@ -62,42 +59,7 @@ class Nothing:
         values, processes = self._config.executor.options["values"], self._config.executor.options["processes"]
         if not processes:
             return work(task, values)
-        from benchmarks import scale  # noqa: PLW0406 - by its name in the other process, whoever is __main__ here
-
-        return ProcessExecutor(self._config.executor).call(scale.work, task, values)
-
-
-def work(task: ClientTask, values: int) -> ClientResult:
-    """Read what is given, and write a small change of it, or figures; `values` are those of each tensor."""
-    tensors: dict[str, Any] | None = None
-    metrics: dict[str, Any] = {}
-    if task.kind == "init":
-        tensors = {f"layer.{number:02}": np.zeros(values, np.float32) for number in range(TENSORS)}
-    elif task.kind == "train":
-        assert task.incoming is not None
-        path = Path(task.run_dir) / task.incoming.path
-        atomic.verify(path, task.incoming.sha256, task.incoming.size)
-        tensors = {name: value + np.float32(1e-3) for name, value in atomic.read_tensors(path).items()}
-        metrics = {"loss": 1.0, "lr": 1e-3, "steps_per_s": 1.0}
-    elif task.kind == "evaluate":
-        metrics = evaluation()
-    return write_result(task, tensors=tensors, num_examples=10, metrics=metrics, duration_s=0.0, peak_rss_bytes=1)
-
-
-def evaluation() -> dict[str, Any]:
-    """Figures as of two held-out episodes of an arm of six joints."""
-    joints = [f"joint_{number}" for number in range(6)]
-    return {
-        "action_error_deg": 3.0,
-        "gripper_error": None,
-        "loss": 1.0,
-        "joint_error": dict.fromkeys(joints, 3.0),
-        "joints": joints,
-        "units": {"action_error": "deg", "gripper_error": None, "joint_error": dict.fromkeys(joints, "deg")},
-        "interval_95": {"action_error_deg": [2.0, 4.0], "joint_error": {name: [2.0, 4.0] for name in joints}},
-        "episodes": {"steps": [8, 8], "action_error_deg": [2.0, 4.0], "gripper_error": None},
-        "evaluation": FULL,
-    }
+        return ProcessExecutor(self._config.executor).call(work, task, values)
 
 
 class Wanted(NamedTuple):
@@ -140,6 +102,7 @@ def measure(wanted: Wanted, outputs: Path) -> dict[str, Any]:
     config = run_config(wanted, outputs)
     store = RunStore.create_or_open(config, "scale")
     if wanted.processes:
+        ProcessExecutor.preload = (*ProcessExecutor.preload, work.__module__)
         ProcessExecutor(config.executor).call(os.getpid)  # its imports are of no round
     marks: list[tuple[float, float, int]] = []
     with advancing(store):

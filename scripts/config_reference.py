@@ -24,8 +24,8 @@ single keys, by their dotted name, with an index for an item of a list: `--set t
 `--set clients.0.root=recordings/kitchen`. An unknown key, a wrong type and a value out of range are refused before
 anything starts. Relative paths in a file are relative to that file, those in `--set` to where you are.
 
-A run's result depends on every key but those in `outputs_dir`, `[executor]`, `[checkpoint]`, `[report]`, `[logging]`
-and `[memory]`; these may be changed for a run that is under way.
+A run's result depends on every key but those in `outputs_dir`, `[executor]`, `[checkpoint]`, `[report]`,
+`[tracking]`, `[logging]` and `[memory]`; these may be changed for a run that is under way.
 """
 
 

@@ -51,3 +51,11 @@ def test_a_node_works_in_containers(docker_host: Engine, tmp_path: Path) -> None
             stop_work(str(tmp_path / "outputs/ended"), load_config(longer))
             assert isinstance(run.exception(60), Zk0Error)
         until(lambda: docker_host.containers() == [], 60)
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(zk0.run, longer, name="ended")
+            until(lambda: run.done() or docker_host.containers(), 300)
+            assert docker_host.containers()
+            here.end("kitchen")  # its owner stops
+            assert docker_host.containers() == []
+            stop_work(str(tmp_path / "outputs/ended"), load_config(longer))
+            assert isinstance(run.exception(60), Zk0Error)

@@ -32,6 +32,7 @@ def worker_of(folder: Path, kind: str) -> psutil.Process | None:
 @pytest.fixture(scope="session")
 def zk0(tmp_path_factory: pytest.TempPathFactory, prefect_environment: dict[str, str]) -> CommandLine:
     environment = {**prefect_environment, "PYTHONPATH": str(Path(__file__).parents[2]), "HF_TOKEN": CANARY}
+    environment |= {"WANDB_API_KEY": CANARY, "MLFLOW_TRACKING_PASSWORD": CANARY}
     return CommandLine(tmp_path_factory.mktemp("zk0"), environment)
 
 

@@ -144,7 +144,7 @@ def test_a_node_of_another_version_is_turned_away_in_both_logs(here, tmp_path, m
     here.start_node("attic")
     until(partial(joined, here, "attic"), 300)
     monkeypatch.undo()
-    told = "the coordinator has zk0 0.1.0 and the node 0.0.1; install the same on both"
+    told = f"the coordinator has zk0 {zk0.__version__} and the node 0.0.1; install the same on both"
     with pytest.raises(ConfigError, match=told):
         zk0.run(config(here, ("attic",)), name="older")
     assert told in here.log("attic")

@@ -24,6 +24,8 @@ def lie(task: ClientTask, result: ClientResult) -> None:
     record = result.model_dump(mode="json")
     if task.kind == "evaluate":
         record["metrics"] |= {"joints": ["$\\frac{$"] * 9, "action_error_deg": -1.0}
+    elif task.kind == "statistics":
+        record["num_examples"] = -5
     elif task.server_round == 1:
         assert result.tensors is not None
         path = Path(task.run_dir) / result.tensors.path
@@ -42,7 +44,7 @@ def test_a_client_that_lies_costs_the_others_nothing(
 
     def run(self: ProcessExecutor, task: ClientTask) -> ClientResult:
         result = honest(self, task)
-        if task.client != LIAR or task.kind not in ("train", "evaluate") or task.server_round == 0:
+        if task.client != LIAR or (task.kind == "evaluate" and task.server_round == 0):
             return result
         lie(task, result)
         found = find_finished(task)
@@ -52,9 +54,15 @@ def test_a_client_that_lies_costs_the_others_nothing(
     monkeypatch.setattr(ProcessExecutor, "run", run)
     names = ("kitchen", "workshop", LIAR)
     clients = [{"name": name, "repo_id": f"zk0/{name}", "root": f"asset:datasets/{name}"} for name in names]
-    config = small_config(clients=clients, federation__admission={"quarantine_after": 2}, federation__may_miss=1)
+    config = small_config(
+        clients=clients,
+        federation__admission={"quarantine_after": 2},
+        federation__may_miss=1,
+        data__normalization="federated",
+    )
     done = zk0.run(config, name="lied-to")
     assert done.finished
+    assert [(item["client"], item["kind"]) for item in done.metrics[0]["failures"]] == [(LIAR, "statistics")]
     for line in done.metrics[1:]:
         failed = {(item["client"], item["kind"], item["cause"]) for item in line["failures"]}
         assert failed == {(LIAR, "train", "bad_data"), (LIAR, "evaluate", "bad_data")}

@@ -21,6 +21,7 @@ from zk0.data.datasets import open_metadata
 from zk0.data.statistics import (
     Stats,
     aggregate,
+    aggregate_clients,
     flatten_stats,
     recorded_statistics,
     training_statistics,
@@ -126,6 +127,19 @@ def test_the_federated_statistics_are_those_of_all_training_frames(tmp_path: Pat
         within = np.sqrt(np.average([plain(part)["std"] ** 2 for part in parts], axis=0, weights=[*map(len, parts)]))
         assert not np.allclose(merged[feature]["mean"], unweighted, **SAME)
         assert not np.allclose(merged[feature]["std"], within, **SAME)
+
+
+def test_a_quantile_that_one_client_lacks_is_not_lost_to_the_others() -> None:
+    """LeRobot gives nobody a quantile that one of several has not."""
+    three = [statistics(shipped(name)) for name in ("kitchen", "workshop", "unseen")]
+    without = [three[0], three[1], {key: {**values} for key, values in three[2].items()}]
+    del without[2][ACTION]["q01"]
+    assert "q01" not in aggregate(without)[ACTION]
+    np.testing.assert_allclose(aggregate_clients(without)[ACTION]["q01"], aggregate(three[:2])[ACTION]["q01"])
+    for key, values in aggregate_clients(three).items():
+        assert all(np.array_equal(value, aggregate(three)[key][name]) for name, value in values.items())
+    three[2][ACTION]["q33"] = three[2][ACTION]["q01"]
+    assert "q33" not in aggregate_clients(three)[ACTION], "one client's alone"
 
 
 def test_they_are_what_lerobot_aggregates_of_the_same_episodes() -> None:

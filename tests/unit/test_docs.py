@@ -8,12 +8,13 @@ import click
 import pytest
 import typer
 
-from scripts import config_reference
+from scripts import cli_reference, config_reference, release_notes
 from zk0 import errors
 from zk0.cli import INTERRUPTED, app
 from zk0.config import load_config, validate_config
 
 ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -23,24 +24,33 @@ def test_the_config_reference_is_up_to_date():
     )
 
 
-def test_the_readme_names_every_command_and_option_as_it_is():
+def test_the_reference_of_the_command_line_is_up_to_date():
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == cli_reference.render(), (
+        "run `uv run python scripts/cli_reference.py`"
+    )
+
+
+COMMANDS = [path for path in PAGES if path.name != "troubleshooting.md"]  # whose texts in `` are messages
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_command_that_is_named_is_there(path):
+    """Of the options only those are held that stand beside their command."""
     command = typer.main.get_command(app)
     assert isinstance(command, click.Group)
-    commands = command.commands
-    rows = dict(re.findall(r"^\| `zk0 ([\w-]+)(.*?)` \|", README, flags=re.MULTILINE))
-    assert set(rows) == {name for name, command in commands.items() if not command.hidden}
-    for name, usage in rows.items():
-        known = {option for parameter in commands[name].params for option in parameter.opts}
-        assert set(re.findall(r"--[\w-]+", usage)) <= known
-    for file in ("README.md", "CONTRIBUTING.md", "docs/config.md"):
-        assert set(re.findall(r"`(?:uv run )?zk0 ([\w-]+)", (ROOT / file).read_text(encoding="utf-8"))) <= set(commands)
+    for name, rest in re.findall(r"`(?:uv run )?zk0 ([a-z][\w-]*)([^`\n]*)`", path.read_text(encoding="utf-8")):
+        assert name in command.commands, name
+        one = command.commands[name]
+        if not isinstance(one, click.Group) and not one.hidden:
+            known = {option for parameter in one.params for option in parameter.opts}
+            assert set(re.findall(r"(?<!\S)--[a-z][\w-]*", rest)) <= known | {"--help", "--quiet"}, (name, rest)
 
 
-def test_the_readme_names_every_exit_code():
+def test_every_exit_code_is_named():
     codes = {
         error.exit_code for error in vars(errors).values() if isinstance(error, type) and hasattr(error, "exit_code")
     }
-    sentence = re.search(r"Exit codes:(.*?);", README, flags=re.DOTALL)[1]
+    sentence = re.search(r"Exit codes:(.*?);", cli_reference.INTRODUCTION, flags=re.DOTALL)[1]
     assert {int(code) for code in re.findall(r"\d+", sentence)} == {0, INTERRUPTED, *codes}
 
 
@@ -57,12 +67,23 @@ def test_the_example_of_success_in_closed_loop_loads():
     assert validate_config(run).evaluation.environments[0].options == {"setting": "kitchen"}
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])
-def test_links_to_files_lead_somewhere(file):
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / file).read_text(encoding="utf-8")):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_to_files_lead_somewhere(path):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def test_the_site_has_every_page():
+    text = (ROOT / "mkdocs.yml").read_text()
+    assert set(re.findall(r": (\w+\.md)$", text, flags=re.MULTILINE)) == {path.name for path in PAGES[2:]}
 
 
 def test_the_changelog_has_this_version():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert "### Added" in release_notes.notes((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), version)
+
+
+def test_the_notes_of_a_release_are_its_part_of_the_changelog():
+    changelog = "# Changelog\n\n## [Unreleased]\n\n- new\n\n## [0.2.0] - today\n\n- a\n\n## [0.1.0]\n\n- b\n"
+    assert release_notes.notes(changelog, "0.2.0") == "- a\n"
+    assert release_notes.notes(changelog, "0.1.0") == "- b\n"

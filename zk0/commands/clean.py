@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from zk0.commands.common import OutputsOption, console, echo
+from zk0.commands.common import JsonOption, OutputsOption, console, echo
 
 
 def clean(
@@ -18,15 +18,22 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and remove nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     outputs: OutputsOption = Path("outputs"),
+    as_json: JsonOption = False,
 ) -> None:
     """Remove finished runs' rounds that were set aside as damaged, zk0's cache, and the runs that you name; asks first.
 
     Without --run or --keep no run goes. A run that somebody advances is never removed, nor an unfinished one that is
-    not named. What was fetched from the hub is the hub's: `hf cache`.
+    not named. What was fetched from the hub is the hub's: `hf cache`. With --json nothing is asked, and nothing removed
+    without --yes.
     """
     from zk0.housekeeping.leftovers import find, remove
 
     found = find(outputs, runs or [], keep)
+    if as_json:
+        console.print_json(data=[{"what": item.what, "path": str(item.path), "bytes": item.size} for item in found])
+        for item in found if yes and not dry_run else ():
+            remove(item)
+        return
     if not found:
         echo("nothing to remove")
         return

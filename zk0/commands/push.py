@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from zk0.commands.common import OutputsOption, console, echo, notes, open_run
+from zk0.commands.common import JsonOption, OutputsOption, console, echo, notes, open_run
 
 
-def push(
+def push(  # noqa: PLR0913, PLR0917 - each an option
     name: Annotated[str, typer.Argument(help="The run.")],
     repo: Annotated[str, typer.Argument(help="The repository: owner/name.")],
     wanted: Annotated[str, typer.Option("--round", help="best, last, or a round's number.")] = "best",
@@ -20,6 +20,7 @@ def push(
     public: Annotated[bool, typer.Option("--public", help="For everybody; private when left out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Make the files and show them, and send nothing.")] = False,
     outputs: OutputsOption = Path("outputs"),
+    as_json: JsonOption = False,
 ) -> None:
     """Send a round's policy with a model card to the Hugging Face hub; broken off, the same command goes on.
 
@@ -29,6 +30,13 @@ def push(
     from zk0.publish import push as sending
 
     parcel = sending.pack(open_run(outputs, name), repo, wanted, merge=merge, licence=licence)
+    if as_json:
+        sent = None if dry_run else sending.send(parcel, repo, private=not public)
+        files = [{"path": path, "bytes": size} for path, size in parcel.files]
+        console.print_json(data={"round": parcel.server_round, "files": files, "sent": sent})
+        if sent is not None:
+            sending.tidy(parcel)
+        return
     table = Table("file", "bytes", box=None, header_style="bold")
     for path, size in parcel.files:
         table.add_row(path, f"{size:,}")

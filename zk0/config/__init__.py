@@ -10,7 +10,15 @@ from zk0.config.learning import (
     TrainingConfig,
 )
 from zk0.config.load import load_config, shipped_configs, validate_config
-from zk0.config.machine import CheckpointConfig, DockerConfig, ExecutorConfig, LoggingConfig, MemoryConfig, ReportConfig
+from zk0.config.machine import (
+    CheckpointConfig,
+    DockerConfig,
+    ExecutorConfig,
+    LoggingConfig,
+    MemoryConfig,
+    ReportConfig,
+    TrackingConfig,
+)
 from zk0.config.part import NAME_PATTERN, Name, size_in_bytes
 from zk0.config.paths import ASSET_PREFIX, resolve_path
 from zk0.config.recordings import ClientConfig, DataConfig, DatasetConfig, EnvironmentConfig, EvaluationConfig
@@ -47,6 +55,7 @@ __all__ = [
     "PrivacyConfig",
     "ReportConfig",
     "RunConfig",
+    "TrackingConfig",
     "TrainingConfig",
     "least_updates",
     "load_config",

@@ -1,11 +1,11 @@
 """Where a run is carried out, what is kept and what is shown of it; none of it changes the run's result.
 
-The tables [executor], [checkpoint], [report], [logging] and [memory].
+The tables [executor], [checkpoint], [report], [tracking], [logging] and [memory].
 """
 
 import os
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from loguru import logger
 from pydantic import Field, ValidationInfo, field_validator
@@ -17,6 +17,8 @@ from zk0.config.paths import FilePath
 LONGEST_S = 2_000_000
 """Seconds, 23 days: more than this a process cannot wait for another."""
 DAY_S = 86_400
+PROJECT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+"""A name that every tracker takes."""
 MOST_CPUS = 100_000
 """Cores: more would be no number of nanoseconds for Docker."""
 
@@ -108,6 +110,26 @@ class ReportConfig(Part):
     joint_charts: bool = False
     """Draw the joints as predicted beside those recorded, for the first held-out episode of every dataset, after each
     full evaluation. For this the joints' positions in that one episode leave the client; no images do."""
+
+
+class TrackingConfig(Part):
+    """Trackers that show a run's rounds beside those of others; see [tracking.md](tracking.md)."""
+
+    kinds: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(default_factory=list)
+    """The trackers, each installed by the extra of its name: `pip install 'zk0[tensorboard]'`."""
+    project: Annotated[str, Field(pattern=PROJECT_PATTERN)] = "zk0"
+    """Under which name a tracker shows the run beside others: the project of Weights & Biases and of trackio, MLflow's
+    experiment. TensorBoard has none."""
+    mode: Literal["offline", "online"] = "offline"
+    """`offline`: all stays in `tracking/` of the run directory; `online`: where the tracker's own settings say, such as
+    WANDB_BASE_URL, MLFLOW_TRACKING_URI or TRACKIO_DIR. TensorBoard's files stay in the run directory."""
+
+    @field_validator("kinds")
+    @classmethod
+    def _each_once(cls, kinds: list[str]) -> list[str]:
+        if doubled := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+            raise ValueError(f"given more than once: {', '.join(doubled)}; name each tracker once")
+        return kinds
 
 
 class LoggingConfig(Part):

@@ -8,14 +8,31 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from zk0.config.learning import AdaptiveConfig, FederationConfig, PeftConfig, PolicyConfig, TrainingConfig
-from zk0.config.machine import CheckpointConfig, ExecutorConfig, LoggingConfig, MemoryConfig, ReportConfig
+from zk0.config.machine import (
+    CheckpointConfig,
+    ExecutorConfig,
+    LoggingConfig,
+    MemoryConfig,
+    ReportConfig,
+    TrackingConfig,
+)
 from zk0.config.part import Part
 from zk0.config.paths import FilePath
 from zk0.config.recordings import ClientConfig, DataConfig, DatasetConfig, EvaluationConfig
 from zk0.config.trust import AdmissionConfig, PrivacyConfig, check_robust
 
 CACHE = ("data.cache", "data.cache_limit")
-WITHOUT_EFFECT = ("executor", "checkpoint", "logging", "memory", "report", "outputs_dir", "federation.may_miss", *CACHE)
+WITHOUT_EFFECT = (
+    "executor",
+    "checkpoint",
+    "logging",
+    "memory",
+    "report",
+    "tracking",
+    "outputs_dir",
+    "federation.may_miss",
+    *CACHE,
+)
 """Keys that do not change a run's result: RunConfig.digest leaves them out, and they may change under way."""
 
 SUPERLINK = "superlink"
@@ -102,6 +119,8 @@ class RunConfig(Part):
     """What is saved and kept."""
     report: ReportConfig = ReportConfig()
     """What is shown."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Trackers that show it beside others."""
     logging: LoggingConfig = LoggingConfig()
     """Logs."""
     memory: MemoryConfig = MemoryConfig()

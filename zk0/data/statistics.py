@@ -80,6 +80,21 @@ def aggregate(stats: list[Stats]) -> Stats:
     return {feature: merged[feature] for feature in sorted(merged)}
 
 
+def aggregate_clients(stats: list[Stats]) -> Stats:
+    """As `aggregate`; a quantile that most clients have is theirs where one lacks it: LeRobot would give nobody any."""
+    filled = [{feature: dict(values) for feature, values in item.items()} for item in stats]
+    for feature in sorted({feature for item in stats for feature in item}):
+        own = [item[feature] for item in filled if feature in item]
+        for name in sorted({name for values in own for name in values if name[:1] == "q"}):
+            having = [values for values in own if name in values]
+            if len(own) < 2 * len(having) < 2 * len(own):
+                counts = [float(values["count"][0]) for values in having]
+                usual = np.average([values[name] for values in having], axis=0, weights=counts)
+                for values in own:
+                    values.setdefault(name, usual)
+    return aggregate(filled)
+
+
 def with_imagenet(stats: Stats, meta: LeRobotDatasetMetadata) -> Stats:
     """Replace the cameras' mean and std by ImageNet's, as `lerobot-train` does by default."""
     cameras = [key for key in _plain_cameras(meta) if key in stats]

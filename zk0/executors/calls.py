@@ -138,9 +138,9 @@ def fetch(config: RunConfig) -> None:
 
 def aggregate_statistics(files: list[str]) -> dict[str, NDArray[Any]]:
     """LeRobot's `aggregate_stats` over the clients' statistics files, in a worker process; in and out flat tensors."""
-    from zk0.data.statistics import aggregate, flatten_stats, unflatten_stats
+    from zk0.data.statistics import aggregate_clients, flatten_stats, unflatten_stats
 
-    return flatten_stats(aggregate([unflatten_stats(atomic.read_tensors(Path(file))) for file in files]))
+    return flatten_stats(aggregate_clients([unflatten_stats(atomic.read_tensors(Path(file))) for file in files]))
 
 
 def intervals(

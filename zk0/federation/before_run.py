@@ -14,6 +14,7 @@ from zk0.executors.process import ProcessExecutor
 from zk0.executors.side_by_side import Watch, examine_all, nobody
 from zk0.preflight.between import together
 from zk0.preflight.records import Preflight
+from zk0.tracking.tracker import check as check_trackers
 
 
 def check(config: RunConfig, watch: Watch = nobody) -> Preflight:
@@ -30,6 +31,7 @@ def check(config: RunConfig, watch: Watch = nobody) -> Preflight:
         BadInputError: the first thing that would fail.
     """
     check_strategy(config)
+    check_trackers(config)
     found = check_clients(config, watch)
     if config.evaluation.environments:
         watch("trying the environments")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from zk0.aggregation.server_round import RoundPlan, ServerRound
-from zk0.config import SUPERLINK, FederationConfig, RunConfig
+from zk0.config import SUPERLINK, FederationConfig, RunConfig, TrackingConfig
 from zk0.errors import RunNameError
 from zk0.executors.choice import own_executor
 from zk0.executors.process import ProcessExecutor
@@ -91,7 +91,11 @@ class Arm(Steps):
 
     def __init__(self, run: RunStore, name: str, learner: str, executor: Executor) -> None:
         folder = run.folder / COMPARE_FOLDER
-        super().__init__(RunStore.create_or_open(run.config.model_copy(update={"outputs_dir": str(folder)}), name))
+        changes = {
+            "outputs_dir": str(folder),
+            "tracking": TrackingConfig(),
+        }  # a tracker shows the run, and not its arms
+        super().__init__(RunStore.create_or_open(run.config.model_copy(update=changes), name))
         described.keep(self.store.folder, described.read(run.folder, [client.name for client in run.config.clients]))
         self._run = run
         self._learner = learner
@@ -125,7 +129,7 @@ class Arm(Steps):
             return None
         members = [client.name for client in self.config.clients if self._learner in (client.name, POOLED)]
         work = [self.store.task("statistics", 0, name) for name in members]
-        return self.aggregate_statistics(self.each("prepare", work, all_needed=True).results).stats
+        return self.aggregate_statistics(self.each("prepare", work, all_needed=True, but="bad_data")).stats
 
     def sample(self, server_round: int, before: RoundState) -> RoundPlan:
         """The learner alone."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from zk0.errors import ClientError
+from zk0.errors import ClientError, FailureCause
 from zk0.work.records import ClientFailure, ClientResult, ClientTask
 
 
@@ -20,18 +20,26 @@ class Outcomes:
         return Outcomes(self.results + other.results, self.failures + other.failures)
 
 
-def sorted_out(work: Sequence[ClientTask], ends: Sequence[object], *, all_needed: bool) -> Outcomes:
+def sorted_out(
+    work: Sequence[ClientTask], ends: Sequence[object], *, all_needed: bool, but: FailureCause | None = None
+) -> Outcomes:
     """Sort what came of each piece of work: its result, or the error that it ended with.
 
+    Args:
+        work: the pieces.
+        ends: of each.
+        all_needed: nothing goes without any of them.
+        but: a cause that costs a client its own part all the same.
+
     Raises:
-        ClientError: one failed and `all_needed` says that nothing goes without it.
+        ClientError: one failed and all are needed.
         BaseException: any other error, as it is: no client's fault.
     """
     found = Outcomes()
     for item, end in zip(work, ends, strict=True):
         if isinstance(end, ClientResult):
             found.results.append(end)
-        elif isinstance(end, ClientError) and not all_needed:
+        elif isinstance(end, ClientError) and (not all_needed or end.cause == but):
             found.failures.append(_failure(item, end))
         else:
             assert isinstance(end, BaseException)

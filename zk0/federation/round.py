@@ -60,8 +60,8 @@ def round_zero(run: Steps) -> RoundState:
     stats, refused = None, tuple[ClientFailure, ...]()
     if run.config.data.normalization == "federated":
         work = [run.store.task("statistics", 0, client.name) for client in run.config.clients]
-        statistics = run.each("prepare", work, all_needed=True)
-        made = run.aggregate_statistics(statistics.results)
+        statistics = run.each("prepare", work, all_needed=True, but="bad_data")
+        made = run.aggregate_statistics(statistics)
         stats, refused = made.stats, made.failures
         prepared += statistics
     base = RoundState(server_round=0, arrays=arrays, stats=stats)

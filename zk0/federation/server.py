@@ -1,6 +1,5 @@
 """The server's side of a round: sampling, aggregation, and the clients' statistics made one."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from zk0.runs import counted
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.work import quarantine
-from zk0.work.records import ArtifactRef, ClientFailure, ClientResult, Record
+from zk0.work.records import ArtifactRef, ClientFailure, Record
 
 ADMISSION = "admission"
 """Key in strategy.json, beside the strategy's own, of what admission goes on from."""
@@ -119,21 +118,28 @@ def _quarantine(store: RunStore, number: int, history: History) -> None:
             logger.warning("{} is quarantined: refused in {} rounds running", client, len(reasons))
 
 
-def aggregate_statistics(store: RunStore, results: Sequence[ClientResult]) -> AggregatedStatistics:
+def aggregate_statistics(store: RunStore, statistics: Outcomes) -> AggregatedStatistics:
     """Make one set of normalisation statistics of the clients' counts and moments, by LeRobot's `aggregate_stats`.
+
+    Args:
+        store: the run.
+        statistics: what the clients gave; whoever gave none that can be used counts in no normalisation.
 
     Raises:
         QuorumError: too few clients gave some that can be used.
     """
-    files = {result.client: store.path(result.tensors) for result in results if result.tensors is not None}
-    why = refused(files, counted.read(store.folder))
+    files = {result.client: store.path(result.tensors) for result in statistics.results if result.tensors is not None}
+    why = {result.client: "there are no statistics" for result in statistics.results if result.client not in files}
+    why |= refused(files, counted.read(store.folder))
     for client, reason in why.items():
         logger.warning("statistics of {} refused: {}", client, reason)
     usable = [str(path) for client, path in files.items() if client not in why]
-    if len(usable) < min(len(files), store.config.federation.min_train_clients):
-        causes = "; ".join(f"{client}: {reason}" for client, reason in why.items())
+    asked = len(statistics.results) + len(statistics.failures)
+    if len(usable) < min(asked, store.config.federation.min_train_clients):
+        told = why | {failure.client: failure.message for failure in statistics.failures}
+        causes = "; ".join(f"{client}: {reason}" for client, reason in told.items())
         raise QuorumError(
-            f"{len(usable)} of {len(files)} clients gave statistics that can be used and federation.min_train_clients "
+            f"{len(usable)} of {asked} clients gave statistics that can be used and federation.min_train_clients "
             f"is {store.config.federation.min_train_clients}; refused: {causes}; remove the cause and resume the run"
         )
     stats = store.place(0, "stats", ProcessExecutor(store.config.executor).call(calls.aggregate_statistics, usable))

@@ -1,5 +1,6 @@
 """The steps of a round as plain calls; whoever does them otherwise, as Prefect tasks, takes their place."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from loguru import logger
 
 from zk0.aggregation.server_round import RoundPlan
 from zk0.config import RunConfig
-from zk0.errors import ClientError, QuarantineError, Zk0Error
+from zk0.errors import ClientError, FailureCause, QuarantineError, Zk0Error
 from zk0.executors.choice import make_executor, stop_work
 from zk0.federation import attendance, commit, server
 from zk0.federation.export import export
@@ -24,6 +25,7 @@ from zk0.report.beside import Beside
 from zk0.report.pictures import draw_all
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
+from zk0.tracking.follow import Follower
 from zk0.work import attempts
 from zk0.work.executor import STOPPED, Executor
 from zk0.work.records import ClientResult, ClientTask
@@ -50,6 +52,7 @@ class Steps:
         self.store = store
         self._elsewhere = executor
         self._beside = Beside(self.draw)
+        self._tracked = Beside(Follower(store.folder, store.config.tracking.kinds).follow)
         self._showing = False
 
     @property
@@ -71,13 +74,16 @@ class Steps:
         """See `server.sample`."""
         return server.sample(self.store, server_round, before)
 
-    def each(self, step: str, work: Sequence[ClientTask], *, all_needed: bool = False) -> Outcomes:
+    def each(
+        self, step: str, work: Sequence[ClientTask], *, all_needed: bool = False, but: FailureCause | None = None
+    ) -> Outcomes:
         """Have one step done by every client that it is for.
 
         Args:
             step: `prepare`, `fit`, `evaluate` or `rollout`.
             work: a piece for each.
             all_needed: nothing goes without any of them.
+            but: a cause that costs a client its own part all the same.
 
         Raises:
             ClientError: one failed and `all_needed`.
@@ -92,7 +98,7 @@ class Steps:
             except Zk0Error as error:  # an engine that does not answer: the run is ended all the same
                 logger.warning("what is at work could not be ended, and may go on: {}", error)
             raise
-        return sorted_out(work, ends, all_needed=all_needed)
+        return sorted_out(work, ends, all_needed=all_needed, but=but)
 
     def do(self, step: str, work: Sequence[ClientTask]) -> list[object]:  # noqa: ARG002 - for those who name it
         """What came of each piece of work: its result, or the error that it ended with."""
@@ -108,9 +114,9 @@ class Steps:
         """See `server.aggregate`."""
         return server.aggregate(self.store, server_round, before, fits)
 
-    def aggregate_statistics(self, results: Sequence[ClientResult]) -> AggregatedStatistics:
+    def aggregate_statistics(self, statistics: Outcomes) -> AggregatedStatistics:
         """See `server.aggregate_statistics`."""
-        return server.aggregate_statistics(self.store, results)
+        return server.aggregate_statistics(self.store, statistics)
 
     def evaluate(self, evaluations: Sequence[ClientTask], rollouts: Sequence[ClientTask]) -> Outcomes:
         """What the round's policy is worth: on held-out episodes, then in simulation."""
@@ -123,8 +129,10 @@ class Steps:
         return commit.commit(self.store, before, after, aggregated, did, duration_s)
 
     def show(self, server_round: int) -> None:
-        """Have a committed round shown beside the next ones; comes back at once."""
+        """Have a committed round shown beside the next ones, and given to trackers; comes back at once."""
         self._beside.show(server_round)
+        if self.config.tracking.kinds:
+            self._tracked.show(server_round)
         self._showing = True
 
     @contextmanager
@@ -133,12 +141,23 @@ class Steps:
         try:
             yield
         except Zk0Error:
-            self._beside.wait(SHOWN_WITHIN_S)
+            self._wait()
             raise
         if not self._showing and (rounds := self.store.committed_rounds()):
             self.show(rounds[-1])  # nothing was left to do, and what shows it may have been cut short
-        if not self._beside.wait(SHOWN_WITHIN_S):
+        drawn, tracked = self._wait()
+        if not drawn:
             logger.warning("the run goes on without its last charts: they take more than {:.0f} s", SHOWN_WITHIN_S)
+        if not tracked:
+            logger.warning(
+                "the run goes on before its trackers have its last rounds: they take more than {:.0f} s", SHOWN_WITHIN_S
+            )
+
+    def _wait(self) -> tuple[bool, bool]:
+        """Whether the charts are drawn, and the trackers up to date, when both are or patience ends."""
+        until = time.monotonic() + SHOWN_WITHIN_S
+        drawn = self._beside.wait(SHOWN_WITHIN_S)
+        return drawn, self._tracked.wait(max(0.0, until - time.monotonic()))
 
     def draw(self, server_round: int) -> None:  # noqa: ARG002 - for those who show more than the charts
         """Draw the charts of a committed round; done beside the training."""

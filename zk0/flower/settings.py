@@ -6,11 +6,13 @@ list, and lists no value that is none.
 
 import shlex
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from zk0.config import RunConfig, load_config
+from zk0.config.load import read_toml
 from zk0.errors import ConfigError
 from zk0.federation.start import stem_of
 
@@ -51,6 +53,27 @@ def wanted(run_config: Mapping[str, Value]) -> Start:
     return Start(config, name, stem_of(source), strict)
 
 
+def parsed(words: list[str]) -> dict[str, Value]:
+    """What `--run-config` makes of its text, with every key that is given, known or not.
+
+    Args:
+        words: one text of key=value items, or one TOML file.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if len(words) == 1 and words[0].endswith(".toml"):
+        return dict(_leaves(read_toml(Path(words[0]))))
+    text = " ".join(words)
+    found: dict[str, Value] = {}
+    for item in _divided("RUN_CONFIG", text):
+        key, is_, value = item.partition("=")
+        if not is_ or not key:
+            raise ConfigError(f"RUN_CONFIG = {text[:120]!r}: {item[:120]!r} is not of the form key=value")
+        found[key] = {"true": True, "false": False}.get(value, value)
+    return found
+
+
 def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
     """Every key of a config that Flower can be given: a table's own ones by dots, a list or free table as a whole."""
     for name, field in model.model_fields.items():
@@ -70,7 +93,20 @@ def _flat(given: Mapping[str, Value]) -> Iterator[str]:
 
 def _further(text: str) -> list[str]:
     """The items of `set`, which are divided as a shell divides them."""
+    return _divided("set", text)
+
+
+def _divided(name: str, text: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise ConfigError(f"set = {text[:120]!r}: {error}; give key=value items with blanks between them") from error
+        raise ConfigError(f"{name} = {text[:120]!r}: {error}; give key=value items with blanks between them") from error
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A file's values by their keys with dots, as Flower flattens it."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -96,7 +96,9 @@ def status(
             data={"nodes": [node._asdict() for node in found], "keeper": keeper, "certificate_days": left}
         )
         return
-    table = Table("client", "status", "last call", "from", "Flower", "offers", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for name in ("client", "status", "last call", "from", "Flower", "offers"):
+        table.add_column(name, overflow="fold")
     for node in found:
         seen = node.seen
         row = (node.client, node.status, seen.get("at", "never"), seen.get("address", ""))

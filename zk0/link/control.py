@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ from zk0.errors import BadInputError, LinkError
 from zk0.files import atomic, untrusted
 from zk0.link import settings
 from zk0.link.settings import load_link
+from zk0.services.keeper import running
 
 TIMEOUT_S = 120.0
+COMING_S = 60.0
+"""So long a command waits for the SuperLink of a link that is started: after a renewal or a death it begins anew."""
+LOOK_S = 0.5
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 """Nothing of Flower calls home."""
 
@@ -46,13 +51,29 @@ def program(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def flwr(folder: Path, *arguments: str) -> dict[str, Any]:
+def flwr(folder: Path, *arguments: str, coming_s: float = COMING_S) -> dict[str, Any]:
     """Run `flwr ARGUMENTS zk0 --format json`; gives what it answers.
+
+    Args:
+        folder: of the link.
+        arguments: of Flower's command.
+        coming_s: how long to wait for the SuperLink of a link that is started, in seconds.
 
     Raises:
         BadInputError: it refuses, in its own words.
         LinkError: the SuperLink does not answer.
     """
+    until = time.monotonic() + coming_s
+    while True:
+        try:
+            return _asked(folder, *arguments)
+        except LinkError:
+            if running(folder) is None or time.monotonic() > until:
+                raise
+        time.sleep(LOOK_S)
+
+
+def _asked(folder: Path, *arguments: str) -> dict[str, Any]:
     command = [program("flwr"), *arguments, settings.CONNECTION, "--format", "json"]
     full = {**os.environ, **environment(folder)}
     try:
@@ -71,6 +92,8 @@ def flwr(folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 def _down(folder: Path, said: str) -> str:
+    if running(folder) is not None:
+        return f"{folder}: the link is started, but its SuperLink does not answer ({said[:200]}); see {settings.LOG}"
     return f"{folder}: the link does not run ({said[:200]}); start it first: zk0 link start {folder}"
 
 

@@ -78,7 +78,8 @@ def nodes(folder: Path) -> list[Node]:
         StorageError: a file of the link cannot be read.
     """
     try:
-        listed = {int(item["node-id"]): str(item["status"]) for item in flwr(folder, "supernode", "list")["nodes"]}
+        found = flwr(folder, "supernode", "list", coming_s=0)["nodes"]
+        listed = {int(item["node-id"]): str(item["status"]) for item in found}
     except LinkError:
         listed = {}
     seen = _json(folder / SEEN)

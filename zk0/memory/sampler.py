@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -116,26 +117,32 @@ class MemorySampler:
             self.enter(before)
 
     def enter(self, name: str) -> None:
-        """Begin a phase: a sample closes the one before."""
+        """Begin a phase: one sample closes the one before, and is the first of this."""
         with self._lock:
-            self.sample()
+            last = self._sampled(anew=False)
             self._phase = name
             memory_usage.reset_high_water()
-            self.sample(write=False)
+            self._count(replace(last, phase=name, high_water=last.tree))
 
     def sample(self, *, write: bool = True) -> Sample:
         """Read once, now."""
         with self._lock:
-            taken = self._read()
-            self.newest = taken
-            peak = self.peaks.setdefault(taken.phase, Peak())
-            if taken.high_water >= peak.ram:
-                peak.ram, peak.capacity = taken.high_water, taken.capacity
-            if taken.vram_total is not None:
-                peak.vram_total, peak.vram = taken.vram_total, max(peak.vram, memory_usage.peak_vram() or 0)
-            if write:
-                self._write(taken)
+            return self._sampled(write=write)
+
+    def _sampled(self, *, write: bool = True, anew: bool = True) -> Sample:
+        taken = self._read(anew)
+        self._count(taken)
+        if write:
+            self._write(taken)
         return taken
+
+    def _count(self, taken: Sample) -> None:
+        self.newest = taken
+        peak = self.peaks.setdefault(taken.phase, Peak())
+        if taken.high_water >= peak.ram:
+            peak.ram, peak.capacity = taken.high_water, taken.capacity
+        if taken.vram_total is not None:
+            peak.vram_total, peak.vram = taken.vram_total, max(peak.vram, memory_usage.peak_vram() or 0)
 
     def note_vram(self, allocated: int) -> None:
         """Tell of an exact peak of torch's on the GPU, such as a training step's, which no sample may have met."""
@@ -155,8 +162,8 @@ class MemorySampler:
         while not self._end.wait(self._interval_s):
             self.sample()
 
-    def _read(self) -> Sample:
-        tree, rss, processes = self._meter.read()
+    def _read(self, anew: bool) -> Sample:
+        tree, rss, processes = self._meter.read(anew=anew)
         host = psutil.virtual_memory()
         group = cgroup.of_process()
         usage = group.usage() if group else None

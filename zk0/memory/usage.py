@@ -60,6 +60,11 @@ _PSS_SHARE = 50
 """Reading a big process's PSS takes up to 0.1 s: it is read at most so often, and for at most 1/50 of the time."""
 
 
+_TREE_S = 0.5
+"""To find a process's descendants all processes of the machine are looked at: the change of a phase does not wait for
+that again when it has just been done."""
+
+
 class TreeMeter:
     """Memory that a process tree costs the machine, cheap enough to be read every second or two.
 
@@ -71,19 +76,26 @@ class TreeMeter:
     def __init__(self) -> None:
         self._pss = self._rss = 0
         self._next = 0.0
+        self._processes: list[psutil.Process] = []
+        self._listed = float("-inf")
 
-    def read(self) -> tuple[int, int, int]:
-        """Give bytes of the tree, resident bytes of this process, and the number of processes in the tree."""
-        root = psutil.Process()
-        processes = [root, *root.children(recursive=True)]
-        own, *others = [_rss(process) for process in processes]
-        total = own + sum(others)
+    def read(self, *, anew: bool = True) -> tuple[int, int, int]:
+        """Give bytes of the tree, resident bytes of this process, and the number of processes in the tree.
+
+        Args:
+            anew: whether the tree's processes are looked for again although that has just been done.
+        """
         started = time.monotonic()
+        if anew or started - self._listed >= _TREE_S:
+            root = psutil.Process()
+            self._processes, self._listed = [root, *root.children(recursive=True)], started
+        own, *others = [_rss(process) for process in self._processes]
+        total = own + sum(others)
         if started >= self._next:
-            self._pss, self._rss = sum(_pss(process) for process in processes), total
+            self._pss, self._rss = sum(_pss(process) for process in self._processes), total
             now = time.monotonic()
             self._next = now + max(_PSS_MIN_S, _PSS_SHARE * (now - started))
-        return max(0, self._pss + total - self._rss), own, len(processes)
+        return max(0, self._pss + total - self._rss), own, 1 + sum(rss > 0 for rss in others)
 
 
 _peak_before_reset = 0

@@ -12,6 +12,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 console = Console()
 
 HomeArgument = Annotated[Path, typer.Argument(help="The node's home: a folder with its key and node.toml.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 
@@ -46,6 +47,7 @@ def key(
 def check(
     home: HomeArgument,
     recordings: Annotated[bool, typer.Option(help="Look at every frame of the recordings, too.")] = True,
+    as_json: JsonOption = False,
 ) -> None:
     """Look at everything that the node needs: key, link, TLS, clock, GPU, disk, recordings."""
     from zk0.config.paths import absolute_path
@@ -56,15 +58,20 @@ def check(
     home = absolute_path(home)
     node = load(home)
     found = checks.check(home, node)
-    table = Table("check", "verdict", "seen", box=None, header_style="bold")
-    for finding in found:
-        table.add_row(finding.check, Text(finding.verdict, style=COLOURS[finding.verdict]), Text(finding.seen))
-    console.print(table)
+    if not as_json:
+        table = Table("check", "verdict", "seen", box=None, header_style="bold")
+        for finding in found:
+            table.add_row(finding.check, Text(finding.verdict, style=COLOURS[finding.verdict]), Text(finding.seen))
+        console.print(table)
+    told: dict[str, object] = {"checks": [finding._asdict() for finding in found]}
     errors = [finding.check for finding in found if finding.verdict == "error"]
     if recordings:
-        errors += _recordings(node)
+        errors += _recordings(node, told, as_json=as_json)
+    if as_json:
+        console.print_json(data=told)
     if errors:
-        raise BadInputError(f"the node cannot start so: see {', '.join(dict.fromkeys(errors))} in the table")
+        where = "what was found" if as_json else "the table"
+        raise BadInputError(f"the node cannot start so: see {', '.join(dict.fromkeys(errors))} in {where}")
 
 
 @app.command(name="dry-run")
@@ -73,6 +80,7 @@ def dry_run(
     config: Annotated[
         str | None, typer.Argument(help="The run's config, as the coordinator gave it; sim if none.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what would leave the node in a run, and what of it the owner's rules refuse; nothing is sent."""
     from zk0.config import load_config
@@ -82,6 +90,9 @@ def dry_run(
 
     home = absolute_path(home)
     found = tried(home, load(home), load_config(config))
+    if as_json:
+        console.print_json(data=found.record())
+        return
     table = Table("when", box=None, header_style="bold")
     table.add_column("what leaves", overflow="fold")
     table.add_column("shape", no_wrap=True)
@@ -107,7 +118,7 @@ def start(home: HomeArgument) -> None:
 @app.command()
 def status(
     home: HomeArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show whether the node runs, what it did last, and how much has left it."""
     from zk0.config.paths import absolute_path
@@ -137,8 +148,8 @@ def log(
         _say(line)
 
 
-def _recordings(node: object) -> list[str]:
-    """Print what check-data finds in the node's recordings; gives the checks that found errors."""
+def _recordings(node: object, told: dict[str, object], *, as_json: bool) -> list[str]:
+    """Tell what check-data finds in the node's recordings; gives the checks that found errors."""
     from functools import partial
 
     from zk0.errors import Zk0Error
@@ -149,12 +160,16 @@ def _recordings(node: object) -> list[str]:
 
     assert isinstance(node, NodeSettings)
     try:
-        with checking(console) as watch:
+        with checking(Console(quiet=as_json)) as watch:
             found = checks.recordings(node, partial(checks.examined, watch=watch))
     except Zk0Error as error:
-        _say(f"recordings: {error}")
+        told["recordings"] = [{"check": "recordings", "verdict": "error", "seen": str(error)}]
+        if not as_json:
+            _say(f"recordings: {error}")
         return ["recordings"]
-    console.print(findings_table(found))
+    told["recordings"] = [finding.model_dump() for finding in found.findings]
+    if not as_json:
+        console.print(findings_table(found))
     return [f"recordings: {finding.check}" for finding in found.of("error")]
 
 

@@ -1,7 +1,7 @@
 """`zk0 node dry-run`: what would leave in a run, and what of it the owner's rules refuse; nothing is sent."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from zk0.config import RunConfig
 from zk0.errors import ConfigError
@@ -33,6 +33,15 @@ class DryRun(NamedTuple):
     def round_bytes(self) -> int:
         """Bytes of tensors that leave in each round."""
         return sum(leaf.size for leaf in self.leaves if leaf.when != "before")
+
+    def record(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "leaves": [leaf.model_dump() for leaf in self.leaves],
+            "round_bytes": self.round_bytes,
+            "config_digest": self.digest,
+            "refusals": self.refusals,
+        }
 
 
 def dry_run(home: Path, node: NodeSettings, config: RunConfig) -> DryRun:

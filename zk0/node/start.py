@@ -10,12 +10,16 @@ from pathlib import Path
 
 import psutil
 
+from zk0.config import validate_config
+from zk0.errors import Zk0Error
+from zk0.executors.choice import PROCESS, stop_work
 from zk0.files import atomic
 from zk0.node import settings
-from zk0.node.check import look_at_link
+from zk0.node.check import config_of, look_at_link
 from zk0.node.messenger import shims
 from zk0.node.settings import NodeSettings, load
 from zk0.services.keeper import Keeper, Part
+from zk0.work.executor import STOPPED
 
 WORKER, SUPERNODE = "worker", "supernode"
 HOME_VARIABLE, PATH_VARIABLE = "ZK0_NODE_HOME", "ZK0_NODE_PATH"
@@ -64,7 +68,24 @@ def start(home: Path, say: Callable[[str], None]) -> None:
         Part(SUPERNODE, lambda: _supernode(home, node), confined, shortest_pause_s=AWAY_S, explain=explain),
     ]
     keeper = Keeper(home, home / settings.LOG, parts, say)
-    keeper.run(Silence(lambda: keeper.process_of(SUPERNODE), node.endpoint[1]))
+    silence = Silence(lambda: keeper.process_of(SUPERNODE), node.endpoint[1])
+    keeper.run(silence, lambda: _end_containers(home, node, keeper.tell))
+
+
+def _end_containers(home: Path, node: NodeSettings, tell: Callable[[str], None]) -> None:
+    """End what is at work in containers: they are the engine's children, not ours."""
+    if node.executor == PROCESS:
+        return
+    own = config_of(node).model_dump(mode="json")
+    own["executor"] |= {"kind": node.executor, "docker": node.docker.model_dump(mode="json")}
+    config = validate_config(own)
+    for run_dir in (home / settings.WORK / "runs").glob("*"):
+        try:
+            stop_work(str(run_dir), config)
+        except Zk0Error as error:
+            tell(f"what is at work in {run_dir} may go on: {error}")
+        finally:
+            STOPPED.clear()
 
 
 class Silence:

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from zk0.files.atomic import is_folder, is_there, listed
-from zk0.layout import FINAL, MANIFEST, ROUNDS_FOLDER, client_folder, round_folder
+from zk0.files.atomic import is_folder, is_there, listed, read_json
+from zk0.layout import FINAL, MANIFEST, ROUNDS_FOLDER, client_folder, result_file, round_folder
 from zk0.memory import client_limits
 from zk0.memory.sampler import ENDED
 from zk0.memory.samples import read_samples
 from zk0.metrics.values import Json, mapping, mappings
+from zk0.metrics.values import number as number_of
 from zk0.runs import will
 from zk0.runs.store import RunStore
 from zk0.work import attempts, quarantine
@@ -117,7 +118,7 @@ def read_story(store: RunStore, rounds: Sequence[Json], *, running: bool) -> Sto
         int(line["server_round"]): at for line in rounds if (at := _committed_at(store.folder, line)) is not None
     }
     kept = sorted(int(path.name) for path in listed(store.folder / ROUNDS_FOLDER) if path.name.isdigit())
-    by_client = {name: _lives_of(store.folder, name, kept) for name in _names(store)}
+    by_client = {name: _lives_of(store, name, kept) for name in _names(store)}
     events = [*_of_the_run(store, own, committed, running=running), *_of_clients(store, rounds, kept)]
     return Story({RUN: own, **by_client}, sorted(events, key=lambda event: _place(event, committed)), committed, kept)
 
@@ -168,9 +169,24 @@ def _names(store: RunStore) -> list[str]:
     return [item.name for part in parts for item in part]
 
 
-def _lives_of(run_dir: Path, name: str, kept: Sequence[int]) -> list[Life]:
-    found = [life for number in kept for life in lives(read_samples(client_folder(run_dir, number, name)))]
+def _lives_of(store: RunStore, name: str, kept: Sequence[int]) -> list[Life]:
+    """By its processes' samples; of a round without any, as of a client on its owner's node, by its results."""
+    folders = [client_folder(store.folder, number, name) for number in kept]
+    longest = store.config.executor.timeout_s
+    found = [life for folder in folders for life in lives(read_samples(folder)) or _by_results(folder, longest)]
     return sorted(found, key=lambda life: life.began)
+
+
+def _by_results(folder: Path, longest_s: float) -> list[Life]:
+    """One for each result: it came when its file was written, and says itself how long it took."""
+    found = []
+    for kind in ("train", "evaluate", "rollout"):
+        path = folder / result_file(kind)
+        if is_there(path) and (took := number_of(mapping(read_json(path)).get("duration_s"))) is not None:
+            ended = path.stat().st_mtime
+            phase = Phase(kind, ended - min(max(took, 0.0), longest_s), ended)
+            found.append(Life(0, (phase,), clean=True))
+    return found
 
 
 def _process(sample: Mapping[str, Any]) -> tuple[object, object]:

@@ -19,7 +19,7 @@ import psutil
 from zk0.errors import BadInputError, Zk0Error
 from zk0.files import atomic, untrusted
 from zk0.files.locks import taken
-from zk0.services.left_over import MARK, STATUS, end_left_over
+from zk0.services.left_over import MARK, SPARED, STATUS, end_left_over
 
 LOCK = "start.lock"
 LOCK_LOOKS, LOCK_LOOK_S = 10, 0.02
@@ -51,7 +51,8 @@ class Part:
     shortest_pause_s: float = 1.0
     """From its death to its next start."""
     spares_children: bool = False
-    """What it started lives on when it ends, to be taken up by the next one; else its whole group ends with it."""
+    """What it started lives on when it dies, to be taken up by the next one; else its whole group ends with it. A
+    keeper that is told to end ends all of it."""
     explain: Callable[[str], str | None] = lambda _: None
     """What the end of its output means, for the person who reads the log; None where it says so itself."""
 
@@ -85,11 +86,12 @@ class Keeper:
         self._states = [_State(part) for part in parts]
         self._stop = threading.Event()
 
-    def run(self, look: Callable[[], Sequence[str]] = lambda: ()) -> None:
+    def run(self, look: Callable[[], Sequence[str]] = lambda: (), ended: Callable[[], None] = lambda: None) -> None:
         """Keep the programs running until SIGTERM or Ctrl-C, then end them, in the reverse order.
 
         Args:
             look: called now and then; names the programs that are to be started anew.
+            ended: called when the programs have been ended, for what they have at work elsewhere.
 
         Raises:
             BadInputError: another keeper has the folder.
@@ -106,7 +108,7 @@ class Keeper:
                     trim(self._log)
                     self._stop.wait(LOOK_S)
             finally:
-                self._end()
+                self._end(ended)
 
     def process_of(self, name: str) -> int | None:
         """Process id of a program; None while it does not run."""
@@ -139,7 +141,7 @@ class Keeper:
         except Zk0Error as error:
             self._not_now(state, str(error), now)
             return
-        mark = {} if part.spares_children else {MARK: str(self._folder)}
+        mark = {SPARED if part.spares_children else MARK: str(self._folder)}
         environment = {**os.environ, **part.environment, **mark}
         with _appended(self._log) as log:
             state.process = subprocess.Popen(
@@ -198,13 +200,14 @@ class Keeper:
         record = {"pid": os.getpid(), "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "parts": parts}
         atomic.write_json(self._folder / STATUS, record)
 
-    def _end(self) -> None:
+    def _end(self, ended: Callable[[], None]) -> None:
         self.tell("ending")
         for state in reversed(self._states):
             if state.process is not None:
                 _end(state)
                 state.process = None
-        for process in end_left_over(self._folder):
+        ended()
+        for process in end_left_over(self._folder, MARK, SPARED):
             self.tell(f"ended: {process}")
         self._write_status()
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -12,18 +12,25 @@ from zk0.files import untrusted
 
 MARK = "ZK0_KEPT_FOR"
 """Environment variable of everything that a keeper started, directly or not: its folder."""
+SPARED = "ZK0_SPARED_BY"
+"""The same of what a program started that spares its children: they outlive it, and a keeper that is killed, but not a
+keeper that is ended."""
 STATUS = "status.json"
 
 
-def end_left_over(folder: Path) -> list[str]:
+def end_left_over(folder: Path, *marks: str) -> list[str]:
     """Kill everything that an earlier keeper of a folder started, wherever it has got to.
+
+    Args:
+        folder: the keeper's.
+        marks: variables by which it is known; `MARK` alone when left out.
 
     Returns:
         What it was: process id and command, of each.
     """
     found: dict[int, str] = {}
     kept = _kept(folder)
-    while new := [process for process in _left_over(folder, kept) if process.pid not in found]:
+    while new := [process for process in _left_over(folder, kept, marks or (MARK,)) if process.pid not in found]:
         for process in new:  # one that forked meanwhile has left a child that was not seen
             found[process.pid] = f"process {process.pid}"
             with contextlib.suppress(psutil.Error):
@@ -32,10 +39,12 @@ def end_left_over(folder: Path) -> list[str]:
     return list(found.values())
 
 
-def _left_over(folder: Path, kept: Mapping[int, float]) -> Iterator[psutil.Process]:
+def _left_over(folder: Path, kept: Mapping[int, float], marks: Sequence[str]) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            ours = process.environ().get(MARK) == str(folder) or kept.get(process.pid) == process.create_time()
+            environment = process.environ()
+            marked = any(environment.get(mark) == str(folder) for mark in marks)
+            ours = marked or kept.get(process.pid) == process.create_time()
             if ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 yield process
 

@@ -24,6 +24,8 @@ MOST_NAMES = 256
 """Joints of a robot, or figures of a piece of work."""
 MOST_EPISODES = 10_000
 """Held-out episodes of one dataset."""
+MOST_STEPS = 2**40
+"""Of an episode: sums of so many are whole numbers still."""
 LONGEST_NAME = 100
 """Letters of a name."""
 PYDANTICS = ("function-", "list[", "dict[", "nullable[", "lax-or-strict", "constrained-")
@@ -70,7 +72,7 @@ class _Units(BaseModel):
 class _Episodes(_Metrics):
     """Figures by held-out episode."""
 
-    steps: Annotated[list[PositiveInt], Field(max_length=MOST_EPISODES)]
+    steps: Annotated[list[Annotated[PositiveInt, Field(le=MOST_STEPS)]], Field(max_length=MOST_EPISODES)]
     action_error: ByEpisode | None = _ACTION_ERROR
     gripper_error: ByEpisode | None
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loguru import logger
+from pydantic import Field
 
 from zk0.errors import DamageError, QuarantineError
 from zk0.files import atomic
@@ -22,7 +23,7 @@ class Quarantine(Record):
     """Its name."""
     server_round: int
     """The round of the last refusal; it sits out those after it."""
-    reasons: list[str]
+    reasons: list[str] = Field(min_length=1)
     """Why its update was refused, in each of the rounds running, oldest first."""
 
 

@@ -51,6 +51,8 @@ def written(folder: Path, spoil: Callable[[Flat], object] = lambda _: None) -> d
 def test_honest_ones_pass(tmp_path: Path) -> None:
     assert refused(written(tmp_path), FRAMES) == {}
     assert refused(written(tmp_path), {}) == {}
+    much_more = all_moments("still", lambda value: 1e6 * value)  # no feature that is normalised, as an index is none
+    assert refused(written(tmp_path, much_more), FRAMES) == {}
     alone = {"study": written(tmp_path)["study"]}
     assert refused(alone, FRAMES) == {}
 
@@ -66,6 +68,20 @@ def put(name: str, value: Any) -> Callable[[Flat], object]:
 def thousandfold(stats: Flat) -> None:
     stats.update(
         {name: 1000.0 * value for name, value in stats.items() if name.startswith("action") and "count" not in name}
+    )
+
+
+def all_moments(feature: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Callable[[Flat], object]:
+    """All statistics of a feature but its count, changed in one way."""
+    return lambda stats: stats.update(
+        {name: change(stats[name]) for name in stats if name.startswith(f"{feature}/") and not name.endswith("count")}
+    )
+
+
+def another(feature: str, like: str) -> Callable[[Flat], object]:
+    """A further feature, as there is one."""
+    return lambda stats: stats.update(
+        {name.replace(like, feature, 1): stats[name] for name in [*stats] if like in name}
     )
 
 
@@ -89,6 +105,27 @@ SPOILT: dict[str, tuple[Callable[[Flat], object], str]] = {
     "picture": (put("observation.images.front/max", np.full((3, 1, 1), 1e9)), "is not that of a picture"),
     "words": (put("action/mean", np.zeros(6, np.bool_)), "'action/mean'"),
     "other unit": (thousandfold, "action goes to"),
+    "fewer joints": (
+        all_moments("action", lambda value: value[:5]),
+        "action has the shape [5], and with 3 of 3 others [6]",
+    ),
+    "more dimensions": (all_moments("action", lambda value: value[None]), "action has the shape [1, 6]"),
+    "grey": (all_moments("observation.images.front", lambda value: value[:1]), "has the shape [1, 1, 1]"),
+    "empty": (all_moments("action", lambda value: value[:0]), "is empty, or has values above"),
+    "a number": (all_moments("still", lambda _: np.asarray(0.0)), "'still/mean' has the shape []"),
+    "overflows": (put("still/max", [1e300]), "'still/max' is empty, or has values above 1e+19"),
+    "narrow": (all_moments("action", lambda value: value.astype(np.float16)), "is float16, not float32 or float64"),
+    "whole": (all_moments("action", lambda value: value.astype(np.int64)), "is int64, not float32 or float64"),
+    "quantile": (put("action/q01", np.full(6, 1e6)), "'action/q01' is not between the minimum and the maximum"),
+    "picture's quantile": (put("observation.images.front/q01", np.full((3, 1, 1), 1e9)), "is not that of a picture"),
+    "no picture": (another("observation.image", "still"), "'observation.image/mean' has the shape [1]"),
+    "picture's points": (put("observation.images.front/count", [2**62]), "and must be from 1 to 33554432000"),
+    "more points": (put("observation.images.front/count", [500 * 2**20 * 64]), "front counts 6.711e+07 points a frame"),
+    "a steered terminal": (another("\x1b[31m", "still"), "is of no plain name"),
+    "many": (
+        lambda stats: [another(f"still{number}/", "still/")(stats) for number in range(300)],
+        "those of 1 to 256 features",
+    ),
 }
 
 
@@ -106,3 +143,9 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     assert list(refused(files, FRAMES)) == ["study"]
     atomic.write_tensors(files["study"], {})
     assert "no statistics" in refused(files, FRAMES)["study"]
+
+
+def test_of_two_whose_shapes_differ_nobody_s_are_taken(tmp_path: Path) -> None:
+    files = written(tmp_path, all_moments("action", lambda value: value[:5]))
+    found = refused({client: files[client] for client in ("greenhouse", "study")}, FRAMES)
+    assert list(found) == ["greenhouse", "study"]

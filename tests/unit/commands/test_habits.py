@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from tests.unit.runs.made import make_config
 from tests.unit.written import Run
 from zk0 import cli
 from zk0.commands import common
@@ -19,6 +20,8 @@ from zk0.config import load_config
 from zk0.data.findings import DataReport
 from zk0.errors import ConfigError
 from zk0.federation import before_run
+from zk0.publish import push
+from zk0.runs.store import RunStore
 from zk0.runs.versions import package_version
 
 ROOT = Path(__file__).parents[3]
@@ -89,6 +92,26 @@ def test_the_findings_of_check_data_as_json(
     monkeypatch.setattr(cli, "console", Console())
     cli.app(["check-data", "--json"], standalone_mode=False)
     assert json.loads(capsys.readouterr().out) == [words]
+
+
+def test_what_may_go_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is asked, and without --yes nothing goes."""
+    monkeypatch.setenv("ZK0_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "kept").write_text("12345")
+    words = ["clean", "--outputs", str(tmp_path), "--json"]
+    there = [{"what": "cache of checks", "path": str(tmp_path / "cache"), "bytes": 5}]
+    assert json.loads(invoke(*words)) == there
+    assert json.loads(invoke(*words, "--yes", "--dry-run")) == there
+    assert json.loads(invoke(*words, "--yes")) == there
+    assert json.loads(invoke(*words)) == []
+
+
+def test_what_would_be_pushed_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    RunStore.create_or_open(make_config(tmp_path), "demo")
+    monkeypatch.setattr(push, "pack", lambda *_, **__: push.Parcel(tmp_path, 3, (("README.md", 7),)))
+    told = json.loads(invoke("push", "demo", "me/arm", "--dry-run", "--json", "--outputs", str(tmp_path)))
+    assert told == {"round": 3, "files": [{"path": "README.md", "bytes": 7}], "sent": None}
 
 
 def test_record_without_the_simulator_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

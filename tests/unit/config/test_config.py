@@ -77,12 +77,13 @@ LEAVES = [
 ]
 """Every key that can have another value."""
 WITHOUT_EFFECT = {"executor", "checkpoint", "logging", "memory", "report", "outputs_dir", "federation.may_miss"}
-WITHOUT_EFFECT |= {"data.cache", "data.cache_limit"}
+WITHOUT_EFFECT |= {"data.cache", "data.cache_limit", "tracking"}
 STRATEGY_OF = {key: name for name, keys in reversed(STRATEGY_KEYS.items()) for key in keys}
 """A key of one strategy -> a strategy that reads it."""
 SCHEDULER_OF = {key: name for name, keys in reversed(SCHEDULER_KEYS.items()) for key in keys}
 """The same of schedules."""
 OTHER_VALUES = {
+    ("tracking", "kinds"): ["wandb"],
     ("federation", "proximal_mu"): 0.5,
     ("federation", "strategy"): "fedprox",
     ("federation", "strategy_options"): {"rate": 0.5},

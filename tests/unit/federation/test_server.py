@@ -19,7 +19,7 @@ from zk0.runs import counted
 from zk0.runs.records import RoundState
 from zk0.runs.store import RunStore
 from zk0.work import quarantine
-from zk0.work.records import ClientResult
+from zk0.work.records import ClientFailure, ClientResult
 from zk0.work.results import write_result
 
 CLIENTS = [{"name": name, "repo_id": f"lab/{name}"} for name in ("kitchen", "workshop", "greenhouse")]
@@ -134,17 +134,21 @@ def statistics(store: RunStore, client: str, factor: float = 1.0) -> ClientResul
 @pytest.mark.slow
 def test_statistics_that_cannot_be_cost_their_client_alone(store: RunStore, told: list[str]) -> None:
     honest = [statistics(store, client["name"]) for client in CLIENTS[:2]]
-    made = server.aggregate_statistics(store, [*honest, statistics(store, "greenhouse", 1e6)])
+    made = server.aggregate_statistics(store, Outcomes([*honest, statistics(store, "greenhouse", 1e6)]))
     (failure,) = made.failures
     assert (failure.client, failure.kind, failure.cause) == ("greenhouse", "statistics", "bad_data")
     assert any("statistics of greenhouse refused: action goes to 3e+06" in line for line in told)
-    assert made.stats == server.aggregate_statistics(store, honest).stats
+    assert made.stats == server.aggregate_statistics(store, Outcomes(honest)).stats
 
 
 def test_too_few_statistics_are_a_lost_quorum(store: RunStore) -> None:
     odd = statistics(store, "kitchen", float("nan"))
     with pytest.raises(QuorumError, match="0 of 1 clients gave statistics"):
-        server.aggregate_statistics(store, [odd])
+        server.aggregate_statistics(store, Outcomes([odd]))
+    lost = ClientFailure(client="workshop", server_round=0, kind="statistics", cause="bad_data", message="it lies")
+    none = statistics(store, "greenhouse").model_copy(update={"tensors": None})
+    with pytest.raises(QuorumError, match=r"1 of 3 clients .* greenhouse: there are no statistics; workshop: it lies"):
+        server.aggregate_statistics(store, Outcomes([statistics(store, "kitchen"), none], [lost]))
 
 
 def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path: Path) -> None:

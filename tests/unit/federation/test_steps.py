@@ -128,6 +128,10 @@ def test_where_all_are_needed_one_failure_is_everybodys(store: RunStore, monkeyp
     scripted(monkeypatch, b=["bad_data"])
     with pytest.raises(ClientError, match="as told"):
         Steps(store).each("prepare", work(store, "a", "b"), all_needed=True)
+    scripted(monkeypatch, b=["bad_data"])
+    found = Steps(store).each("prepare", work(store, "a", "b"), all_needed=True, but="bad_data")
+    assert [result.client for result in found.results] == ["a"]
+    assert [failure.client for failure in found.failures] == ["b"]
 
 
 def test_what_is_no_clients_fault_ends_the_run(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Flower's flat run config as a start of zk0."""
 
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from scripts import flower_config
 from zk0.config import RunConfig, load_config
 from zk0.config.part import NULL
 from zk0.errors import ConfigError
+from zk0.flower.__main__ import main
 from zk0.flower.settings import OWN, keys, wanted
 
 
@@ -102,3 +104,32 @@ def test_lists_and_single_clients_can_be_given() -> None:
     named = wanted({"set": "clients.0.root='/data/a b' training.steps=7", "training.steps": 5}).config
     assert (named.clients[0].root, named.training.steps) == ("/data/a b", 7)
     assert wanted({"training.lr": 1e-5, "peft.enabled": True}).config.training.lr == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["training.stepps=3"], 2, "error: training.stepps = 3: unknown key (did you mean 'steps'?)"),
+        (["trainin.steps=3", 'name="x"'], 2, "trainin = {'steps': 3}: unknown key (did you mean 'training'?)"),
+        (["nam=x"], 2, "nam = 'x': unknown key"),
+        (["training.steps=-1 strict=true"], 2, "training.steps = -1"),
+        (["training.steps"], 2, "'training.steps' is not of the form key=value"),
+        (["a='b"], 2, 'RUN_CONFIG = "a=\'b": No closing quotation'),
+        (["away.toml"], 2, "away.toml: cannot be read"),
+        (['config="so100" training.steps=20', "strict=false"], 0, "flwr run can be given that"),
+    ],
+)
+def test_a_run_config_can_be_tried_before_flower_refuses_it_without_a_word(
+    words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == code
+    assert said in "".join(capsys.readouterr())
+
+
+def test_a_run_config_in_a_file_can_be_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("config = 'sim'\n[training]\nstepps = 3\n")
+    assert main([str(path)]) == 2
+    assert "training.stepps = 3: unknown key (did you mean 'steps'?)" in capsys.readouterr().err
+    path.write_text("config = 'sim'\n[training]\nsteps = 3\n")
+    assert main([str(path)]) == 0

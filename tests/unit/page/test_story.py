@@ -2,8 +2,10 @@
 
 import pytest
 
+from tests.unit.runs.made import commit, fit
 from zk0.memory.sampler import ENDED
-from zk0.page.story import lives, time_of
+from zk0.page.story import lives, read_story, time_of
+from zk0.runs.store import RunStore
 
 
 def sample(at: float, phase: str, pid: int = 1, started: float = 0.0) -> dict[str, object]:
@@ -30,6 +32,18 @@ def test_a_process_that_was_killed_is_told_from_one_that_ended() -> None:
         (2, False, 30, 30),
     ]
     assert [(phase.name, phase.began, phase.ended) for phase in found[0].phases] == [("start", 0, 2), ("fit", 2, 5)]
+
+
+def test_of_a_client_without_samples_its_results_tell(store: RunStore) -> None:
+    """As of one at work on its owner's node, whose memory is not told."""
+    commit(store, 0)
+    result = fit(store, 1, "kitchen", store.resume_point())
+    commit(store, 1, [result])
+    (phase,) = read_story(store, store.read_metrics(), running=False).lives["kitchen"][0].phases
+    assert phase.name == "train"
+    assert phase.ended - phase.began == pytest.approx(result.duration_s)
+    written = (store.folder / "rounds/0001/clients/kitchen/train.json").stat().st_mtime
+    assert phase.ended == written
 
 
 def test_there_is_no_life_without_a_sample() -> None:

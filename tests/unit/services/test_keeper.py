@@ -33,10 +33,10 @@ def until(condition, seconds=20):
 
 
 @contextmanager
-def kept(folder, *parts, look=lambda: ()):
+def kept(folder, *parts, look=lambda: (), ended=lambda: None):
     said: list[str] = []
     one = Keeper(folder, folder / "log", parts, said.append)
-    thread = threading.Thread(target=one.run, args=(look,))
+    thread = threading.Thread(target=one.run, args=(look, ended))
     thread.start()
     try:
         yield said
@@ -102,6 +102,21 @@ Keeper(folder, folder / "log", parts, print).run()
     until(lambda: not ours(tmp_path))
     assert child.is_running()  # what the second started lives on
     child.kill()
+
+
+def test_what_outlives_its_program_ends_with_the_keeper(tmp_path):
+    """As a fit outlives the node's worker, and must not outlive its owner's wish to stop."""
+    spared = Part("spared", lambda: sleeper(children=1, session=True), spares_children=True, shortest_pause_s=0.05)
+    told = threading.Event()
+    with kept(tmp_path, spared, ended=told.set):
+        first = until(lambda: pid(tmp_path, "spared"))
+        child = until(lambda: psutil.Process(first).children())[0]
+        os.kill(first, signal.SIGKILL)
+        until(lambda: pid(tmp_path, "spared") not in (None, first))
+        assert child.is_running()
+        assert not told.is_set()
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert told.is_set()
 
 
 def test_pauses_grow_and_a_steady_program_starts_soon_again(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 
 from tests.unit.runs.made import commit
 from zk0.errors import QuarantineError
+from zk0.files import atomic
 from zk0.runs.store import RunStore
 from zk0.work import quarantine
 
@@ -31,3 +32,7 @@ def test_what_cannot_be_read_counts_as_nothing(store: RunStore, warnings: list[s
     quarantine.path_of(store.folder, "kitchen").write_text("{")
     assert quarantine.read(store.folder, "kitchen") is None
     assert "Why kitchen sits out is lost" in warnings[0]
+    atomic.write_sealed(
+        quarantine.path_of(store.folder, "kitchen"), {"client": "kitchen", "server_round": 3, "reasons": []}
+    )
+    assert quarantine.read(store.folder, "kitchen") is None

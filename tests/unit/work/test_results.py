@@ -99,6 +99,11 @@ LIES: dict[str, tuple[TaskKind, dict[str, Any], str]] = {
         evaluation(episodes={"steps": [1] * 20_000, "action_error_deg": None, "gripper_error": None}),
         "metrics.episodes.steps",
     ),
+    "steps": (
+        "evaluate",
+        evaluation(episodes={"steps": [10**400, 9], "action_error_deg": [1.0, 2.0], "gripper_error": None}),
+        "metrics.episodes.steps",
+    ),
     "successes": ("rollout", rollout(successes=5), "5 successes in 4 episodes"),
     "rate": ("rollout", rollout(success_rate=7.0), "metrics.success_rate"),
 }
