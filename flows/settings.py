@@ -2,8 +2,11 @@
 
 import ipaddress
 import os
+import ssl
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import getproxies
 
@@ -87,6 +90,30 @@ def _check_proxies() -> None:
                 f"{key.upper()}_PROXY = {address!r}: a proxy of kind {kind!r}, which Prefect cannot use; give one of "
                 f"{', '.join(PROXIES)}, or unset it"
             )
+
+    _check_by_client()
+
+
+def _check_by_client() -> None:
+    """What else its client cannot use: it reads all of them as addresses, those that are not proxied, too."""
+    import httpx
+
+    for key in ("http", "https", "all"):
+        if address := getproxies().get(key, ""):
+            with _one_sentence(f"{key.upper()}_PROXY", address, "host:port"):
+                httpx.Proxy(address if "://" in address else f"http://{address}")
+    with _one_sentence("NO_PROXY", os.environ["NO_PROXY"], "hosts and addresses, as ::1, not [::1] or ::1/128"):
+        httpx.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)).close()
+
+
+@contextmanager
+def _one_sentence(name: str, given: str, form: str) -> Iterator[None]:
+    import httpx
+
+    try:
+        yield
+    except (httpx.InvalidURL, ValueError) as error:
+        raise BadInputError(f"{name} = {given!r}: Prefect cannot use it ({error}); give {form}, or unset it") from error
 
 
 def _check_home() -> None:

@@ -33,6 +33,8 @@ class _Hold:
 
     folder: str
     descriptor: int
+    place: os.stat_result
+    """Of the folder when the lock was taken."""
 
 
 _held: set[_Hold] = set()
@@ -53,6 +55,21 @@ os.register_at_fork(after_in_child=_drop_inherited_locks)
 def is_ours(folder: Path) -> bool:
     """Whether this context holds a run directory's lock; another thread of this process does not, by that."""
     return any(hold.folder == os.path.realpath(folder) for hold in _of_this_context.get() & _held)
+
+
+def check_place(folder: Path) -> None:
+    """See that a run directory whose lock this process holds is where it was when the lock was taken.
+
+    Raises:
+        StorageError: it was moved or removed meanwhile: what is written now would be in a folder that is no run.
+    """
+    for taken in [hold for hold in _held if hold.folder == os.path.realpath(folder)]:
+        with atomic.storage_errors(folder, "read"):
+            there = untrusted.status(folder)
+        if there is None or not os.path.samestat(there, taken.place):
+            raise StorageError(
+                f"{folder}: was moved or removed while the run was advanced; put it back, or resume the run where it is"
+            )
 
 
 def open_lock(folder: Path) -> int:
@@ -91,7 +108,12 @@ def hold(folder: Path, descriptor: int, run: str) -> Iterator[None]:
     Raises:
         RunNameError: another process or thread holds it; says which, where and since when.
     """
-    mine = _Hold(os.path.realpath(folder), descriptor)
+    try:
+        with atomic.storage_errors(folder, "read"):
+            mine = _Hold(os.path.realpath(folder), descriptor, folder.stat())
+    except StorageError:
+        os.close(descriptor)
+        raise
     _held.add(mine)
     try:
         _acquire(descriptor, folder, run)

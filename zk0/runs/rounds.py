@@ -31,6 +31,7 @@ from zk0.layout import (
     round_folder,
     tensors_file,
 )
+from zk0.runs import lock
 from zk0.runs.records import Manifest, RoundState, RunInfo, now
 from zk0.work.records import ArtifactRef, ClientResult
 
@@ -62,6 +63,7 @@ class Rounds:
         Raises:
             StorageError: it cannot be written, or the source is not what its reference says.
         """
+        lock.check_place(self.folder)
         target = self.round_folder(server_round) / tensors_file(stem)
         if isinstance(source, Mapping):
             return self._ref(target, atomic.write_tensors(target, source))
@@ -127,6 +129,7 @@ class Rounds:
             state=state,
             files=sorted(files, key=lambda ref: ref.path),
         )
+        lock.check_place(self.folder)
         atomic.write_sealed(folder / MANIFEST, manifest.model_dump(mode="json"))
         self._sync_metrics()
         return state
@@ -150,6 +153,7 @@ class Rounds:
                 state = state or whole
             except DamageError as error:
                 damaged[server_round] = str(error)
+        lock.check_place(self.folder)
         for server_round, reason in damaged.items():  # only when everything could be read: else nothing changes
             self._set_aside(server_round, reason)
         self._sync_metrics()

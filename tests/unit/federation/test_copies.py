@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.federation.test_start import check
+from tests.unit.runs.made import commit, weights
 from tests.unit.runs.test_origin import committed, config_of
-from zk0.errors import ConfigError
+from zk0.errors import ConfigError, StorageError
 from zk0.federation.start import begin, choose_run, unfinished
 from zk0.runs.origin import origin_tensors, settle_origin
 from zk0.runs.store import RunStore, is_finished
@@ -70,3 +71,24 @@ def test_continue_from_means_the_folders_name(tmp_path: Path) -> None:
         assert origin_tensors(settled)[0].folder == tmp_path / name
     with pytest.raises(ConfigError, match=r"continue_from = 'old': no such run in .*; runs there: .*new"):
         settle_origin(config_of(tmp_path, continue_from="old"), "next")
+
+
+def test_a_run_that_is_moved_while_it_is_advanced_begins_nothing_in_its_old_place(tmp_path: Path) -> None:
+    """Its rounds were gone there: it began with round 0 again, in a folder that was no run."""
+    store = committed(config_of(tmp_path), "moving", 1)
+    with store.lock():
+        assert store.resume_point() is not None
+        store.folder.rename(tmp_path / "moved")
+        for again in (store.resume_point, lambda: store.place(2, "global", weights(2)), lambda: commit(store, 2)):
+            with pytest.raises(
+                StorageError, match="moving: was moved or removed while the run was advanced; put it back"
+            ):
+                again()
+        assert not store.folder.exists()
+        (tmp_path / "moved").rename(store.folder)
+        assert store.resume_point() is not None
+        shutil.copytree(store.folder, tmp_path / "copy")
+        shutil.rmtree(store.folder)
+        (tmp_path / "copy").rename(store.folder)
+        with pytest.raises(StorageError, match="was moved or removed"):
+            store.resume_point()

@@ -1,6 +1,7 @@
 """flows.settings: what of the user's environment would stand in the way of a server on this machine."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,27 @@ def test_a_proxy_that_prefects_client_cannot_use_is_one_sentence(monkeypatch: py
     with pytest.raises(ValueError, match="Unknown scheme"):
         httpx.Client()
     with pytest.raises(BadInputError, match=rf"^{key.upper()} = 'socks4://127.0.0.1:9': .*; give one of http, .*unset"):
+        set_defaults()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("HTTP_PROXY", "http://proxy:port"),
+        ("https_proxy", "http://[::1"),
+        ("NO_PROXY", "intranet,[::1]"),
+        ("no_proxy", "::1/128"),
+    ],
+)
+def test_so_is_an_address_that_it_cannot_read(monkeypatch: pytest.MonkeyPatch, key: str, value: str) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        for spelt in (name, name.lower()):
+            monkeypatch.delenv(spelt, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # without one nobody reads NO_PROXY
+    monkeypatch.setenv(key, value)
+    with pytest.raises(
+        BadInputError, match=rf"^{key.upper()} = '{re.escape(value)}.*: Prefect cannot use it .*unset it$"
+    ):
         set_defaults()
 
 
