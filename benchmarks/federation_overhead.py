@@ -10,12 +10,14 @@ own commands, without gate, keys and TLS.
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -23,16 +25,15 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.echo import echo
 from benchmarks.links import Place, until
 from benchmarks.service import free_port, small_run
 from zk0.config import RunConfig, validate_config
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.superlink import SuperlinkExecutor
-from zk0.files import atomic
 from zk0.runs import described
 from zk0.runs.store import RunStore
-from zk0.work.records import ArtifactRef, ClientTask
-from zk0.work.results import write_result
+from zk0.work.records import ClientTask
 
 BIN = Path(sys.executable).parent
 MIB = 10**6
@@ -113,18 +114,6 @@ def timed(run: Callable[[ClientTask], object], work: list[ClientTask]) -> float:
     return time.monotonic() - began
 
 
-def echo(payload: str) -> None:
-    """What a local worker does."""
-    task = ClientTask.model_validate_json(payload)
-    tensors = atomic.read_tensors(Path(task.run_dir) / ref(task).path)
-    write_result(task, tensors=tensors, num_examples=1, metrics={}, duration_s=0.0, peak_rss_bytes=1)
-
-
-def ref(task: ClientTask) -> ArtifactRef:
-    assert task.incoming is not None
-    return task.incoming
-
-
 def by_processes(folder: Path, names: list[str], sizes: list[int], rounds: int) -> dict[int, float]:
     """Size in bytes -> median seconds of a round."""
     store = RunStore.create_or_open(config(folder, names, None), "home")
@@ -190,7 +179,8 @@ def floor(folder: Path, nodes: int, sizes: list[int], rounds: int) -> dict[int, 
                         [*map(str, command)], env=environment, stdout=log, stderr=log, start_new_session=True
                     )
                 )
-                time.sleep(2 if command is link else 0)
+                if command is link:
+                    until(partial(_listens, port))
             found = {}
             for size in sizes:
                 out = folder / f"floor-{nodes}-{size}.json"
@@ -207,9 +197,16 @@ def floor(folder: Path, nodes: int, sizes: list[int], rounds: int) -> dict[int, 
                 process.wait()
 
 
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
 def measured(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     lines = []
     sizes = [int(size * MIB) for size in args.sizes]
+    floors = {count: floor(folder, count, sizes, args.rounds) for count in args.nodes}
     with_nodes = Place(folder)
     every = [f"n{number}" for number in range(max(args.nodes))]
     try:
@@ -226,13 +223,19 @@ def measured(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         for count in args.nodes:
             home = by_processes(folder / f"home-{count}", every[:count], sizes, args.rounds)
             far = over_link(with_nodes, every[:count], sizes, args.rounds)
-            lines += [{"nodes": count, "bytes": size, "processes_s": home[size], "link_s": far[size]} for size in sizes]
+            lines += [
+                {
+                    "nodes": count,
+                    "bytes": size,
+                    "processes_s": home[size],
+                    "link_s": far[size],
+                    "flower_s": floors[count][size],
+                }
+                for size in sizes
+            ]
             print(lines[-len(sizes) :], flush=True)
     finally:
         with_nodes.close()
-    for count in args.nodes:
-        for size, seconds in floor(folder, count, sizes, args.rounds).items():
-            next(line for line in lines if (line["nodes"], line["bytes"]) == (count, size))["flower_s"] = seconds
     return lines
 
 

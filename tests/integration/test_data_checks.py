@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+from tests.robots import slower
 from zk0.config import RunConfig, resolve_path
 from zk0.data import videos
 from zk0.data.findings import DataFinding
@@ -225,6 +226,14 @@ def test_a_few_lost_video_packets_are_found_by_decoding_every_frame(dataset: Pat
     found = verdicts(config, "error")["video frames"]
     assert WRIST in found.seen
     assert "frames cannot be decoded, first at" in found.seen
+
+
+def test_a_video_of_another_rate_is_refused_by_a_run_too(dataset: Path, config: RunConfig) -> None:
+    """The first, middle and last frames that a run looks at are there by chance."""
+    slower(dataset, 30)
+    (found,) = report(config, every_frame=False).of("error")
+    assert found.check == "video frames"
+    assert "no frame at" in found.seen
 
 
 def test_a_missing_camera(small_config: MakeConfig, dataset: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,25 @@ def ledger(here: Place, name: str = "kitchen") -> list[dict[str, Any]]:
     return [json.loads(line) for line in (here.folder / name / "ledger.jsonl").read_text().splitlines()]
 
 
+def test_the_ledger_is_what_goes_over_the_wire(here, wire):
+    """The first of this file: what goes over the wire is then of this run alone."""
+    set_rules(here, "")
+    zk0.run(config(here), name="counted")
+
+    def left() -> list[dict[str, Any]]:
+        return [line for line in ledger(here) if line["event"] == "left"]
+
+    def answers() -> int:
+        return sum(line["what"].startswith("answer: ") for line in left())
+
+    with suppress(AssertionError):
+        until(lambda: wire.pushed().messages == answers(), 60)  # an answer is in the ledger before it is on the wire
+    assert wire.pushed().messages == answers(), (wire.calls, left())
+    told = sum(line["bytes"] for line in left())
+    assert told <= wire.pushed().body_bytes <= 1.02 * told + 8192 * answers()
+    assert {"update.safetensors"} < {line["what"] for line in left()}
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_run_that_asks_for_too_much_is_refused_before_it_starts(here, rule):
     told, changes = RULES[rule]
@@ -103,22 +123,6 @@ def test_the_coordinators_terminal_shows_it(here, tmp_path):
     assert "rules.num_rounds = 1" in said
     assert "rules.batch_size = 2" in said
     assert not (here.folder / "outputs/shown").exists()
-
-
-def test_the_ledger_is_what_goes_over_the_wire(here, wire):
-    set_rules(here, "")
-    zk0.run(config(here), name="counted")
-
-    def left() -> list[dict[str, Any]]:
-        return [line for line in ledger(here) if line["event"] == "left"]
-
-    def answers() -> int:
-        return sum(line["what"].startswith("answer: ") for line in left())
-
-    until(lambda: wire.pushed().messages == answers(), 60)  # an answer is in the ledger before it is on the wire
-    told = sum(line["bytes"] for line in left())
-    assert told <= wire.pushed().body_bytes <= 1.02 * told + 8192 * answers()
-    assert {"update.safetensors"} < {line["what"] for line in left()}
 
 
 def test_a_node_that_calls_itself_another_is_turned_away_in_both_logs(here):

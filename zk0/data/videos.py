@@ -114,15 +114,50 @@ def _samples(timeline: Timeline) -> Iterator[Callable[[], list[str]]]:
     chosen = [episodes[-1], episodes[0], episodes[len(episodes) // 2]]
     cameras = timeline.meta.video_keys
     ends = {timeline.place(camera, episode)[0]: episode for camera in cameras for episode in episodes}
+    yield from (partial(_try_all, timeline, camera, episode) for episode in chosen for camera in cameras)
     for place in SAMPLED_PLACES:
         for episode in dict.fromkeys((*chosen, *(ends.values() if place < 0 else ()))):
             for camera in cameras:
                 yield partial(_try, timeline, camera, episode, place)
 
 
-def _try(timeline: Timeline, camera: str, episode: int, place: float) -> list[str]:
+def _try_all(timeline: Timeline, camera: str, episode: int) -> list[str]:
+    """Whether an episode's frames are all there, by the times of its packets; one that seems lacking is looked for.
+
+    Packets need no decoding. A video of another rate than the rows has a frame for some of their times by chance.
+    """
     file, times = timeline.place(camera, episode)
-    wanted = float(times[-1] if place < 0 else times[int(place * (len(times) - 1))])
+    try:
+        had = _packet_times(file, float(times[0]), float(times[-1]))
+    except (FFmpegError, IndexError, ValueError):
+        return []  # whoever decodes it says why
+    lacking = times[_distance(times, had) > timeline.tolerance_s]
+    return _frame(timeline, camera, episode, float(lacking[0])) if lacking.size else []
+
+
+def _packet_times(file: Path, first: float, last: float) -> NDArray[np.float64]:
+    """Times of a video's packets from one second to another, sorted."""
+    found: list[float] = []
+    with av.open(str(file)) as container:
+        stream = container.streams.video[0]
+        base = float(stream.time_base or 0)
+        container.seek(int(first / base) if base else 0, stream=stream)  # to the key frame before
+        for packet in container.demux(stream):
+            if packet.pts is not None:
+                found.append(packet.pts * base)
+            if packet.dts is not None and packet.dts * base > last:
+                break
+    return np.sort(np.asarray(found))
+
+
+def _try(timeline: Timeline, camera: str, episode: int, place: float) -> list[str]:
+    _, times = timeline.place(camera, episode)
+    return _frame(timeline, camera, episode, float(times[-1] if place < 0 else times[int(place * (len(times) - 1))]))
+
+
+def _frame(timeline: Timeline, camera: str, episode: int, wanted: float) -> list[str]:
+    """What is wrong with the frame at a time of a video, as LeRobot decodes it."""
+    file, _ = timeline.place(camera, episode)
     try:
         decode_video_frames_pyav(
             file,

