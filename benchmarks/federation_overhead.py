@@ -26,11 +26,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.echo import echo
-from benchmarks.links import Place, until
+from benchmarks.links import RECORDINGS, Place, until
 from benchmarks.service import free_port, small_run
 from zk0.config import RunConfig, validate_config
 from zk0.executors.process import ProcessExecutor
 from zk0.executors.superlink import SuperlinkExecutor
+from zk0.node.worker import recordings_digest
 from zk0.runs import described
 from zk0.runs.store import RunStore
 from zk0.work.records import ClientTask
@@ -126,7 +127,7 @@ def by_processes(folder: Path, names: list[str], sizes: list[int], rounds: int) 
 def over_link(place: Place, names: list[str], sizes: list[int], rounds: int) -> dict[int, float]:
     """The same on nodes; a first round, in which the courier begins, is left out."""
     store = RunStore.create_or_open(config(place.folder / "outputs", names, place.link), f"far-{len(names)}")
-    said = {"fps": 30, "features": {}, "robot_type": None, "recordings": "0" * 64}
+    said = {"fps": 30, "features": {}, "robot_type": None, "recordings": recordings_digest(RECORDINGS)}
     described.keep(store.folder, dict.fromkeys(names, said))
     executor = SuperlinkExecutor(store.config)
     timed(executor.run, tasks(store, names, 0, 8))
