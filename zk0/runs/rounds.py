@@ -109,8 +109,8 @@ class Rounds:
             stats=None if stats is None else self.place(server_round, "stats", stats),
             optimizers={client: self._carried(server_round, client, ref) for client, ref in optimizers.items()},
         )
-        files = [state.arrays, *([state.stats] if state.stats else []), *self._result_files(results)]
-        files += state.optimizers.values()
+        placed = [state.arrays, *([state.stats] if state.stats else []), *state.optimizers.values()]
+        files = [*placed, *self._result_files(results)]
         if strategy_tensors:
             path = folder / STRATEGY_TENSORS
             files.append(self._ref(path, atomic.write_tensors(path, strategy_tensors)))
@@ -120,15 +120,11 @@ class Rounds:
         ):
             files.append(self._ref(path, atomic.write_json(path, content)))
         atomic.sweep_temporaries(folder)
-        for client in listed(folder / CLIENTS_FOLDER):
-            if atomic.is_there(unfinished := client / FIT_CHECKPOINT):  # of a client that gave no result
+        for unfinished in (client / FIT_CHECKPOINT for client in listed(folder / CLIENTS_FOLDER)):
+            if atomic.is_there(unfinished):  # of a client that gave no result
                 atomic.remove_folder(unfinished)
-        manifest = Manifest(
-            run_id=self.info.id,
-            config_digest=self.info.config_digest,
-            state=state,
-            files=sorted(files, key=lambda ref: ref.path),
-        )
+        files.sort(key=lambda ref: ref.path)
+        manifest = Manifest(run_id=self.info.id, config_digest=self.info.config_digest, state=state, files=files)
         lock.check_place(self.folder)
         atomic.write_sealed(folder / MANIFEST, manifest.model_dump(mode="json"))
         self._sync_metrics()
