@@ -508,9 +508,33 @@ def test_signs_in_a_folders_name_that_are_no_pattern(recording: Path, tmp_path: 
     assert len(LeRobotDataset("me/mine", root=root, video_backend="pyav")) == sum_frames(root)
 
 
-@pytest.mark.parametrize("name", ["more episodes", "no tasks", "tasks in a column", "no spread", "a pointer for rows"])
+BY_BOTH = ["more episodes", "no tasks", "tasks in a column", "no spread", "a pointer for rows"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    # The others take three minutes, and differ in the finding alone, which is held above.
+    [name if name in BY_BOTH else pytest.param(name, marks=pytest.mark.exhaustive) for name in CONTRADICTIONS],
+)
 def test_both_commands_refuse_it(name: str, recording: Path) -> None:
     change, words = CONTRADICTIONS[name]
+    change(recording)
+    refused(raw(recording), "mine", words)
+
+
+@pytest.mark.exhaustive  # as above
+@pytest.mark.parametrize("name", OLD)
+def test_both_commands_refuse_older_formats(name: str, recording: Path, tmp_path: Path) -> None:
+    old = as_old(recording, tmp_path / "old", episodes=2)
+    change, words = OLD[name]
+    change(old)
+    refused(raw(old), "mine", *(word.format(root=old) for word in words))
+
+
+@pytest.mark.exhaustive  # as above
+@pytest.mark.parametrize("name", NOT_OLD)
+def test_both_commands_refuse_other_versions(name: str, recording: Path) -> None:
+    change, words = NOT_OLD[name]
     change(recording)
     refused(raw(recording), "mine", words)
 
