@@ -519,7 +519,11 @@ BY_BOTH = ["more episodes", "no tasks", "tasks in a column", "no spread", "a poi
 def test_both_commands_refuse_it(name: str, recording: Path) -> None:
     change, words = CONTRADICTIONS[name]
     change(recording)
-    refused(raw(recording), "mine", words)
+    if name in BY_BOTH:
+        refused(raw(recording), "mine", words)
+    else:
+        refused(raw(recording), "mine")  # a table's cells may break the words
+        refused(raw(recording), words, by_data_check=False)
 
 
 @pytest.mark.exhaustive  # as above
@@ -536,7 +540,8 @@ def test_both_commands_refuse_older_formats(name: str, recording: Path, tmp_path
 def test_both_commands_refuse_other_versions(name: str, recording: Path) -> None:
     change, words = NOT_OLD[name]
     change(recording)
-    refused(raw(recording), "mine", words)
+    refused(raw(recording), "mine")
+    refused(raw(recording), words, by_data_check=False)
 
 
 def test_the_client_whose_statistics_would_spoil_all_is_named_itself(recording: Path, tmp_path: Path) -> None:
