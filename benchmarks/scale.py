@@ -7,10 +7,12 @@ a process of its own. PASS where a client of 256 costs no more than LIMIT of one
 """
 
 import argparse
+import atexit
 import itertools
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -138,37 +140,36 @@ def without(store: RunStore, marks: list[tuple[float, float, int]]) -> None:
 
 
 def with_prefect(store: RunStore, marks: list[tuple[float, float, int]]) -> None:
-    """As `zk0 run` makes them, against a server of their own."""
-    with tempfile.TemporaryDirectory(prefix="zk0-scale-prefect-") as home:
-        os.environ |= CommandLine.apart(Path(home))
-        os.environ.pop("PREFECT_API_URL", None)
-        from flows.settings import set_defaults
+    """As `zk0 run` makes them, against a server of their own, which ends after this process has told it all."""
+    home = Path(tempfile.mkdtemp(prefix="zk0-scale-prefect-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    os.environ |= CommandLine.apart(home)
+    os.environ.pop("PREFECT_API_URL", None)
+    from flows.settings import set_defaults
 
-        set_defaults()
-        from prefect import flow
-        from prefect.settings import PREFECT_API_URL, temporary_settings
+    set_defaults()
+    from prefect import flow
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-        from flows.server import ensure_server
-        from flows.steps import PrefectSteps
+    from flows.server import ensure_server
+    from flows.steps import PrefectSteps
 
-        class Marked(PrefectSteps):
-            def one_round(self, *arguments: Any) -> Any:
-                made = super().one_round(*arguments)
-                mark(marks)
-                return made
+    class Marked(PrefectSteps):
+        def one_round(self, *arguments: Any) -> Any:
+            made = super().one_round(*arguments)
+            mark(marks)
+            return made
 
-        @flow(name="scale", persist_result=False)
-        def scale() -> None:
-            federate(Marked(store))
+    @flow(name="scale", persist_result=False)
+    def scale() -> None:
+        federate(Marked(store))
 
-        server = ensure_server()
-        try:
-            with temporary_settings({PREFECT_API_URL: server.wait()}):
-                scale()
-        finally:
-            server.discard()
-            if server.started is not None:
-                server.started.wait(30)
+    server = ensure_server()
+    assert server.started is not None
+    atexit.register(server.started.wait, 30)
+    atexit.register(server.started.terminate)  # before the waiting; Prefect's last events are sent before either
+    with temporary_settings({PREFECT_API_URL: server.wait()}):
+        scale()
 
 
 def processor_s() -> float:
