@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.echo import echo
 from benchmarks.links import RECORDINGS, Place, until
+from benchmarks.null_work import echo
 from benchmarks.service import free_port, small_run
 from zk0.config import RunConfig, validate_config
 from zk0.executors.process import ProcessExecutor

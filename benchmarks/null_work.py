@@ -1,4 +1,4 @@
-"""What a client does in a run of benchmarks.scale: next to nothing. By itself, for the worker that is to import it."""
+"""What clients do in benchmarks of what is around them: next to nothing. By itself, for the worker that imports it."""
 
 from pathlib import Path
 from typing import Any
@@ -45,3 +45,15 @@ def evaluation() -> dict[str, Any]:
         "episodes": {"steps": [8, 8], "action_error_deg": [2.0, 4.0], "gripper_error": None},
         "evaluation": FULL,
     }
+
+
+def echo(payload: str) -> None:
+    """Give back the tensors that came, as `benchmarks.null_node` does.
+
+    Args:
+        payload: a ClientTask.
+    """
+    task = ClientTask.model_validate_json(payload)
+    assert task.incoming is not None
+    tensors = atomic.read_tensors(Path(task.run_dir) / task.incoming.path)
+    write_result(task, tensors=tensors, num_examples=1, metrics={}, duration_s=0.0, peak_rss_bytes=1)

@@ -112,7 +112,7 @@ def _keep_up(url: str, ended: threading.Event) -> None:
 
 
 def wait_for_server() -> None:
-    """Come back when the server answers; a local one that nobody brings back is started again.
+    """Come back when the server answers; `kept_up` starts a local one again.
 
     Raises:
         Zk0Error: it stayed away for an hour.
@@ -123,6 +123,4 @@ def wait_for_server() -> None:
         away = time.monotonic() - left
         if away > PATIENCE_S:
             raise Zk0Error(f"no Prefect server at {url} for {away / 60:.0f} minutes; start it, then resume the run")
-        if away > RESTART_AFTER_S:
-            bring_back(url)
         time.sleep(POLL_S)
