@@ -13,7 +13,7 @@ SENDS = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 class Trackio:
     """A step is a row; which there are is asked of trackio's own storage, in the run directory or in TRACKIO_DIR.
 
-    Its storage is what trackio's own API asks, and is not documented by itself; tests/integration/test_trackers.py holds
+    Its storage is what trackio's API asks, and is not documented by itself; tests/integration/test_trackers.py holds
     what is called of it.
 
     Args:
